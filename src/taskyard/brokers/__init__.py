@@ -1,0 +1,1 @@
+"""Where messages wait: the broker protocol, and a module per broker."""

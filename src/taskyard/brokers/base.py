@@ -1,0 +1,545 @@
+"""The broker protocol: the only thing that the rest of taskyard knows of storage.
+
+A broker's verbs are *operations*, generators that yield whole atomic steps (for SQLite: a
+function run in one transaction) and return a value. They are written once; a synchronous and an
+asynchronous *driver* run them:
+
+    driver.run(broker.put([...]))
+    await async_driver.run(broker.put([...]))
+
+All times are whole microseconds of the broker's clock since 1970. Bodies are opaque bytes made by
+`taskyard.message.Envelope`; a broker opens one only to learn the id of a message that it must
+bury by itself.
+
+What every broker promises, and `tests/conformance` checks:
+
+- A put is stored whole or not at all, before the call returns.
+- Within a lane and priority, messages are claimed in order of their sequence; a message that is
+  given back keeps its place.
+- A group's `concurrency` bounds the open claims of each lane.
+- A settlement is applied whole, and only while its claim is held; otherwise its token is
+  reported as lost and nothing changes.
+- No call looks at lanes that cannot be served, and each does a bounded amount of work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+import msgspec
+
+from taskyard.brokers.lane import Flush, GroupPolicy
+from taskyard.message import Failure, State
+
+__all__ = [
+    "AsyncDriver",
+    "Back",
+    "Broker",
+    "Claim",
+    "ClaimedLane",
+    "Counts",
+    "Dead",
+    "DeadLetter",
+    "DeadQuery",
+    "Delivery",
+    "Discard",
+    "Driver",
+    "Group",
+    "GroupWant",
+    "Listener",
+    "Operation",
+    "Outcome",
+    "Put",
+    "Record",
+    "Retried",
+    "Settlement",
+    "Step",
+    "Want",
+]
+
+T = TypeVar("T")
+Operation: TypeAlias = Generator[Any, Any, T]
+"""Yields the steps of one broker, understood by that broker's drivers only."""
+
+
+class Group(msgspec.Struct, frozen=True, order=True):
+    """What owns lanes: a task of a queue, or the tasks of a common `order`."""
+
+    queue: str
+    name: str
+
+
+class Put(msgspec.Struct):
+    """Messages for one lane and priority.
+
+    Attributes:
+        group: the owner of the lane.
+        shard: the key of the lane; "" for tasks that do not shard.
+        priority: lower goes first.
+        bodies: the encoded messages, in order.
+        delay: microseconds from now until they enter their lane.
+        due: the microsecond at which they enter it, if not 0; instead of `delay`.
+        ids: their ids, if records are to be kept for them.
+        record_ttl: microseconds that a finished record is kept.
+    """
+
+    group: Group
+    bodies: list[bytes]
+    shard: str = ""
+    priority: int = 0
+    delay: int = 0
+    due: int = 0
+    ids: Sequence[str] | None = None
+    record_ttl: int = 0
+
+
+class Delivery(msgspec.Struct, array_like=True, gc=False):
+    """A message as a claim holds it.
+
+    Attributes:
+        sequence: its place in the lane.
+        since: when it first entered its lane (microseconds); it keeps this through retries.
+        deliveries: how often it was handed out before, and may have run.
+        attempts: how many of its attempts ended in failure.
+        losses: how many of its deliveries were lost with their worker or lease.
+        cap: with how many others it may be claimed at most, after losses; 0: any number.
+        body: the bytes that were put.
+    """
+
+    sequence: int
+    since: int
+    deliveries: int
+    attempts: int
+    losses: int
+    cap: int
+    body: bytes
+
+
+class ClaimedLane(msgspec.Struct, array_like=True):
+    """The part of a claim that comes from one lane, in order of priority and sequence.
+
+    Attributes:
+        shard: the lane's key.
+        flush: why the batch was ready; None for groups that do not wait for batches.
+        messages: (priority, delivery), in the order in which they must run.
+    """
+
+    shard: str
+    flush: Flush | None
+    messages: list[tuple[int, Delivery]]
+
+
+class Claim(msgspec.Struct):
+    """Messages of one group, leased together and run in one slot.
+
+    Attributes:
+        token: fences the claim; rises with every claim of a lane.
+        group: the group of all its messages.
+        lanes: what it holds.
+        deadline: when the lease ends unless extended, microseconds of the broker's clock.
+    """
+
+    token: int
+    group: Group
+    lanes: list[ClaimedLane]
+    deadline: int
+
+    def __len__(self) -> int:
+        return sum(len(lane.messages) for lane in self.lanes)
+
+
+class Retried(msgspec.Struct, frozen=True):
+    """The attempt failed, another follows after `delay` microseconds.
+
+    In a group with `concurrency` 1 the message stays at the head of its lane and blocks it; else
+    it waits outside and joins the tail.
+    """
+
+    delay: int
+
+
+class Back(msgspec.Struct, frozen=True):
+    """The message was not finished: it goes back to its place in the lane.
+
+    Attributes:
+        started: it may have run in part, so it counts as delivered.
+        park: hold the lane, with this message, until it is released.
+    """
+
+    started: bool = False
+    park: bool = False
+
+
+class Dead(msgspec.Struct, frozen=True):
+    """The message ends as a dead letter.
+
+    Attributes:
+        failure: why.
+        id: its id, "" when its body could not be read.
+        task: the task it was meant for.
+    """
+
+    failure: Failure
+    id: str = ""
+    task: str = ""
+
+
+class Discard(msgspec.Struct, frozen=True):
+    """The message ends without a trace but its record's state.
+
+    Attributes:
+        id: its id, for the record.
+    """
+
+    id: str = ""
+
+
+Outcome: TypeAlias = Retried | Back | Dead | Discard
+
+
+class Settlement(msgspec.Struct):
+    """What became of the messages of a claim. Whoever is not named, is done.
+
+    Attributes:
+        token: the claim's.
+        outcomes: by sequence, for messages that are not simply done.
+        results: (id, encoded result) of messages that are done, for their records.
+        keep: sequences that still run: the claim stays open with them.
+        retry_ids: ids by sequence of messages in `outcomes` that are retried and have records.
+    """
+
+    token: int
+    outcomes: dict[int, Outcome] = {}
+    results: Sequence[tuple[str, bytes]] = ()
+    keep: frozenset[int] = frozenset()
+    retry_ids: dict[int, str] = {}
+
+
+class GroupWant(msgspec.Struct):
+    """A group that a worker serves.
+
+    Attributes:
+        group: its key.
+        messages: how many messages a claim may hold at most.
+        members: names of the tasks of an order group that the worker knows.
+    """
+
+    group: Group
+    messages: int = 1
+    members: frozenset[str] = frozenset()
+
+
+class Want(msgspec.Struct):
+    """What a worker asks for.
+
+    Attributes:
+        groups: what it serves.
+        owner: who asks; a dead owner's claims can be taken back at once.
+        lease: microseconds for which claims are leased.
+        claims: how many claims at most (its free slots).
+        bytes: payload bytes of one claim at most; a single message may be larger.
+        drain: hand out batches that still wait to fill.
+        listener: where to be woken if there is nothing.
+    """
+
+    groups: Sequence[GroupWant]
+    owner: str
+    lease: int
+    claims: int = 1
+    bytes: int = 1 << 22
+    drain: bool = False
+    listener: str | None = None
+
+
+class Step(msgspec.Struct):
+    """The reply of `Broker.step`.
+
+    Attributes:
+        lost: tokens of settlements that were refused since their lease was lost.
+        claims: what was claimed.
+        now: the broker's time, microseconds.
+        next_at: when something that waits for its time becomes eligible; 0: nothing does.
+    """
+
+    lost: list[int]
+    claims: list[Claim]
+    now: int
+    next_at: int = 0
+
+
+class Record(msgspec.Struct):
+    """What is remembered of a message under its id.
+
+    Attributes:
+        id: the message's id.
+        task: the group under which it was put.
+        state: its state when asked.
+        result: the encoded result, if it is done and returned one.
+        failure: why it is dead.
+    """
+
+    id: str
+    task: Group
+    state: State
+    result: bytes | None = None
+    failure: Failure | None = None
+
+
+class DeadLetter(msgspec.Struct):
+    """A message that is not tried again.
+
+    Attributes:
+        number: its own, rising number in this broker.
+        group: the group it was put to.
+        task: the task it was meant for.
+        shard: its lane's key.
+        priority: its priority.
+        id: its id; "" when the body could not be read.
+        failure: why it is here.
+        deliveries: how often it was handed out.
+        attempts: how many attempts failed.
+        since: when it first entered its lane, microseconds.
+        at: when it was buried, microseconds.
+        body: the bytes that were put.
+    """
+
+    number: int
+    group: Group
+    task: str
+    shard: str
+    priority: int
+    id: str
+    failure: Failure
+    deliveries: int
+    attempts: int
+    since: int
+    at: int
+    body: bytes
+
+
+class DeadQuery(msgspec.Struct):
+    """Which dead letters are meant.
+
+    Attributes:
+        queue: only of this queue.
+        task: only of this task.
+        numbers: only these.
+        after: only with a higher number (for paging).
+        limit: this many at most.
+    """
+
+    queue: str | None = None
+    task: str | None = None
+    numbers: Sequence[int] | None = None
+    after: int = 0
+    limit: int = 100
+
+
+class Counts(msgspec.Struct):
+    """The numbers of one group.
+
+    Attributes:
+        group: its key.
+        waiting: messages in lanes.
+        delayed: messages whose due time, or retry, is yet to come.
+        running: messages in open claims.
+        dead: dead letters.
+        lanes: shards with messages.
+        parked: shards that are held until released.
+        oldest: when the oldest waiting message entered its lane, microseconds; 0: none waits.
+        totals: counters since the beginning: put, done, retried, dead, discarded, redelivered,
+            lost, dead_dropped, flush_size, flush_bytes, flush_age, flush_drain.
+    """
+
+    group: Group
+    waiting: int = 0
+    delayed: int = 0
+    running: int = 0
+    dead: int = 0
+    lanes: int = 0
+    parked: int = 0
+    oldest: int = 0
+    totals: dict[str, int] = {}
+
+
+class Broker(Protocol):
+    """Where messages wait.
+
+    Attributes:
+        url: how it was opened, safe to print.
+        durable: whether messages outlive the process.
+        shared: whether several processes can use it.
+    """
+
+    url: str
+    durable: bool
+    shared: bool
+
+    def driver(self) -> Driver:
+        """Make a driver for threads. Connecting is left to its first use."""
+        ...
+
+    def async_driver(self) -> AsyncDriver:
+        """Make a driver for an event loop."""
+        ...
+
+    def declare(
+        self, group: Group, policy: GroupPolicy, *, replace: bool = False
+    ) -> Operation[None]:
+        """Store the policy of a group.
+
+        Arguments:
+            group: its key.
+            policy: what to store.
+            replace: store it over another one (workers do, producers do not).
+
+        Raises:
+            PolicyConflict: the stored one has another `concurrency`, and messages that were put
+                under it are still there.
+        """
+        ...
+
+    def put(self, puts: Sequence[Put]) -> Operation[None]:
+        """Store messages, all or none.
+
+        Raises:
+            DuplicateId: one of `ids` has a record already.
+        """
+        ...
+
+    def step(self, settlements: Sequence[Settlement], want: Want | None) -> Operation[Step]:
+        """Settle claims, then claim more, in one atomic step.
+
+        Arguments:
+            settlements: what became of claims; a lost one does not hinder the others.
+            want: what to claim; None: nothing.
+        """
+        ...
+
+    def extend(self, tokens: Sequence[int], lease: int) -> Operation[list[int]]:
+        """Renew leases.
+
+        Arguments:
+            tokens: claims that are still being worked on.
+            lease: microseconds from now.
+
+        Returns:
+            The tokens whose lease was lost.
+        """
+        ...
+
+    def reap(self, owners: Sequence[str] = ()) -> Operation[int]:
+        """Take back lost claims: those past their deadline, and all of the given dead owners.
+
+        Returns:
+            How many claims were taken back.
+        """
+        ...
+
+    def records(
+        self, ids: Sequence[str], listener: str | None = None
+    ) -> Operation[list[Record | None]]:
+        """Look up records.
+
+        Arguments:
+            ids: ids of messages.
+            listener: where to be woken when one that is not final becomes so.
+
+        Returns:
+            A record per id, None where there is none (any more).
+        """
+        ...
+
+    def counts(self) -> Operation[list[Counts]]:
+        """Count what there is, per group, sorted by group."""
+        ...
+
+    def dead(self, query: DeadQuery) -> Operation[list[DeadLetter]]:
+        """List dead letters, oldest first."""
+        ...
+
+    def retry_dead(self, query: DeadQuery) -> Operation[int]:
+        """Put dead letters back at the tail of their lanes, as if new; say how many."""
+        ...
+
+    def discard_dead(self, query: DeadQuery) -> Operation[int]:
+        """Remove dead letters; say how many."""
+        ...
+
+    def release(self, group: Group, shard: str) -> Operation[bool]:
+        """Release a parked lane; say whether it was parked."""
+        ...
+
+    def tidy(self) -> Operation[int]:
+        """Remove a bounded number of expired records and dead letters; say how many."""
+        ...
+
+
+class Driver(Protocol):
+    """Runs operations for threads. Safe to share between threads, and to use after a fork."""
+
+    def run(self, operation: Operation[T]) -> T:
+        """Run an operation to its end.
+
+        Raises:
+            BrokerError: the storage failed; the step that failed changed nothing.
+        """
+        ...
+
+    def listener(self) -> Listener:
+        """Make something to wait on."""
+        ...
+
+    def close(self) -> None:
+        """Free what is held. The driver may be used again."""
+        ...
+
+
+class AsyncDriver(Protocol):
+    """Runs operations for an event loop."""
+
+    async def run(self, operation: Operation[T]) -> T:
+        """Run an operation to its end, even if the awaiting task is cancelled meanwhile.
+
+        Raises:
+            BrokerError: the storage failed; the step that failed changed nothing.
+        """
+        ...
+
+    def listener(self) -> Listener:
+        """Make something to wait on."""
+        ...
+
+    async def close(self) -> None:
+        """Free what is held."""
+        ...
+
+
+class Listener(Protocol):
+    """Somebody whom the broker can wake.
+
+    Attributes:
+        name: what operations take as `listener`.
+    """
+
+    name: str
+
+    def wait(self, timeout: float) -> bool:
+        """Block until woken, or until something may have changed unnoticed.
+
+        Arguments:
+            timeout: seconds.
+
+        Returns:
+            Whether it is worth looking again (False: the time is over).
+        """
+        ...
+
+    async def wait_async(self, timeout: float) -> bool:
+        """Do the same without blocking the event loop."""
+        ...
+
+    def close(self) -> None:
+        """Stop listening."""
+        ...

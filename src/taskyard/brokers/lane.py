@@ -1,0 +1,153 @@
+"""The rules of lanes: pure functions, the same for every broker.
+
+A lane is in at most one of three places. `place` decides in which; every operation that touches
+a lane calls it for that lane and for no other.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+
+import msgspec
+
+__all__ = ["Flush", "GroupPolicy", "LaneState", "Place", "cap_after_loss", "flush", "place", "take"]
+
+
+class Place(IntEnum):
+    """Where a lane is."""
+
+    NOWHERE = 0
+    """It waits for an event: it is empty, held by others, or parked."""
+    READY = 1
+    """It may be claimed now."""
+    LATER = 2
+    """It becomes eligible at a known time."""
+
+
+class Flush(StrEnum):
+    """Why a batch was handed out."""
+
+    SIZE = "size"
+    BYTES = "bytes"
+    AGE = "age"
+    DRAIN = "drain"
+
+
+class GroupPolicy(msgspec.Struct, frozen=True):
+    """What a broker must know of a group's policy.
+
+    Attributes:
+        size: messages of a full batch; 1 for handlers of single messages.
+        within: microseconds that the oldest message waits for its batch to fill; 0: none.
+        bytes: payload bytes of a full batch; 0: any.
+        concurrency: claims that a shard may have open at once; 0: any.
+        max_deliveries: losses after which a message that is alone in a claim is given up.
+        members: the tasks of an order group; () for a task that is its own group. A broker
+            keeps the union of what was declared, and gives the group's messages only to
+            workers that know them all.
+    """
+
+    size: int = 1
+    within: int = 0
+    bytes: int = 0
+    concurrency: int = 0
+    max_deliveries: int = 3
+    members: tuple[str, ...] = ()
+
+
+class LaneState(msgspec.Struct):
+    """A lane, as far as its place depends on it.
+
+    Attributes:
+        waiting: messages in it, without those that are claimed.
+        bytes: their bytes.
+        oldest: the lowest sequence among them (microseconds).
+        priority: the lowest number among them.
+        mixed: whether they may be of several priorities.
+        held: open claims, counted only where the policy limits them.
+        blocked: microseconds until which its head backs off; 0: it does not.
+        parked: held until somebody releases it.
+    """
+
+    waiting: int = 0
+    bytes: int = 0
+    oldest: int = 0
+    priority: int = 0
+    mixed: bool = False
+    held: int = 0
+    blocked: int = 0
+    parked: bool = False
+
+
+def place(lane: LaneState, policy: GroupPolicy, now: int) -> tuple[Place, int]:
+    """Decide where a lane is.
+
+    Arguments:
+        lane: its state.
+        policy: its group's policy.
+        now: the broker's time, microseconds.
+
+    Returns:
+        The place, and for `LATER` the microsecond at which it must be looked at again.
+    """
+    if lane.waiting == 0 or lane.parked:
+        return Place.NOWHERE, 0
+    if policy.concurrency and lane.held >= policy.concurrency:
+        return Place.NOWHERE, 0
+    if lane.blocked > now:
+        return Place.LATER, lane.blocked
+    if policy.within and flush(lane, policy, now) is None:
+        # min(): a clock that was set back must not make the batch wait for longer than `within`.
+        return Place.LATER, min(lane.oldest, now) + policy.within
+    return Place.READY, 0
+
+
+def flush(lane: LaneState, policy: GroupPolicy, now: int) -> Flush | None:
+    """Say why the lane's batch is ready.
+
+    Arguments:
+        lane: a lane with messages waiting.
+        policy: its group's policy.
+        now: the broker's time, microseconds.
+
+    Returns:
+        The reason; None when the batch still waits to fill.
+    """
+    if lane.waiting >= policy.size:
+        return Flush.SIZE
+    if policy.bytes and lane.bytes >= policy.bytes:
+        return Flush.BYTES
+    if min(lane.oldest, now) + policy.within <= now:
+        return Flush.AGE
+    return None
+
+
+def take(lane: LaneState, policy: GroupPolicy, room: int, reason: Flush) -> int:
+    """Say how many messages of a ready lane a claim takes.
+
+    Arguments:
+        lane: its state.
+        policy: its group's policy.
+        room: the messages that the claim has room for, 1 or more.
+        reason: why the lane is flushed.
+
+    Returns:
+        A number of messages. A lane that waits for full batches gives only full ones while its
+        rest may still fill; the bytes of a batch are counted where the bodies are read.
+    """
+    count = min(lane.waiting, room)
+    if reason is Flush.SIZE and policy.within and count > policy.size:
+        count -= count % policy.size
+    return count
+
+
+def cap_after_loss(claimed: int) -> int:
+    """Say how many messages may be claimed together after their claim was lost.
+
+    Arguments:
+        claimed: how many there were in the lost claim.
+
+    Returns:
+        A quarter of them, at least one: a message that kills its worker stands alone soon.
+    """
+    return max(1, (claimed + 3) // 4)

@@ -1,0 +1,82 @@
+"""An ordered set: what comes first among many things that come and go."""
+
+from __future__ import annotations
+
+import heapq
+from typing import Generic, TypeVar
+
+__all__ = ["Agenda"]
+
+Item = TypeVar("Item")
+Key = tuple[int, int]
+
+_SLACK = 64
+
+
+class Agenda(Generic[Item]):
+    """Items in the order of their keys; no two items have the same key at a time.
+
+    A heap whose outdated entries are dropped when they surface, or when they are the majority.
+    """
+
+    __slots__ = ("_heap", "_keys")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[Key, Item]] = []
+        self._keys: dict[Item, Key] = {}
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def key(self, item: Item) -> Key | None:
+        """The key of an item; None if it is not here."""
+        return self._keys.get(item)
+
+    def put(self, item: Item, key: Key) -> None:
+        """Add an item, or move it."""
+        if self._keys.get(item) == key:
+            return
+        self._keys[item] = key
+        heapq.heappush(self._heap, (key, item))
+        self._shrink()
+
+    def drop(self, item: Item) -> None:
+        """Remove an item if it is here."""
+        if self._keys.pop(item, None) is not None:
+            self._shrink()
+
+    def first(self) -> tuple[Key, Item] | None:
+        """The first item with its key; None when there is none."""
+        heap = self._heap
+        while heap:
+            key, item = heap[0]
+            if self._keys.get(item) == key:
+                return heap[0]
+            heapq.heappop(heap)
+        return None
+
+    def take_until(self, moment: int, limit: int) -> list[Item]:
+        """Remove, in order, the items whose key begins with `moment` or less."""
+        taken: list[Item] = []
+        while len(taken) < limit:
+            first = self.first()
+            if first is None or first[0][0] > moment:
+                break
+            heapq.heappop(self._heap)
+            del self._keys[first[1]]
+            taken.append(first[1])
+        return taken
+
+    def take_first(self, limit: int) -> list[Item]:
+        """Remove the first items, in order."""
+        taken: list[Item] = []
+        while len(taken) < limit and (first := self.first()) is not None:
+            heapq.heappop(self._heap)
+            del self._keys[first[1]]
+            taken.append(first[1])
+        return taken
+
+    def _shrink(self) -> None:
+        if len(self._heap) > 2 * len(self._keys) + _SLACK:
+            self._heap = [(key, item) for item, key in self._keys.items()]
+            heapq.heapify(self._heap)

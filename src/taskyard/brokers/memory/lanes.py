@@ -1,0 +1,202 @@
+"""Lanes as the memory broker keeps them: messages in their places."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from taskyard.brokers.base import Delivery
+from taskyard.brokers.lane import LaneState, Place
+
+if TYPE_CHECKING:
+    from taskyard.brokers.memory.groups import GroupState
+
+__all__ = ["Lane", "Room"]
+
+_COMPACT = 64
+
+
+class Room:
+    """What still fits into a claim. It is full at the first message that may not join.
+
+    Arguments:
+        messages: how many messages the claim may hold.
+        size: how many bytes, unless it is a single message.
+    """
+
+    __slots__ = ("_history", "_size", "empty", "messages")
+
+    def __init__(self, messages: int, size: int) -> None:
+        self.messages = max(1, messages)
+        self.empty = True
+        self._size = size
+        self._history = (0, 0)
+
+    def book(self, message: Delivery) -> bool:
+        """Let a message in, or close."""
+        history = (message.losses, message.cap)
+        if self.empty:
+            self._history = history
+            if message.cap:
+                self.messages = min(self.messages, message.cap)
+        elif history != self._history or len(message.body) > self._size:
+            self.messages = 0
+        if self.messages == 0:
+            return False
+        self._enter(1, len(message.body))
+        return True
+
+    def book_fresh(self, count: int, size: int) -> bool:
+        """Let in messages that were never lost; False when they have to be looked at singly."""
+        if size > self._size or count > self.messages or self._history != (0, 0):
+            return False
+        self._enter(count, size)
+        return True
+
+    def _enter(self, count: int, size: int) -> None:
+        self.empty = False
+        self.messages -= count
+        self._size -= size
+
+
+class Fifo:
+    """Messages of one lane and priority, in order of sequence.
+
+    New ones are appended to a list. Those that came back, or were lost once, stand in a heap
+    beside it, so that a claim takes whole slices of what was never touched.
+    """
+
+    __slots__ = ("_back", "_fresh", "_start")
+
+    def __init__(self) -> None:
+        self._fresh: list[Delivery] = []
+        self._start = 0
+        self._back: list[tuple[int, Delivery]] = []
+
+    def extend(self, messages: Sequence[Delivery]) -> None:
+        """Append new messages: later than all others here, and never lost."""
+        self._fresh.extend(messages)
+
+    def put_back(self, message: Delivery) -> None:
+        """Put a message into its place."""
+        heapq.heappush(self._back, (message.sequence, message))
+
+    def first(self) -> Delivery | None:
+        """The first message."""
+        fresh = self._fresh[self._start] if self._start < len(self._fresh) else None
+        if self._back and (fresh is None or self._back[0][0] < fresh.sequence):
+            return self._back[0][1]
+        return fresh
+
+    def take(self, count: int, room: Room) -> list[Delivery]:
+        """Remove the first messages, `count` at most, as far as there is room."""
+        if not self._back:
+            taken = self._fresh[self._start : self._start + count]
+            if room.book_fresh(len(taken), sum([len(message.body) for message in taken])):
+                self._advance(len(taken))
+                return taken
+        taken = []
+        while len(taken) < count and (message := self.first()) is not None:
+            if not room.book(message):
+                break
+            taken.append(message)
+            self._remove_first(message)
+        return taken
+
+    def _remove_first(self, message: Delivery) -> None:
+        if self._back and self._back[0][1] is message:
+            heapq.heappop(self._back)
+        else:
+            self._advance(1)
+
+    def _advance(self, count: int) -> None:
+        self._start += count
+        if self._start == len(self._fresh):
+            self._fresh = []
+            self._start = 0
+        elif self._start >= _COMPACT and 2 * self._start >= len(self._fresh):
+            del self._fresh[: self._start]
+            self._start = 0
+
+
+class Lane:
+    """One shard of a group.
+
+    Attributes:
+        group: its group.
+        shard: its key.
+        number: rises with every lane made.
+        state: what decides about its place.
+        place: where it is.
+        at: when it must be looked at again, while it is `LATER`.
+    """
+
+    __slots__ = ("_fifos", "at", "group", "number", "place", "shard", "state")
+
+    def __init__(self, group: GroupState, shard: str, number: int) -> None:
+        self.group = group
+        self.shard = shard
+        self.number = number
+        self.state = LaneState()
+        self.place = Place.NOWHERE
+        self.at = 0
+        self._fifos: dict[int, Fifo] = {}
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is lost if the lane is forgotten."""
+        state = self.state
+        return not (state.waiting or state.held or state.parked)
+
+    def extend(self, priority: int, messages: Sequence[Delivery], size: int) -> None:
+        """Append new messages of `size` bytes."""
+        if messages:
+            self._fifo(priority).extend(messages)
+            self._count_in(priority, messages[0].sequence, len(messages), size)
+
+    def put_back(self, priority: int, message: Delivery) -> None:
+        """Put a message into its place."""
+        self._fifo(priority).put_back(message)
+        self._count_in(priority, message.sequence, 1, len(message.body))
+
+    def take(self, count: int, room: Room) -> list[tuple[int, Delivery]]:
+        """Remove the first messages, `count` at most, as far as there is room."""
+        taken: list[tuple[int, Delivery]] = []
+        for priority in sorted(self._fifos):
+            fifo = self._fifos[priority]
+            taken += [(priority, message) for message in fifo.take(count - len(taken), room)]
+            if fifo.first() is not None:
+                break
+            del self._fifos[priority]
+        self._count_out(taken)
+        return taken
+
+    def _fifo(self, priority: int) -> Fifo:
+        fifo = self._fifos.get(priority)
+        if fifo is None:
+            fifo = self._fifos[priority] = Fifo()
+        return fifo
+
+    def _count_in(self, priority: int, oldest: int, count: int, size: int) -> None:
+        state = self.state
+        if state.waiting == 0:
+            state.oldest, state.priority = oldest, priority
+        else:
+            state.oldest = min(state.oldest, oldest)
+            state.priority = min(state.priority, priority)
+        state.mixed = len(self._fifos) > 1
+        state.waiting += count
+        state.bytes += size
+
+    def _count_out(self, taken: list[tuple[int, Delivery]]) -> None:
+        state = self.state
+        state.waiting -= len(taken)
+        state.bytes -= sum([len(message.body) for _, message in taken])
+        state.mixed = len(self._fifos) > 1
+        if state.waiting:
+            firsts = [fifo.first() for fifo in self._fifos.values()]
+            state.oldest = min(first.sequence for first in firsts if first is not None)
+            state.priority = min(self._fifos)
+        else:
+            state.oldest = state.priority = state.blocked = 0

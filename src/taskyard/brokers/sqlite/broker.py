@@ -1,0 +1,458 @@
+"""The operations of the SQLite broker."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from sqlite3 import Connection
+from typing import TypeVar
+
+import msgspec
+
+from taskyard.brokers.base import (
+    Claim,
+    Counts,
+    DeadLetter,
+    DeadQuery,
+    Delivery,
+    Group,
+    Operation,
+    Put,
+    Record,
+    Settlement,
+    Step,
+    Want,
+)
+from taskyard.brokers.lane import GroupPolicy
+from taskyard.brokers.sqlite.claims import claim, servable
+from taskyard.brokers.sqlite.database import Settings
+from taskyard.brokers.sqlite.drivers import Read, SQLiteAsyncDriver, SQLiteDriver, Write
+from taskyard.brokers.sqlite.groups import GroupRow
+from taskyard.brokers.sqlite.lanes import Lanes
+from taskyard.brokers.sqlite.records import (
+    dead_letters,
+    finish_records,
+    open_records,
+    read_records,
+    remove_dead,
+    reopen_record,
+)
+from taskyard.brokers.sqlite.settle import Settler, promote, store_due
+from taskyard.brokers.sqlite.transaction import Transaction
+from taskyard.errors import BrokerError, PolicyConflict
+from taskyard.message import State
+
+__all__ = ["SQLiteBroker", "wall_clock"]
+
+T = TypeVar("T")
+
+SYNCHRONOUS = ("full", "extra", "normal", "off")
+PROMOTED = 500
+"""Messages, and lanes, whose time has come, that one step lets in."""
+REAPED = 4
+"""Expired claims that one step takes back."""
+CHUNK = 500
+"""Rows that a step of a longer operation touches."""
+
+_NAMES = frozenset({"waiting", "delayed", "running", "dead"})
+
+
+def wall_clock() -> int:
+    """Microseconds since 1970, by this machine's clock."""
+    return time.time_ns() // 1000
+
+
+class SQLiteBroker:
+    """One file, any number of processes.
+
+    Arguments:
+        path: the file; made when missing, its folder is not.
+        synchronous: when SQLite waits for the disk: "full" (default; what was accepted survives a
+            power cut), "extra", "normal" (survives a crash of the process, not of the machine)
+            or "off".
+        busy: seconds to wait for other processes at most.
+        clock: microseconds since 1970, for tests.
+        dead_limit: dead letters that a group keeps; the oldest go.
+        dead_age: seconds that dead letters are kept.
+
+    Raises:
+        BrokerError: an argument is wrong.
+    """
+
+    durable = True
+    shared = True
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        synchronous: str = "full",
+        busy: float = 30.0,
+        clock: Callable[[], int] = wall_clock,
+        dead_limit: int = 10_000,
+        dead_age: float = 30 * 86_400.0,
+    ) -> None:
+        if synchronous not in SYNCHRONOUS:
+            raise BrokerError(
+                f"synchronous must be one of {', '.join(SYNCHRONOUS)}, not {synchronous!r}"
+            )
+        self.path = Path(path).absolute()
+        self.url = f"sqlite:///{self.path}"
+        self._settings = Settings(self.path, synchronous, busy, clock)
+        self._dead_limit = dead_limit
+        self._dead_age = round(dead_age * 1e6)
+
+    def driver(self) -> SQLiteDriver:
+        """Make a driver for threads."""
+        return SQLiteDriver(self._settings)
+
+    def async_driver(self) -> SQLiteAsyncDriver:
+        """Make a driver for an event loop; it works in a thread of its own."""
+        return SQLiteAsyncDriver(self._settings)
+
+    # Operations: each yields steps, and every step is one transaction.
+
+    def declare(
+        self, group: Group, policy: GroupPolicy, *, replace: bool = False
+    ) -> Operation[None]:
+        """See `Broker.declare`."""
+        yield Write(partial(_declare, group=group, policy=policy, replace=replace))
+
+    def put(self, puts: Sequence[Put]) -> Operation[None]:
+        """See `Broker.put`."""
+        yield Write(partial(_put, puts=puts))
+
+    def step(self, settlements: Sequence[Settlement], want: Want | None) -> Operation[Step]:
+        """See `Broker.step`."""
+        reply: Step = yield Write(partial(self._step, settlements=settlements, want=want))
+        return reply
+
+    def extend(self, tokens: Sequence[int], lease: int) -> Operation[list[int]]:
+        """See `Broker.extend`."""
+        lost: list[int] = yield Write(partial(_extend, tokens=tokens, lease=lease))
+        return lost
+
+    def reap(self, owners: Sequence[str] = ()) -> Operation[int]:
+        """See `Broker.reap`."""
+        total = 0
+        while True:
+            taken: int = yield Write(partial(self._reap, owners=owners))
+            total += taken
+            if taken < REAPED:
+                return total
+
+    def records(
+        self, ids: Sequence[str], listener: str | None = None
+    ) -> Operation[list[Record | None]]:
+        """See `Broker.records`."""
+        found: list[Record | None] = yield Write(
+            partial(read_records, ids=ids, listener=listener)
+        )
+        return found
+
+    def counts(self) -> Operation[list[Counts]]:
+        """See `Broker.counts`."""
+        counted: list[Counts] = yield Read(_counts)
+        return counted
+
+    def dead(self, query: DeadQuery) -> Operation[list[DeadLetter]]:
+        """See `Broker.dead`."""
+        letters: list[DeadLetter] = yield Read(
+            lambda connection, now: dead_letters(connection, query)
+        )
+        return letters
+
+    def retry_dead(self, query: DeadQuery) -> Operation[int]:
+        """See `Broker.retry_dead`."""
+        return (yield from _in_chunks(query, _retry_dead))
+
+    def discard_dead(self, query: DeadQuery) -> Operation[int]:
+        """See `Broker.discard_dead`."""
+        return (yield from _in_chunks(query, _discard_dead))
+
+    def release(self, group: Group, shard: str) -> Operation[bool]:
+        """See `Broker.release`."""
+        released: bool = yield Write(partial(_release, group=group, shard=shard))
+        return released
+
+    def tidy(self) -> Operation[int]:
+        """See `Broker.tidy`."""
+        removed: int = yield Write(partial(_tidy, dead_age=self._dead_age))
+        return removed
+
+    # Steps that need the broker's settings
+
+    def _step(
+        self, tx: Transaction, settlements: Sequence[Settlement], want: Want | None
+    ) -> Step:
+        lanes = Lanes(tx)
+        settler = Settler(tx, lanes, self._dead_limit)
+        lost = [item.token for item in settlements if not settler.settle(item)]
+        claims: list[Claim] = []
+        if want is not None:
+            _take_back_expired(tx, settler)
+            lanes.save()
+            promote(tx, lanes, PROMOTED)
+            claims = _claim(tx, lanes, want)
+        else:
+            lanes.save()
+        next_at = _next_at(tx)
+        if want is not None and want.listener is not None:
+            _sleep_or_wake(tx, want, want.listener, next_at, found=bool(claims))
+        return Step(lost, claims, tx.now, next_at)
+
+    def _reap(self, tx: Transaction, owners: Sequence[str]) -> int:
+        # A clock that was set back must not turn a lease into a long one.
+        tx.execute(
+            "UPDATE taskyard_claim SET deadline = ? + lease WHERE deadline > ? + lease",
+            (tx.now, tx.now),
+        )
+        lanes = Lanes(tx)
+        settler = Settler(tx, lanes, self._dead_limit)
+        taken = _take_back_expired(tx, settler)
+        if taken < REAPED and owners:
+            tokens = tx.execute(
+                "SELECT token FROM taskyard_claim WHERE owner IN"
+                " (SELECT value FROM json_each(?)) ORDER BY token LIMIT ?",
+                (msgspec.json.encode(list(owners)), REAPED - taken),
+            ).fetchall()
+            for (token,) in tokens:
+                settler.take_back(token)
+            taken += len(tokens)
+        lanes.save()
+        return taken
+
+
+def _in_chunks(
+    query: DeadQuery, step: Callable[[Transaction, DeadQuery], int]
+) -> Operation[int]:
+    total = 0
+    while total < query.limit:
+        chunk = msgspec.structs.replace(query, limit=min(CHUNK, query.limit - total))
+        changed: int = yield Write(partial(step, query=chunk))
+        total += changed
+        if changed < chunk.limit:
+            break
+    return total
+
+
+# Steps
+
+
+def _declare(tx: Transaction, group: Group, policy: GroupPolicy, replace: bool) -> None:
+    stored = tx.known_group(group)
+    if stored is None:
+        tx.store_group(group, policy, declared=True)
+        return
+    members = tuple(sorted({*policy.members, *stored.policy.members}))
+    wanted = msgspec.structs.replace(policy, members=members)
+    if stored.declared and stored.policy.concurrency != policy.concurrency:
+        _refuse_conflict(tx, stored, policy)
+    if stored.declared and not replace:
+        wanted = msgspec.structs.replace(stored.policy, members=members)
+    if stored.declared and wanted == stored.policy:
+        return
+    row = tx.store_group(group, wanted, declared=True)
+    _relocate_all(tx, row)
+
+
+def _refuse_conflict(tx: Transaction, stored: GroupRow, policy: GroupPolicy) -> None:
+    present = sum(
+        value
+        for (value,) in tx.execute(
+            "SELECT value FROM taskyard_counter WHERE grp = ?"
+            " AND name IN ('waiting', 'delayed', 'running')",
+            (stored.id,),
+        )
+    )
+    if present:
+        group = stored.group
+        raise PolicyConflict(
+            f"{group.queue}/{group.name} is stored with claims per shard ="
+            f" {stored.policy.concurrency or 'any'}, and {present} messages that were put under"
+            f" it are still there; this program declares {policy.concurrency or 'any'}. Let a"
+            f" worker of the old declaration drain the queue first, or use another name"
+        )
+
+
+def _relocate_all(tx: Transaction, group: GroupRow) -> None:
+    # The one operation that looks at every lane of a group: a deploy, not daily work.
+    lanes = Lanes(tx)
+    shards = [
+        shard
+        for (shard,) in tx.execute("SELECT shard FROM taskyard_lane WHERE grp = ?", (group.id,))
+    ]
+    for lane in lanes.get(group, shards):
+        lanes.relocate(lane)
+    lanes.save()
+
+
+def _put(tx: Transaction, puts: Sequence[Put]) -> None:
+    lanes = Lanes(tx)
+    at_once: dict[Group, list[Put]] = {}
+    for put in puts:
+        due = put.due or (tx.now + put.delay if put.delay else 0)
+        group = tx.group(put.group)
+        tx.count(group, "put", len(put.bodies))
+        if put.ids is not None:
+            open_records(tx, group, put, due)
+        if due > tx.now:
+            _put_later(tx, group, put, due)
+        else:
+            at_once.setdefault(put.group, []).append(put)
+    for key, ready in at_once.items():
+        _put_now(tx, lanes, tx.group(key), ready)
+    lanes.save()
+
+
+def _put_later(tx: Transaction, group: GroupRow, put: Put, due: int) -> None:
+    first = tx.sequences(len(put.bodies))
+    messages = (
+        (due, put.priority, Delivery(first + index, 0, 0, 0, 0, 0, body))
+        for index, body in enumerate(put.bodies)
+    )
+    store_due(tx, group, put.shard, messages)
+
+
+def _put_now(tx: Transaction, lanes: Lanes, group: GroupRow, puts: Sequence[Put]) -> None:
+    shards = list(dict.fromkeys(put.shard for put in puts))
+    by_shard = dict(zip(shards, lanes.get(group, shards), strict=True))
+    lanes.append_all(
+        [(by_shard[put.shard], put.priority, put.bodies) for put in puts]
+    )
+    for lane in by_shard.values():
+        lanes.relocate(lane)
+    tx.count(group, "waiting", sum(len(put.bodies) for put in puts))
+
+
+def _take_back_expired(tx: Transaction, settler: Settler) -> int:
+    tokens = tx.execute(
+        "SELECT token FROM taskyard_claim WHERE deadline < ? ORDER BY deadline, token LIMIT ?",
+        (tx.now, REAPED),
+    ).fetchall()
+    for (token,) in tokens:
+        settler.take_back(token)
+    return len(tokens)
+
+
+def _claim(tx: Transaction, lanes: Lanes, want: Want) -> list[Claim]:
+    groups = servable(tx, want.groups)
+    claims: list[Claim] = []
+    while len(claims) < want.claims:
+        made = claim(tx, lanes, groups, want) if groups else None
+        if made is None:
+            break
+        claims.append(made)
+    if claims:
+        for row, _ in groups:
+            tx.has_ready(row)  # what is left may wake the next one
+    return claims
+
+
+def _next_at(tx: Transaction) -> int:
+    times = tx.execute(
+        "SELECT (SELECT min(at) FROM taskyard_due),"
+        " (SELECT min(at) FROM taskyard_lane WHERE place = 2)"
+    ).fetchone()
+    return min((at for at in times if at is not None), default=0)
+
+
+def _sleep_or_wake(
+    tx: Transaction, want: Want, listener: str, next_at: int, *, found: bool
+) -> None:
+    if found:
+        tx.unlisten(listener)
+    else:
+        topics = [f"g:{tx.group(item.group).id}" for item in want.groups]
+        # 0 would mean "no wake-up of its own", so "never" is a time that never comes.
+        tx.listen(listener, topics, next_at or (1 << 62))
+
+
+def _extend(tx: Transaction, tokens: Sequence[int], lease: int) -> list[int]:
+    extended = {
+        token
+        for (token,) in tx.execute(
+            "UPDATE taskyard_claim SET deadline = ?, lease = ?"
+            " WHERE token IN (SELECT value FROM json_each(?)) RETURNING token",
+            (tx.now + lease, lease, msgspec.json.encode(list(tokens))),
+        )
+    }
+    return [token for token in tokens if token not in extended]
+
+
+def _counts(connection: Connection, now: int) -> list[Counts]:
+    del now
+    counted: dict[int, Counts] = {}
+    for id_, queue, name in connection.execute("SELECT id, queue, name FROM taskyard_group"):
+        counted[id_] = Counts(Group(queue, name))
+    for id_, name, value in connection.execute("SELECT grp, name, value FROM taskyard_counter"):
+        if name in _NAMES:
+            setattr(counted[id_], name, value)
+        else:
+            counted[id_].totals[name] = value
+    rows = connection.execute(
+        "SELECT grp, sum(waiting > 0), sum(parked),"
+        " min(CASE WHEN waiting > 0 THEN oldest END) FROM taskyard_lane GROUP BY grp"
+    )
+    for id_, lanes, parked, oldest in rows:
+        row = counted[id_]
+        row.lanes, row.parked, row.oldest = lanes, parked, oldest or 0
+    return sorted(counted.values(), key=lambda item: item.group)
+
+
+def _retry_dead(tx: Transaction, query: DeadQuery) -> int:
+    removed = remove_dead(tx, query)
+    lanes = Lanes(tx)
+    for group, letter in removed:
+        (lane,) = lanes.get(group, [letter.shard])
+        lanes.append_all([(lane, letter.priority, [letter.body])])
+        lanes.relocate(lane)
+        tx.count(group, "waiting", 1)
+        if letter.id:
+            reopen_record(tx, letter.id)
+    lanes.save()
+    return len(removed)
+
+
+def _discard_dead(tx: Transaction, query: DeadQuery) -> int:
+    removed = remove_dead(tx, query)
+    for group, _ in removed:
+        tx.count(group, "discarded", 1)
+    finish_records(
+        tx, [(item.id, State.DISCARDED, None, None) for _, item in removed if item.id]
+    )
+    return len(removed)
+
+
+def _release(tx: Transaction, group: Group, shard: str) -> bool:
+    row = tx.known_group(group)
+    if row is None:
+        return False
+    lanes = Lanes(tx)
+    lane = lanes.find(row, shard)
+    if lane is None or not lane.parked:
+        return False
+    lane.parked = False
+    lanes.relocate(lane)
+    lanes.save()
+    return True
+
+
+def _tidy(tx: Transaction, dead_age: int) -> int:
+    records = tx.execute(
+        "DELETE FROM taskyard_record WHERE id IN (SELECT id FROM taskyard_record"
+        " WHERE expires > 0 AND expires <= ? LIMIT ?)",
+        (tx.now, CHUNK),
+    ).rowcount
+    letters = tx.execute(
+        "DELETE FROM taskyard_dead WHERE number IN (SELECT number FROM taskyard_dead"
+        " WHERE at < ? ORDER BY at LIMIT ?) RETURNING grp",
+        (tx.now - dead_age, CHUNK),
+    ).fetchall()
+    for (group_id,) in letters:
+        group = tx.group_by_id(group_id)
+        tx.count(group, "dead", -1)
+        tx.count(group, "dead_dropped", 1)
+    return records + len(letters)

@@ -1,0 +1,362 @@
+"""Claims: taking messages out of lanes, holding them, and taking claims back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from taskyard.brokers import lane as rules
+from taskyard.brokers.base import Claim, ClaimedLane, Delivery, GroupWant, Want
+from taskyard.brokers.lane import Flush
+from taskyard.brokers.sqlite.groups import GroupRow
+from taskyard.brokers.sqlite.lanes import DELIVERY, Lane, Lanes, delivery
+from taskyard.brokers.sqlite.transaction import Transaction
+
+__all__ = ["HeldClaim", "claim", "find_claim", "keep_claim", "remove_claim", "servable"]
+
+FIRST = (-(1 << 40), 0)
+"""Before every priority and turn."""
+
+_parts = msgspec.msgpack.Decoder(list[ClaimedLane])
+
+
+class HeldClaim(msgspec.Struct):
+    """A stored claim.
+
+    Attributes:
+        token: its token.
+        group: the group of its messages.
+        lease: microseconds for which it was leased.
+        deadline: when the lease ends.
+        messages: how many it holds.
+        lane_ids: the lanes that it holds, where their number of claims is limited.
+        lanes: what it holds.
+    """
+
+    token: int
+    group: GroupRow
+    lease: int
+    deadline: int
+    messages: int
+    lane_ids: list[int]
+    lanes: list[ClaimedLane]
+
+
+# Taking
+
+
+def servable(tx: Transaction, wants: Sequence[GroupWant]) -> list[tuple[GroupRow, GroupWant]]:
+    """The groups that this worker may serve: it knows all the tasks that share their order."""
+    groups = []
+    for want in wants:
+        row = tx.known_group(want.group)
+        if row is not None and want.members.issuperset(row.policy.members):
+            groups.append((row, want))
+    return groups
+
+
+def claim(
+    tx: Transaction, lanes: Lanes, groups: Sequence[tuple[GroupRow, GroupWant]], want: Want
+) -> Claim | None:
+    """Claim messages of the group whose turn it is.
+
+    Arguments:
+        tx: the transaction.
+        lanes: its lanes, saved.
+        groups: what may be served.
+        want: the worker's wishes.
+
+    Returns:
+        The claim, stored; None when nothing is ready.
+    """
+    chosen = _next_group(tx, groups)
+    if chosen is not None:
+        group, limit = chosen
+        taker = _Taker(tx, lanes, group, limit.messages, want.bytes)
+        behind, count = FIRST, 1
+        while taker.room > 0:
+            ready = lanes.ready(group, behind, count)
+            if not ready:
+                break
+            behind = (ready[-1].priority, ready[-1].turn)
+            taker.take(ready)
+            count = min(count * 4, taker.room, 512)
+        return _store(tx, lanes, taker, want)
+    if want.drain:
+        return _drain(tx, lanes, groups, want)
+    return None
+
+
+def _next_group(
+    tx: Transaction, groups: Sequence[tuple[GroupRow, GroupWant]]
+) -> tuple[GroupRow, GroupWant] | None:
+    by_id = {row.id: (row, want) for row, want in groups}
+    first = tx.execute(
+        "SELECT lane.grp FROM json_each(?) AS served JOIN taskyard_lane AS lane ON lane.id ="
+        " (SELECT id FROM taskyard_lane WHERE grp = served.value AND place = 1"
+        " ORDER BY priority, turn LIMIT 1) ORDER BY lane.priority, lane.turn LIMIT 1",
+        (msgspec.json.encode(list(by_id)),),
+    ).fetchone()
+    return None if first is None else by_id[first[0]]
+
+
+def _drain(
+    tx: Transaction, lanes: Lanes, groups: Sequence[tuple[GroupRow, GroupWant]], want: Want
+) -> Claim | None:
+    for group, limit in groups:
+        if not group.policy.within:
+            continue
+        taker = _Taker(tx, lanes, group, limit.messages, want.bytes)
+        taker.take(lanes.filling(group, limit.messages))
+        made = _store(tx, lanes, taker, want)
+        if made is not None:
+            return made
+    return None
+
+
+class _Taker:
+    """Takes messages from lanes into one claim, until its room is used up."""
+
+    def __init__(
+        self, tx: Transaction, lanes: Lanes, group: GroupRow, room: int, size: int
+    ) -> None:
+        self.group = group
+        self.room = room
+        self.parts: list[ClaimedLane] = []
+        self.lane_ids: list[int] = []
+        self._tx = tx
+        self._lanes = lanes
+        self._bytes = size
+        self._history: tuple[int, int] | None = None
+
+    def take(self, ready: Sequence[Lane]) -> None:
+        """Take what fits from lanes, in their order."""
+        whole: list[tuple[Lane, ClaimedLane]] = []
+        for lane in ready:
+            if self.room <= 0:
+                break
+            reason = self._reason(lane)
+            wanted = rules.take(lane, self.group.policy, self.room, reason or Flush.SIZE)
+            if self._fits_whole(lane, wanted):
+                part = self._book(lane, reason, [], lane.waiting, lane.bytes)
+                whole.append((lane, part))
+                self._leave_empty(lane)
+            else:
+                self._take_some(lane, wanted, reason)
+        if whole:
+            self._take_whole(whole)
+
+    def _reason(self, lane: Lane) -> Flush | None:
+        if not self.group.policy.within:
+            return None
+        return rules.flush(lane, self.group.policy, self._tx.now) or Flush.DRAIN
+
+    def _fits_whole(self, lane: Lane, wanted: int) -> bool:
+        return (
+            wanted == lane.waiting
+            and not lane.lossy
+            and self._history in (None, (0, 0))
+            and lane.bytes <= self._bytes
+        )
+
+    def _book(
+        self,
+        lane: Lane,
+        reason: Flush | None,
+        messages: list[tuple[int, Delivery]],
+        count: int,
+        size: int,
+    ) -> ClaimedLane:
+        if self._history is None:
+            self._history = (0, 0)
+        part = ClaimedLane(lane.shard, reason, messages)
+        self.parts.append(part)
+        self.room -= count
+        self._bytes -= size
+        if self.group.policy.concurrency:
+            lane.held += 1
+            self.lane_ids.append(lane.id)
+        if reason is not None:
+            self._tx.count(self.group, f"flush_{reason}", 1)
+        return part
+
+    def _leave_empty(self, lane: Lane) -> None:
+        lane.waiting = lane.bytes = lane.blocked = 0
+        lane.lossy = lane.mixed = False
+        self._lanes.relocate(lane, served=True)
+
+    def _take_whole(self, whole: Sequence[tuple[Lane, ClaimedLane]]) -> None:
+        # Two statements however many lanes there are: that is what makes ten thousand shards
+        # with a message each cheap.
+        ids = msgspec.json.encode([lane.id for lane, _ in whole])
+        rows = self._tx.execute(
+            f"SELECT lane, priority, {DELIVERY} FROM taskyard_message"
+            " WHERE lane IN (SELECT value FROM json_each(?)) ORDER BY lane, priority, sequence",
+            (ids,),
+        ).fetchall()
+        self._tx.execute(
+            "DELETE FROM taskyard_message WHERE lane IN (SELECT value FROM json_each(?))", (ids,)
+        )
+        parts = {lane.id: part.messages for lane, part in whole}
+        for row in rows:
+            parts[row[0]].append((row[1], delivery(row[2:])))
+
+    def _take_some(self, lane: Lane, wanted: int, reason: Flush | None) -> None:
+        rows = self._tx.execute(
+            f"SELECT priority, {DELIVERY} FROM taskyard_message WHERE lane = ?"
+            " ORDER BY priority, sequence LIMIT ?",
+            (lane.id, wanted + 1),
+        ).fetchall()
+        messages = self._fitting(rows, wanted)
+        if not messages:
+            return
+        size = sum(len(message.body) for _, message in messages)
+        self._book(lane, reason, messages, len(messages), size)
+        lane.waiting -= len(messages)
+        lane.bytes -= size
+        self._delete(lane, messages)
+        if lane.waiting == 0:
+            self._leave_empty(lane)
+            return
+        following = rows[len(messages)] if len(rows) > len(messages) else None
+        self._new_head(lane, following)
+        self._lanes.relocate(lane, served=True)
+
+    def _fitting(self, rows: list[tuple[object, ...]], wanted: int) -> list[tuple[int, Delivery]]:
+        messages: list[tuple[int, Delivery]] = []
+        size = 0
+        for row in rows[:wanted]:
+            message = delivery(row[1:])
+            history = (message.losses, message.cap)
+            if self._history is None:
+                self._history = history
+                if message.cap:
+                    self.room = wanted = min(self.room, message.cap)
+            size += len(message.body)
+            alone = not messages and not self.parts
+            if history != self._history or len(messages) >= wanted:
+                break
+            if size > self._bytes and not alone:
+                self.room = len(messages)  # full: what was taken here is still to be booked
+                break
+            messages.append((row[0], message))  # type: ignore[arg-type]
+        return messages
+
+    def _delete(self, lane: Lane, messages: list[tuple[int, Delivery]]) -> None:
+        last: dict[int, int] = {}
+        for priority, message in messages:
+            last[priority] = message.sequence
+        self._tx.executemany(
+            "DELETE FROM taskyard_message WHERE lane = ? AND priority = ? AND sequence <= ?",
+            [(lane.id, priority, sequence) for priority, sequence in last.items()],
+        )
+
+    def _new_head(self, lane: Lane, following: tuple[object, ...] | None) -> None:
+        if lane.mixed or following is None:
+            heads = _heads(self._tx, lane.id)
+            lane.priority = heads[0][0]
+            lane.oldest = min(sequence for _, sequence in heads)
+            lane.mixed = len(heads) > 1
+        else:
+            lane.priority, lane.oldest = following[:2]  # type: ignore[assignment]
+
+
+def _heads(tx: Transaction, lane_id: int) -> list[tuple[int, int]]:
+    """The first sequence of each priority in a lane, without reading what is behind it."""
+    heads: list[tuple[int, int]] = []
+    priority = FIRST[0]
+    while True:
+        row = tx.execute(
+            "SELECT priority, sequence FROM taskyard_message WHERE lane = ? AND priority > ?"
+            " ORDER BY priority, sequence LIMIT 1",
+            (lane_id, priority),
+        ).fetchone()
+        if row is None:
+            return heads
+        heads.append(row)
+        priority = row[0]
+
+
+def _store(tx: Transaction, lanes: Lanes, taker: _Taker, want: Want) -> Claim | None:
+    if not taker.parts:
+        return None
+    lanes.save()
+    token = tx.sequences(1)
+    messages = sum(len(part.messages) for part in taker.parts)
+    deadline = tx.now + want.lease
+    tx.execute(
+        "INSERT INTO taskyard_claim (token, grp, owner, deadline, lease, messages, lanes, parts)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            token,
+            taker.group.id,
+            want.owner,
+            deadline,
+            want.lease,
+            messages,
+            msgspec.json.encode(taker.lane_ids) if taker.lane_ids else None,
+            msgspec.msgpack.encode(taker.parts),
+        ),
+    )
+    tx.count(taker.group, "waiting", -messages)
+    tx.count(taker.group, "running", messages)
+    again = sum(
+        1 for part in taker.parts for _, message in part.messages if message.deliveries
+    )
+    tx.count(taker.group, "redelivered", again)
+    return Claim(token, taker.group.group, taker.parts, deadline)
+
+
+# Holding
+
+
+def remove_claim(tx: Transaction, token: int) -> tuple[GroupRow, int, list[int]] | None:
+    """Remove a claim without reading its messages.
+
+    Returns:
+        Its group, the number of its messages and the ids of the lanes it held; None: it is lost.
+    """
+    row = tx.execute(
+        "DELETE FROM taskyard_claim WHERE token = ? RETURNING grp, messages, lanes", (token,)
+    ).fetchone()
+    if row is None:
+        return None
+    return tx.group_by_id(row[0]), row[1], _ids(row[2])
+
+
+def find_claim(tx: Transaction, token: int) -> HeldClaim | None:
+    """Read a claim with its messages; None: it is lost."""
+    row = tx.execute(
+        "SELECT grp, lease, deadline, messages, lanes, parts FROM taskyard_claim WHERE token = ?",
+        (token,),
+    ).fetchone()
+    if row is None:
+        return None
+    group, lease, deadline, messages, ids, parts = row
+    return HeldClaim(
+        token,
+        tx.group_by_id(group),
+        lease,
+        deadline,
+        messages,
+        _ids(ids),
+        _parts.decode(parts),
+    )
+
+
+def keep_claim(tx: Transaction, held: HeldClaim) -> None:
+    """Store a claim that holds less than before."""
+    tx.execute(
+        "UPDATE taskyard_claim SET messages = ?, lanes = ?, parts = ? WHERE token = ?",
+        (
+            held.messages,
+            msgspec.json.encode(held.lane_ids) if held.lane_ids else None,
+            msgspec.msgpack.encode(held.lanes),
+            held.token,
+        ),
+    )
+
+
+def _ids(stored: bytes | None) -> list[int]:
+    return [] if stored is None else msgspec.json.decode(stored, type=list[int])

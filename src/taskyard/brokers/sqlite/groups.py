@@ -1,0 +1,74 @@
+"""The groups of a database, remembered between transactions."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import msgspec
+
+from taskyard.brokers.base import Group
+from taskyard.brokers.lane import GroupPolicy
+
+__all__ = ["GroupRow", "Groups"]
+
+
+class GroupRow(msgspec.Struct, frozen=True):
+    """A stored group."""
+
+    id: int
+    group: Group
+    policy: GroupPolicy
+    declared: bool
+
+
+class Groups:
+    """A cache of all groups, reloaded when the database says that they changed."""
+
+    def __init__(self) -> None:
+        self._version = -1
+        self._by_id: dict[int, GroupRow] = {}
+        self._by_key: dict[Group, GroupRow] = {}
+
+    def refresh(self, connection: sqlite3.Connection, version: int) -> None:
+        """Reload unless `version` is what is remembered."""
+        if version == self._version:
+            return
+        self._by_id.clear()
+        self._by_key.clear()
+        for id_, queue, name, declared, policy in connection.execute(
+            "SELECT id, queue, name, declared, policy FROM taskyard_group"
+        ):
+            self.remember(
+                GroupRow(
+                    id_,
+                    Group(queue, name),
+                    msgspec.json.decode(policy, type=GroupPolicy),
+                    bool(declared),
+                )
+            )
+        self._version = version
+
+    def forget(self) -> None:
+        """Reload next time: what was remembered may have been rolled back."""
+        self._version = -1
+
+    def remember(self, row: GroupRow) -> None:
+        """Add or replace a group."""
+        self._by_id[row.id] = row
+        self._by_key[row.group] = row
+
+    def changed(self, version: int) -> None:
+        """Note that this connection itself brought the database to `version`."""
+        self._version = version
+
+    def find(self, group: Group) -> GroupRow | None:
+        """The row of a group, None when it is unknown."""
+        return self._by_key.get(group)
+
+    def by_id(self, id_: int) -> GroupRow:
+        """The row with this id."""
+        return self._by_id[id_]
+
+    def all(self) -> list[GroupRow]:
+        """All groups, sorted by key."""
+        return [self._by_key[key] for key in sorted(self._by_key)]

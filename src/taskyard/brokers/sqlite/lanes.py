@@ -1,0 +1,291 @@
+"""Lanes and the messages in them, as one transaction sees them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from taskyard.brokers import lane as rules
+from taskyard.brokers.base import Delivery
+from taskyard.brokers.lane import LaneState, Place
+from taskyard.brokers.sqlite.groups import GroupRow
+from taskyard.brokers.sqlite.transaction import Transaction
+
+__all__ = ["DELIVERY", "Lane", "Lanes", "delivery", "delivery_row"]
+
+DELIVERY = "sequence, since, deliveries, attempts, losses, cap, body"
+
+_COLUMNS = (
+    "id, shard, waiting, bytes, oldest, priority, mixed, held, blocked, parked,"
+    " lossy, place, turn, at"
+)
+
+
+class Lane(LaneState):
+    """A stored lane."""
+
+    id: int = 0
+    group: GroupRow = None  # type: ignore[assignment]  # always given; Structs want a default
+    shard: str = ""
+    lossy: bool = False
+    place: int = Place.NOWHERE
+    turn: int = 0
+    at: int = 0
+    stored: bool = False
+
+    def add(self, priority: int, oldest: int, count: int, size: int) -> None:
+        """Count messages in; `oldest` is the lowest of their sequences."""
+        if self.waiting == 0:
+            self.oldest, self.priority, self.mixed = oldest, priority, False
+        else:
+            self.oldest = min(self.oldest, oldest)
+            self.mixed = self.mixed or priority != self.priority
+            self.priority = min(self.priority, priority)
+        self.waiting += count
+        self.bytes += size
+
+
+def delivery(row: Sequence[object]) -> Delivery:
+    """A message from the columns of `DELIVERY`."""
+    made = Delivery(*row)  # type: ignore[arg-type]
+    made.since = made.since or made.sequence
+    return made
+
+
+def delivery_row(message: Delivery) -> tuple[object, ...]:
+    """The columns of `DELIVERY` for a message."""
+    return (
+        message.sequence,
+        message.since,
+        message.deliveries,
+        message.attempts,
+        message.losses,
+        message.cap,
+        message.body,
+    )
+
+
+class Lanes:
+    """The lanes that a transaction touches: each is read once, and written once when it asks.
+
+    Arguments:
+        tx: the transaction.
+    """
+
+    def __init__(self, tx: Transaction) -> None:
+        self._tx = tx
+        self._by_key: dict[tuple[int, str], Lane] = {}
+        self._dirty: dict[int, Lane] = {}
+
+    # Reading
+
+    def get(self, group: GroupRow, shards: Sequence[str]) -> list[Lane]:
+        """The lanes of shards, made where they are missing."""
+        unknown = [shard for shard in shards if (group.id, shard) not in self._by_key]
+        if len(unknown) == 1:
+            self._read(group, "shard = ?", unknown[0])
+        elif unknown:
+            self._read(
+                group, "shard IN (SELECT value FROM json_each(?))", msgspec.json.encode(unknown)
+            )
+        for shard in unknown:
+            if (group.id, shard) not in self._by_key:
+                self._by_key[group.id, shard] = Lane(
+                    id=self._tx.lane_id(), group=group, shard=shard
+                )
+        return [self._by_key[group.id, shard] for shard in shards]
+
+    def find(self, group: GroupRow, shard: str) -> Lane | None:
+        """The lane of a shard if it is there."""
+        self._read(group, "shard = ?", shard)
+        return self._by_key.get((group.id, shard))
+
+    def by_ids(self, group: GroupRow, ids: Sequence[int]) -> list[Lane]:
+        """Stored lanes by id."""
+        return self._read(
+            group, "id IN (SELECT value FROM json_each(?))", msgspec.json.encode(ids)
+        )
+
+    def ready(self, group: GroupRow, behind: tuple[int, int], limit: int) -> list[Lane]:
+        """Ready lanes in the order in which they are served, behind a priority and turn."""
+        return self._read(
+            group,
+            "place = 1 AND (priority, turn) > (?, ?) ORDER BY priority, turn LIMIT ?",
+            *behind,
+            limit,
+        )
+
+    def filling(self, group: GroupRow, limit: int) -> list[Lane]:
+        """Lanes that wait for something that only time brings."""
+        return self._read(
+            group, "place = 2 AND blocked <= ? ORDER BY at, id LIMIT ?", self._tx.now, limit
+        )
+
+    def due(self, limit: int) -> list[Lane]:
+        """Lanes of any group whose time has come."""
+        rows = self._tx.execute(
+            f"SELECT grp, {_COLUMNS} FROM taskyard_lane WHERE place = 2 AND at <= ?"
+            " ORDER BY at, id LIMIT ?",
+            (self._tx.now, limit),
+        ).fetchall()
+        return [self._known(self._tx.group_by_id(row[0]), row[1:]) for row in rows]
+
+    def _read(self, group: GroupRow, condition: str, *values: object) -> list[Lane]:
+        rows = self._tx.execute(
+            f"SELECT {_COLUMNS} FROM taskyard_lane WHERE grp = ? AND {condition}",
+            (group.id, *values),
+        ).fetchall()
+        return [self._known(group, row) for row in rows]
+
+    def _known(self, group: GroupRow, row: tuple[object, ...]) -> Lane:
+        lane = self._by_key.get((group.id, row[1]))  # type: ignore[arg-type]
+        if lane is None:
+            lane = _lane(group, row)
+            self._by_key[group.id, lane.shard] = lane
+        return lane
+
+    # Changing
+
+    def append_all(self, entries: Sequence[tuple[Lane, int, Sequence[bytes]]]) -> None:
+        """Put new messages at the tails of lanes: (lane, priority, bodies)."""
+        first = self._tx.sequences(sum(len(bodies) for _, _, bodies in entries))
+        rows: list[Iterable[tuple[int, int, int, bytes]]] = []
+        for lane, priority, bodies in entries:
+            count = len(bodies)
+            lane.add(priority, first, count, sum(map(len, bodies)))
+            rows.append(
+                zip(
+                    itertools.repeat(lane.id),
+                    itertools.repeat(priority),
+                    range(first, first + count),
+                    bodies,
+                )
+            )
+            first += count
+        self._tx.executemany(
+            "INSERT INTO taskyard_message (lane, priority, sequence, body) VALUES (?, ?, ?, ?)",
+            itertools.chain.from_iterable(rows),
+        )
+
+    def insert(self, lane: Lane, messages: Iterable[tuple[int, Delivery]]) -> None:
+        """Put messages that have a sequence, and maybe a history, into their places."""
+        rows = []
+        for priority, message in messages:
+            lane.add(priority, message.sequence, 1, len(message.body))
+            lane.lossy = lane.lossy or message.cap > 0
+            rows.append((lane.id, priority, *delivery_row(message)))
+        self._tx.executemany(
+            f"INSERT INTO taskyard_message (lane, priority, {DELIVERY})"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            rows,
+        )
+
+    def relocate(self, lane: Lane, *, served: bool = False) -> None:
+        """Decide where the lane is now.
+
+        Arguments:
+            lane: it has been changed.
+            served: it was claimed from, so it goes behind the others if it stays ready.
+        """
+        now_at, at = rules.place(lane, lane.group.policy, self._tx.now)
+        if now_at is Place.READY:
+            if served or lane.place != Place.READY:
+                lane.turn = self._tx.turn()
+            self._tx.has_ready(lane.group)
+        elif now_at is Place.LATER:
+            self._tx.has_later(lane.group, at)
+        lane.place, lane.at = now_at, at
+        self._dirty[lane.id] = lane
+
+    def save(self) -> None:
+        """Write what was changed, so that queries see it."""
+        gone, new, old = [], [], []
+        for lane in self._dirty.values():
+            if _is_empty(lane):
+                if lane.stored:
+                    gone.append((lane.id,))
+                del self._by_key[lane.group.id, lane.shard]
+            elif lane.stored:
+                old.append((*_row(lane), lane.id))
+            else:
+                lane.stored = True
+                new.append((lane.id, lane.group.id, lane.shard, *_row(lane)))
+        self._dirty.clear()
+        if old:
+            self._tx.executemany(_UPDATE, old)
+        if new:
+            self._tx.executemany(_INSERT, new)
+        if gone:
+            self._tx.executemany("DELETE FROM taskyard_lane WHERE id = ?", gone)
+
+
+_UPDATE = (
+    "UPDATE taskyard_lane SET waiting = ?, bytes = ?, oldest = ?, priority = ?, mixed = ?,"
+    " held = ?, blocked = ?, parked = ?, lossy = ?, place = ?, turn = ?, at = ? WHERE id = ?"
+)
+_INSERT = (
+    "INSERT INTO taskyard_lane (id, grp, shard, waiting, bytes, oldest, priority, mixed,"
+    " held, blocked, parked, lossy, place, turn, at)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+
+
+def _is_empty(lane: Lane) -> bool:
+    # The lane of a task that does not shard stays: it would come and go with every message.
+    return lane.waiting == 0 and lane.held == 0 and not lane.parked and lane.shard != ""
+
+
+def _row(lane: Lane) -> tuple[object, ...]:
+    return (
+        lane.waiting,
+        lane.bytes,
+        lane.oldest,
+        lane.priority,
+        lane.mixed,
+        lane.held,
+        lane.blocked,
+        lane.parked,
+        lane.lossy,
+        lane.place,
+        lane.turn,
+        lane.at,
+    )
+
+
+def _lane(group: GroupRow, row: tuple[object, ...]) -> Lane:
+    (
+        id_,
+        shard,
+        waiting,
+        bytes_,
+        oldest,
+        priority,
+        mixed,
+        held,
+        blocked,
+        parked,
+        lossy,
+        place_,
+        turn,
+        at,
+    ) = row
+    return Lane(  # type: ignore[arg-type]
+        waiting=waiting,
+        bytes=bytes_,
+        oldest=oldest,
+        priority=priority,
+        mixed=bool(mixed),
+        held=held,
+        blocked=blocked,
+        parked=bool(parked),
+        id=id_,
+        group=group,
+        shard=shard,
+        lossy=bool(lossy),
+        place=place_,
+        turn=turn,
+        at=at,
+        stored=True,
+    )

@@ -1,0 +1,256 @@
+"""Records of messages under their ids, and dead letters."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+import msgspec
+
+from taskyard.brokers.base import Dead, DeadLetter, DeadQuery, Delivery, Group, Put, Record
+from taskyard.brokers.sqlite.groups import GroupRow
+from taskyard.brokers.sqlite.transaction import Transaction
+from taskyard.errors import DuplicateId
+from taskyard.message import Failure, State, read_envelope
+
+__all__ = [
+    "bury",
+    "dead_letters",
+    "finish_records",
+    "open_records",
+    "postpone_record",
+    "read_records",
+    "remove_dead",
+    "reopen_record",
+]
+
+_failure = msgspec.msgpack.Decoder(Failure)
+
+
+# Records
+
+
+def open_records(tx: Transaction, group: GroupRow, put: Put, due: int) -> None:
+    """Begin to remember messages.
+
+    Raises:
+        DuplicateId: one of the ids is remembered already.
+    """
+    state = State.DELAYED if due > tx.now else State.WAITING
+    try:
+        tx.executemany(
+            "INSERT INTO taskyard_record (id, grp, state, due, ttl) VALUES (?, ?, ?, ?, ?)",
+            [(id_, group.id, state, due, put.record_ttl) for id_ in put.ids or ()],
+        )
+    except sqlite3.IntegrityError as error:
+        raise DuplicateId(
+            f"{group.group.queue}/{group.group.name}: one of the ids of this call has a record "
+            f"already; nothing of the call was stored. Leave id= out, or choose another"
+        ) from error
+
+
+def finish_records(
+    tx: Transaction, ended: Sequence[tuple[str, State, bytes | None, bytes | None]]
+) -> None:
+    """Note how messages ended: (id, state, result, failure); unknown ids are passed over."""
+    tx.executemany(
+        "UPDATE taskyard_record SET state = ?, result = ?, failure = ?, expires = ? + ttl"
+        " WHERE id = ?",
+        [(state, result, failure, tx.now, id_) for id_, state, result, failure in ended],
+    )
+    if tx.any_listener():
+        for id_, *_ in ended:
+            tx.wake_all(f"r:{id_}")
+
+
+def postpone_record(tx: Transaction, id_: str, due: int) -> None:
+    """Note that a message is to be tried again."""
+    tx.execute(
+        "UPDATE taskyard_record SET state = ?, due = ? WHERE id = ?", (State.RETRYING, due, id_)
+    )
+
+
+def reopen_record(tx: Transaction, id_: str) -> None:
+    """Note that a dead message waits again."""
+    tx.execute(
+        "UPDATE taskyard_record SET state = ?, due = 0, expires = 0, result = NULL,"
+        " failure = NULL WHERE id = ?",
+        (State.WAITING, id_),
+    )
+
+
+def read_records(
+    tx: Transaction, ids: Sequence[str], listener: str | None
+) -> list[Record | None]:
+    """Look up records, and register a listener for those that are not final."""
+    rows = tx.execute(
+        "SELECT id, grp, state, due, result, failure FROM taskyard_record"
+        " WHERE id IN (SELECT value FROM json_each(?)) AND (expires = 0 OR expires > ?)",
+        (msgspec.json.encode(list(ids)), tx.now),
+    ).fetchall()
+    found = {row[0]: _record(tx, *row) for row in rows}
+    unfinished = [id_ for id_, record in found.items() if not record.state.final]
+    if listener is not None:
+        if unfinished:
+            tx.listen(listener, [f"r:{id_}" for id_ in unfinished], 0)
+        else:
+            tx.unlisten(listener)
+    return [found.get(id_) for id_ in ids]
+
+
+def _record(
+    tx: Transaction,
+    id_: str,
+    group_id: int,
+    stored: str,
+    due: int,
+    result: bytes | None,
+    failure: bytes | None,
+) -> Record:
+    state = State(stored)
+    group = tx.group_by_id(group_id)
+    if not state.final:
+        if _is_running(tx, group, id_):
+            state = State.RUNNING
+        elif due <= tx.now:
+            state = State.WAITING
+    return Record(
+        id_, group.group, state, result, None if failure is None else _failure.decode(failure)
+    )
+
+
+def _is_running(tx: Transaction, group: GroupRow, id_: str) -> bool:
+    # Open claims are few, as many as there are busy slots; noting the claim in every record
+    # would cost a write per message instead. A body contains its id as it is.
+    return (
+        tx.execute(
+            "SELECT 1 FROM taskyard_claim WHERE grp = ? AND instr(parts, CAST(? AS BLOB)) LIMIT 1",
+            (group.id, id_),
+        ).fetchone()
+        is not None
+    )
+
+
+# Dead letters
+
+
+def bury(
+    tx: Transaction,
+    group: GroupRow,
+    shard: str,
+    messages: Sequence[tuple[int, Delivery, Dead]],
+    limit: int,
+) -> None:
+    """Make dead letters, note them in their records, and drop the oldest beyond the limit."""
+    letters, ended = [], []
+    for priority, message, dead in messages:
+        failure = msgspec.msgpack.encode(dead.failure)
+        id_, task = dead.id, dead.task
+        if not id_ and (envelope := read_envelope(message.body)) is not None:
+            id_, task = envelope.id, envelope.task
+        letters.append(
+            (
+                group.id,
+                task or group.group.name,
+                shard,
+                priority,
+                id_,
+                failure,
+                message.deliveries,
+                message.attempts,
+                message.since,
+                tx.now,
+                message.body,
+            )
+        )
+        ended.append((id_, State.DEAD, None, failure))
+    tx.executemany(
+        "INSERT INTO taskyard_dead (grp, task, shard, priority, id, failure, deliveries,"
+        " attempts, since, at, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        letters,
+    )
+    tx.count(group, "dead", len(letters))
+    tx.count(group, "buried", len(letters))
+    finish_records(tx, ended)
+    _drop_oldest(tx, group, limit)
+
+
+def _drop_oldest(tx: Transaction, group: GroupRow, limit: int) -> None:
+    cutoff = tx.execute(
+        "SELECT number FROM taskyard_dead WHERE grp = ? ORDER BY number DESC LIMIT 1 OFFSET ?",
+        (group.id, limit),
+    ).fetchone()
+    if cutoff is None:
+        return
+    dropped = tx.execute(
+        "DELETE FROM taskyard_dead WHERE grp = ? AND number <= ?", (group.id, cutoff[0])
+    ).rowcount
+    tx.count(group, "dead", -dropped)
+    tx.count(group, "dead_dropped", dropped)
+
+
+_LETTER = (
+    "number, grp, task, shard, priority, id, failure, deliveries, attempts, since, at, body"
+)
+
+
+def _where(query: DeadQuery) -> tuple[str, list[object]]:
+    conditions, values = ["number > ?"], [query.after]
+    if query.queue is not None:
+        conditions.append("grp IN (SELECT id FROM taskyard_group WHERE queue = ?)")
+        values.append(query.queue)
+    if query.task is not None:
+        conditions.append("task = ?")
+        values.append(query.task)
+    if query.numbers is not None:
+        conditions.append("number IN (SELECT value FROM json_each(?))")
+        values.append(msgspec.json.encode(list(query.numbers)))
+    values.append(query.limit)
+    return f"{' AND '.join(conditions)} ORDER BY number LIMIT ?", values
+
+
+def dead_letters(connection: sqlite3.Connection, query: DeadQuery) -> list[DeadLetter]:
+    """List dead letters, oldest first."""
+    condition, values = _where(query)
+    groups = {
+        row[0]: row[1:]
+        for row in connection.execute("SELECT id, queue, name FROM taskyard_group")
+    }
+    rows = connection.execute(f"SELECT {_LETTER} FROM taskyard_dead WHERE {condition}", values)
+    return [_letter(groups, row) for row in rows]
+
+
+def remove_dead(tx: Transaction, query: DeadQuery) -> list[tuple[GroupRow, DeadLetter]]:
+    """Remove dead letters, and return them."""
+    condition, values = _where(query)
+    rows = tx.execute(
+        f"DELETE FROM taskyard_dead WHERE number IN"
+        f" (SELECT number FROM taskyard_dead WHERE {condition}) RETURNING {_LETTER}",
+        values,
+    ).fetchall()
+    removed = []
+    for row in sorted(rows):
+        group = tx.group_by_id(row[1])
+        tx.count(group, "dead", -1)
+        removed.append((group, _letter({group.id: _key(group)}, row)))
+    return removed
+
+
+def _key(group: GroupRow) -> tuple[str, str]:
+    return group.group.queue, group.group.name
+
+
+def _letter(groups: dict[int, tuple[str, str]], row: tuple[object, ...]) -> DeadLetter:
+
+
+    number, grp, task, shard, priority, id_, failure, *rest = row
+    return DeadLetter(  # type: ignore[call-arg]
+        number,  # type: ignore[arg-type]
+        Group(*groups[grp]),  # type: ignore[index]
+        task,  # type: ignore[arg-type]
+        shard,  # type: ignore[arg-type]
+        priority,  # type: ignore[arg-type]
+        id_,  # type: ignore[arg-type]
+        _failure.decode(failure),  # type: ignore[arg-type]
+        *rest,  # type: ignore[arg-type]
+    )

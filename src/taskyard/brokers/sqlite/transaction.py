@@ -1,0 +1,211 @@
+"""One write transaction: the broker's numbers, and what must be told to others at its end."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+
+import msgspec
+
+from taskyard.brokers.base import Group
+from taskyard.brokers.lane import GroupPolicy
+from taskyard.brokers.sqlite.groups import GroupRow, Groups
+from taskyard.brokers.sqlite.wakeup import Doorbells
+
+__all__ = ["Transaction"]
+
+
+class Transaction:
+    """Given to every step that writes.
+
+    Attributes:
+        execute: runs a statement.
+        executemany: runs a statement for many rows.
+        now: the broker's time, microseconds; one instant for the entire transaction.
+    """
+
+    __slots__ = (
+        "_bells",
+        "_counts",
+        "_earliest",
+        "_groups",
+        "_lane",
+        "_policies",
+        "_ready",
+        "_sequence",
+        "_stored",
+        "_turn",
+        "execute",
+        "executemany",
+        "now",
+    )
+
+    def __init__(
+        self, connection: sqlite3.Connection, now: int, groups: Groups, bells: Doorbells
+    ) -> None:
+        self.execute = connection.execute
+        self.executemany = connection.executemany
+        self.now = now
+        self._groups = groups
+        self._bells = bells
+        self._counts: dict[tuple[int, str], int] = {}
+        self._ready: set[int] = set()
+        self._earliest: dict[int, int] = {}
+        self._stored = self.execute(
+            "SELECT sequence, turn, lane, policies FROM taskyard_meta"
+        ).fetchone()
+        self._sequence, self._turn, self._lane, self._policies = self._stored
+        groups.refresh(connection, self._policies)
+
+    # Numbers
+
+    def sequences(self, count: int) -> int:
+        """Reserve rising sequence numbers; returns the first."""
+        first = max(self._sequence + 1, self.now)
+        self._sequence = first + count - 1
+        return first
+
+    def turn(self) -> int:
+        """The next turn: behind every lane that has one."""
+        self._turn += 1
+        return self._turn
+
+    def lane_id(self) -> int:
+        """An id that no lane ever had."""
+        self._lane += 1
+        return self._lane
+
+    def count(self, group: GroupRow, name: str, amount: int) -> None:
+        """Add to a counter of a group."""
+        key = (group.id, name)
+        self._counts[key] = self._counts.get(key, 0) + amount
+
+    # Groups
+
+    def group(self, key: Group) -> GroupRow:
+        """The row of a group; an unknown one is added, undeclared."""
+        row = self._groups.find(key)
+        if row is None:
+            row = self.store_group(key, GroupPolicy(), declared=False)
+        return row
+
+    def known_group(self, key: Group) -> GroupRow | None:
+        """The row of a group, None if it is not there."""
+        return self._groups.find(key)
+
+    def group_by_id(self, id_: int) -> GroupRow:
+        """The group with this id."""
+        return self._groups.by_id(id_)
+
+    def groups(self) -> list[GroupRow]:
+        """All groups, sorted by key."""
+        return self._groups.all()
+
+    def store_group(self, key: Group, policy: GroupPolicy, *, declared: bool) -> GroupRow:
+        """Add or replace a group's row."""
+        id_ = self.execute(
+            "INSERT INTO taskyard_group (queue, name, declared, policy) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (queue, name) DO UPDATE SET"
+            " declared = excluded.declared, policy = excluded.policy RETURNING id",
+            (key.queue, key.name, declared, msgspec.json.encode(policy)),
+        ).fetchone()[0]
+        row = GroupRow(id_, key, policy, declared)
+        self._policies += 1
+        self._groups.remember(row)
+        self._groups.changed(self._policies)
+        return row
+
+    # Telling others
+
+    def has_ready(self, group: GroupRow) -> None:
+        """Note that a lane of the group can be claimed: a sleeper is woken at the end."""
+        self._ready.add(group.id)
+
+    def has_later(self, group: GroupRow, at: int) -> None:
+        """Note that something of the group becomes eligible at a time."""
+        known = self._earliest.get(group.id)
+        if known is None or at < known:
+            self._earliest[group.id] = at
+
+    def listen(self, name: str, topics: Iterable[str], until: int) -> None:
+        """Register a sleeper, without a write if it is registered like that already."""
+        wanted = {(topic, name, until) for topic in topics}
+        stored = set(
+            self.execute(
+                "SELECT topic, name, until FROM taskyard_listener WHERE name = ?", (name,)
+            )
+        )
+        if not wanted <= stored:
+            self.executemany(
+                "INSERT OR REPLACE INTO taskyard_listener (topic, name, until) VALUES (?, ?, ?)",
+                sorted(wanted - stored),
+            )
+
+    def unlisten(self, name: str) -> None:
+        """Forget a sleeper, because it is awake."""
+        self.execute("DELETE FROM taskyard_listener WHERE name = ?", (name,))
+
+    def wake_all(self, topic: str) -> None:
+        """Wake everybody who waits for a topic."""
+        names = self.execute(
+            "SELECT name FROM taskyard_listener WHERE topic = ?", (topic,)
+        ).fetchall()
+        for (name,) in names:
+            self._ring(name)
+
+    def any_listener(self) -> bool:
+        """Whether anybody sleeps at all."""
+        return (
+            self.execute("SELECT 1 FROM taskyard_listener LIMIT 1").fetchone() is not None
+        )
+
+    def _ring(self, name: str) -> bool:
+        # Before the commit, so that waking up overlaps it: the sleeper's own transaction queues
+        # behind this one. If this one is rolled back, it was woken for nothing.
+        self.unlisten(name)
+        return self._bells.ring(name)
+
+    def _wake_one(self, group_id: int, sleeping_past: int) -> None:
+        topic = f"g:{group_id}"
+        while True:
+            row = self.execute(
+                "SELECT name FROM taskyard_listener WHERE topic = ?"
+                " AND (until = 0 OR until > ?) LIMIT 1",
+                (topic, sleeping_past),
+            ).fetchone()
+            if row is None or self._ring(row[0]):
+                return
+
+    def _wake_for_time(self, group_id: int, at: int) -> None:
+        enough = self.execute(
+            "SELECT 1 FROM taskyard_listener WHERE topic = ? AND until BETWEEN 1 AND ? LIMIT 1",
+            (f"g:{group_id}", at),
+        ).fetchone()
+        if enough is None:
+            self._wake_one(group_id, at)
+
+    # The end
+
+    def finish(self) -> None:
+        """Write the numbers and wake whom this concerns; the commit follows."""
+        if self._counts:
+            self.executemany(
+                "INSERT INTO taskyard_counter (grp, name, value) VALUES (?, ?, ?)"
+                " ON CONFLICT (grp, name) DO UPDATE SET value = value + excluded.value",
+                [(*key, amount) for key, amount in self._counts.items() if amount],
+            )
+        if (self._ready or self._earliest) and self.any_listener():
+            for group_id in sorted(self._ready):
+                still = self.execute(
+                    "SELECT 1 FROM taskyard_lane WHERE grp = ? AND place = 1 LIMIT 1",
+                    (group_id,),
+                ).fetchone()
+                if still is not None:
+                    self._wake_one(group_id, 0)
+            for group_id, at in sorted(self._earliest.items()):
+                self._wake_for_time(group_id, at)
+        numbers = (self._sequence, self._turn, self._lane, self._policies)
+        if numbers != self._stored:
+            self.execute(
+                "UPDATE taskyard_meta SET sequence = ?, turn = ?, lane = ?, policies = ?", numbers
+            )

@@ -1,0 +1,220 @@
+"""Every error that taskyard raises on purpose.
+
+    TaskyardError
+    ├── PolicyError            a declaration contradicts itself or another one
+    │   └── PolicyConflict     ... or what is stored and still waiting under the same name
+    ├── PayloadError           an argument does not fit the handler, or cannot be encoded
+    ├── EnqueueError           a message was refused
+    │   └── DuplicateId        ... because its id is taken
+    ├── NotFound               no such task, queue, result or dead letter
+    ├── ResultError
+    │   ├── ResultTimeout      no result within the given time
+    │   ├── ResultNotKept      the task keeps no results
+    │   ├── ResultWaitRefused  waiting inside a handler can deadlock
+    │   ├── TaskFailed         the message ended as a dead letter; carries the remote error
+    │   └── TaskDiscarded      the message was discarded
+    ├── BatchFailed            raised by handlers: names the messages of a batch that failed
+    ├── Verdict                a handler decided about its message: see below
+    ├── WorkerError            a worker cannot start or go on
+    └── BrokerError            the storage cannot do what was asked
+        ├── UnknownScheme      no broker for this URL
+        ├── MissingExtra       a package is not installed
+        ├── BrokerUnavailable  busy, locked, full or read-only: may pass by itself
+        ├── ForeignDatabase    the file belongs to something else
+        ├── SchemaTooNew       written by a newer taskyard
+        └── CorruptDatabase    the file is damaged
+
+`Verdict` is `RetryMessage`, `DiscardMessage` or `FailMessage`: control flow, not failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from taskyard.message import Failure
+
+__all__ = [
+    "BatchFailed",
+    "BrokerError",
+    "BrokerUnavailable",
+    "CorruptDatabase",
+    "DiscardMessage",
+    "DuplicateId",
+    "EnqueueError",
+    "FailMessage",
+    "ForeignDatabase",
+    "MissingExtra",
+    "NotFound",
+    "PayloadError",
+    "PolicyConflict",
+    "PolicyError",
+    "ResultError",
+    "ResultNotKept",
+    "ResultTimeout",
+    "ResultWaitRefused",
+    "RetryMessage",
+    "SchemaTooNew",
+    "TaskDiscarded",
+    "TaskFailed",
+    "TaskyardError",
+    "UnknownScheme",
+    "Verdict",
+    "WorkerError",
+]
+
+
+class TaskyardError(Exception):
+    """The root of all errors of taskyard."""
+
+
+class PolicyError(TaskyardError):
+    """A declaration contradicts itself, or another declaration."""
+
+
+class PolicyConflict(PolicyError):
+    """A declaration contradicts what is stored, and still waiting, under the same name."""
+
+
+class PayloadError(TaskyardError):
+    """An argument does not fit the handler's annotations, or cannot be encoded."""
+
+
+class EnqueueError(TaskyardError):
+    """A message was refused; nothing of the call's current chunk was stored."""
+
+
+class DuplicateId(EnqueueError):
+    """A message with this id has a record already."""
+
+
+class NotFound(TaskyardError):
+    """No task, queue, shard, result or dead letter of this name."""
+
+
+class ResultError(TaskyardError):
+    """A result cannot be given."""
+
+
+class ResultTimeout(ResultError, TimeoutError):
+    """There was no result within the given time. The message may still end."""
+
+
+class ResultNotKept(ResultError):
+    """The task keeps no results, so there is nothing to wait for."""
+
+
+class ResultWaitRefused(ResultError):
+    """Waiting for a result inside a handler was refused, because it can deadlock."""
+
+
+class TaskFailed(ResultError):
+    """The message ended as a dead letter.
+
+    Attributes:
+        failure: what was recorded: reason, kind and text of the error, remote traceback as text.
+    """
+
+    def __init__(self, message_id: str, failure: Failure) -> None:
+        self.message_id = message_id
+        self.failure = failure
+        text = f"message {message_id} failed ({failure.reason}): {failure.summary()}"
+        if failure.traceback:
+            text += f"\n\nRemote traceback:\n{failure.traceback}"
+        super().__init__(text)
+
+    def __reduce__(self) -> tuple[type[TaskFailed], tuple[str, Failure]]:
+        return (type(self), (self.message_id, self.failure))
+
+
+class TaskDiscarded(ResultError):
+    """The message was discarded, by its handler or by hand; it has no result."""
+
+
+class BatchFailed(TaskyardError):
+    """Raised by a batch handler to name the messages that failed; all others are done.
+
+    Arguments:
+        failed: index in the batch -> what went wrong: an exception, a text, or a
+            `RetryMessage`, `DiscardMessage` or `FailMessage`.
+        results: results of the batch by index, if the task keeps results.
+    """
+
+    def __init__(
+        self,
+        failed: Mapping[int, BaseException | str],
+        results: Mapping[int, object] | None = None,
+    ) -> None:
+        self.failed = dict(failed)
+        self.results = dict(results or {})
+        super().__init__(f"{len(self.failed)} messages of the batch failed")
+
+
+class WorkerError(TaskyardError):
+    """A worker cannot start, or cannot go on."""
+
+
+class BrokerError(TaskyardError):
+    """The storage cannot do what was asked."""
+
+
+class UnknownScheme(BrokerError):
+    """There is no broker for this URL."""
+
+
+class MissingExtra(BrokerError):
+    """A package that this feature needs is not installed."""
+
+
+class BrokerUnavailable(BrokerError):
+    """The storage is busy, full, read-only or away: nothing was stored, and it may pass."""
+
+
+class ForeignDatabase(BrokerError):
+    """The database holds somebody else's tables."""
+
+
+class SchemaTooNew(BrokerError):
+    """The database was written by a newer version of taskyard."""
+
+
+class CorruptDatabase(BrokerError):
+    """The database file is damaged, or is no database."""
+
+
+class Verdict(TaskyardError):
+    """What a handler decided about its message, instead of succeeding or failing.
+
+    Raise one, or name one in `BatchFailed`. `taskyard.retry`, `discard` and `fail` raise them.
+    """
+
+
+class RetryMessage(Verdict):
+    """Run the message again later, whatever the retry policy says. It counts as an attempt.
+
+    Arguments:
+        delay: seconds to wait.
+    """
+
+    def __init__(self, delay: float = 0.0) -> None:
+        if not 0 <= delay < float("inf"):
+            raise PolicyError(f"retry delay must be 0 or more seconds, not {delay!r}")
+        self.delay = float(delay)
+        super().__init__(f"retry in {delay:g} s")
+
+
+class DiscardMessage(Verdict):
+    """End the message without a result and without a dead letter; it is counted."""
+
+    def __init__(self, reason: str = "discarded by its handler") -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+class FailMessage(Verdict):
+    """End the message as a dead letter at once, without further retries."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)

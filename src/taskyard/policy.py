@@ -1,0 +1,262 @@
+"""What is declared with a task, checked when it is declared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal
+
+from taskyard.errors import PolicyError, Verdict
+
+if TYPE_CHECKING:
+    from taskyard.context import Context
+
+__all__ = ["Backoff", "Batch", "OnError", "Policy", "Retry", "ShardKey", "seconds"]
+
+LONGEST = 100 * 365 * 86_400.0
+PRIORITIES = range(-1024, 1024)
+
+OnError = Literal["block", "skip", "park"]
+Answer = float | int | timedelta | Verdict | type[Verdict] | None
+Backoff = Literal["constant", "linear", "exponential"] | Callable[["Context", BaseException], Answer]
+ShardKey = str | Callable[..., object]
+
+
+def seconds(name: str, value: float | timedelta, *, least: float = 0.0, open_: bool = False) -> float:
+    """Check a duration.
+
+    Arguments:
+        name: what the duration is called in the error.
+        value: seconds, or a timedelta.
+        least: the smallest value allowed, in seconds.
+        open_: whether `least` itself is refused.
+
+    Returns:
+        The duration in seconds.
+
+    Raises:
+        PolicyError: it is no number, not finite, too small or longer than a hundred years.
+    """
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise PolicyError(f"{name} must be a number of seconds or a timedelta, not {value!r}")
+    if value < least or (open_ and value == least):
+        bound = "more than" if open_ else "at least"
+        raise PolicyError(f"{name} must be {bound} {least:g} seconds, not {value!r}")
+    if value > LONGEST:
+        raise PolicyError(f"{name} of {value!r} seconds is longer than a hundred years")
+    return float(value)
+
+
+def _whole(name: str, value: object, least: int, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise PolicyError(f"{name} must be a whole number, not {value!r}")
+    if not least <= value <= most:
+        raise PolicyError(f"{name} must be from {least:,} to {most:,}, not {value!r}")
+    return value
+
+
+def _name(what: str, value: object) -> str:
+    if not isinstance(value, str) or not value or len(value) > 200 or not value.isprintable():
+        raise PolicyError(f"{what} must be 1 to 200 printable characters, not {value!r}")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """How messages are gathered for one call of a batch handler.
+
+    Arguments:
+        size: the most messages of one call, 1 to 10,000.
+        within: seconds that the oldest message may wait for a batch to fill. 0: never wait, a
+            call gets what is there, up to `size`.
+        bytes: a batch is ready, and full, when its encoded payloads reach this many bytes.
+    """
+
+    size: int = 100
+    within: float = 0.0
+    bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        _whole("batch size", self.size, 1, 10_000)
+        object.__setattr__(self, "within", seconds("batch within", self.within))
+        if self.bytes is not None:
+            _whole("batch bytes", self.bytes, 1, 1 << 30)
+        if self.size == 1 and self.within:
+            raise PolicyError(
+                "a batch of size 1 is full with its first message, so within= never applies: "
+                "drop within= or raise size="
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """When a failed attempt is tried again.
+
+    Arguments:
+        count: retries after the first attempt; None: without limit.
+        backoff: `"constant"` (always `delay`), `"linear"` (`delay` × attempt), `"exponential"`
+            (`delay` × 2^(attempt - 1)), or a function of the message's context and the error,
+            which answers a delay in seconds, None to fail, or a `RetryMessage`,
+            `FailMessage` or `DiscardMessage` (returned or raised).
+        delay: the base of the back-off, in seconds.
+        longest: no back-off is longer than this, in seconds.
+        jitter: the share of a delay that is random: 0.2 waits between 80 % and 100 % of it.
+    """
+
+    count: int | None = 3
+    backoff: Backoff = "exponential"
+    delay: float = 1.0
+    longest: float = 3600.0
+    jitter: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.count is not None:
+            _whole("retry count", self.count, 0, 1_000_000)
+        if not callable(self.backoff) and self.backoff not in ("constant", "linear", "exponential"):
+            raise PolicyError(
+                f"backoff must be 'constant', 'linear', 'exponential' or a function, "
+                f"not {self.backoff!r}"
+            )
+        object.__setattr__(self, "delay", seconds("retry delay", self.delay))
+        object.__setattr__(self, "longest", seconds("longest retry delay", self.longest))
+        if isinstance(self.jitter, bool) or not 0 <= self.jitter <= 1:
+            raise PolicyError(f"jitter must be a share from 0 to 1, not {self.jitter!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """Everything that is declared with a task. `Yard.task` documents the arguments.
+
+    Raises:
+        PolicyError: a value is wrong, or two contradict each other.
+    """
+
+    queue: str = "default"
+    batch: Batch | None = None
+    shard: ShardKey | None = None
+    ordered: bool = False
+    shard_concurrency: int | None = None
+    order: str | None = None
+    priority: int = 0
+    retry: Retry = field(default_factory=Retry)
+    timeout: float | None = None
+    expires: float | None = None
+    max_deliveries: int = 3
+    on_error: OnError = "block"
+    result_ttl: float | None = None
+    linger: float = 1.0
+
+    def __post_init__(self) -> None:
+        _name("queue", self.queue)
+        if self.order is not None:
+            _name("order", self.order)
+        if self.shard is not None and not isinstance(self.shard, str) and not callable(self.shard):
+            raise PolicyError(
+                f"shard must be the name of an argument or field, or a function of the "
+                f"arguments, not {self.shard!r}"
+            )
+        if self.shard_concurrency is not None:
+            _whole("shard_concurrency", self.shard_concurrency, 1, 1_000_000)
+        _whole("priority", self.priority, PRIORITIES.start, PRIORITIES.stop - 1)
+        _whole("max_deliveries", self.max_deliveries, 1, 1_000)
+        if self.on_error not in ("block", "skip", "park"):
+            raise PolicyError(f"on_error must be 'block', 'skip' or 'park', not {self.on_error!r}")
+        for name in ("timeout", "expires", "result_ttl"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, seconds(name, value, open_=True))
+        object.__setattr__(self, "linger", seconds("linger", self.linger))
+        self._refuse_contradictions()
+
+    def _refuse_contradictions(self) -> None:
+        if self.ordered and self.shard_concurrency not in (None, 1):
+            raise PolicyError(
+                f"ordered=True means one claim per shard at a time, so it contradicts "
+                f"shard_concurrency={self.shard_concurrency}: drop one of them"
+            )
+        if self.order is not None and not self.ordered:
+            raise PolicyError(
+                f"order={self.order!r} names a common order, which needs ordered=True"
+            )
+        if self.on_error != "block" and not self.ordered:
+            raise PolicyError(
+                f"on_error={self.on_error!r} says what happens to an ordered shard whose head "
+                f"fails, so it needs ordered=True"
+            )
+        if self.on_error == "park" and self.retry.count is None:
+            raise PolicyError(
+                "on_error='park' parks a shard when its retries are used up, but the retries "
+                "are unlimited: give a count"
+            )
+        if self.batch and self.expires is not None and self.batch.within >= self.expires:
+            raise PolicyError(
+                f"messages expire after {self.expires:g} s, before their batch is due "
+                f"(within={self.batch.within:g} s): lower within= or raise expires="
+            )
+
+    @property
+    def claims_per_shard(self) -> int | None:
+        """How many claims a shard may have open at once; None: any number."""
+        return 1 if self.ordered else self.shard_concurrency
+
+
+def policy(options: dict[str, Any]) -> Policy:
+    """Build a policy from the options of `Yard.task`, with their short forms.
+
+    Arguments:
+        options: names and values as given; `batch` may be a size or True, `retry` a count,
+            False or None (unlimited).
+
+    Returns:
+        The checked policy.
+
+    Raises:
+        PolicyError: an option is unknown, wrong, or contradicts another.
+    """
+    known = {item.name for item in fields(Policy)}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise PolicyError(
+            f"unknown option{'s' if len(unknown) > 1 else ''} {', '.join(unknown)}; "
+            f"a task takes {', '.join(sorted(known))}"
+        )
+    given = dict(options)
+    batch = given.get("batch")
+    if batch is True:
+        given["batch"] = Batch()
+    elif batch is False:
+        given["batch"] = None
+    elif isinstance(batch, int):
+        given["batch"] = Batch(size=batch)
+    elif batch is not None and not isinstance(batch, Batch):
+        raise PolicyError(f"batch must be a Batch, a size or True, not {batch!r}")
+    if "retry" in given:
+        given["retry"] = _retry(given["retry"])
+    if given.get("on_error") == "skip":
+        if "retry" in given and given["retry"].count != 0:
+            raise PolicyError(
+                "on_error='skip' goes on past a failed head at once, so it contradicts retry=: "
+                "drop one of them"
+            )
+        given["retry"] = Retry(0)
+    return Policy(**given)
+
+
+def _retry(value: object) -> Retry:
+    if isinstance(value, Retry):
+        return value
+    if value is None:
+        return Retry(None)
+    if value is False:
+        return Retry(0)
+    if isinstance(value, int) and value is not True:
+        return Retry(value)
+    if callable(value):
+        return Retry(None, backoff=value)
+    raise PolicyError(
+        f"retry must be a Retry, a count, None (unlimited), False or a function, not {value!r}"
+    )
