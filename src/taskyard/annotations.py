@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-import collections.abc as abc
 import inspect
 import sys
 import typing
+from collections import abc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from inspect import Parameter
-from pathlib import PurePath
-from types import FunctionType
-from typing import Any, Annotated, get_args, get_origin
+from types import FrameType, FunctionType, NoneType, UnionType
+from typing import Annotated, Any, Never, NoReturn, Union, get_args, get_origin
 
-import msgspec
-from msgspec.inspect import CustomType, type_info
+from msgspec.inspect import CustomType, Field, Type, type_info
 
 from taskyard.errors import PolicyError
+from taskyard.values import decoder, hooked, shown
 
-__all__ = ["Argument", "Handler", "carried", "from_plain", "inspect_handler", "item_type", "to_plain"]
+__all__ = [
+    "NOTHING",
+    "Argument",
+    "Handler",
+    "carried",
+    "check_handler",
+    "inspect_handler",
+    "of_items",
+]
 
 SUPPORTED = (
     "supported are None, bool, int, float, str, bytes, datetime, date, time, timedelta, Decimal, "
@@ -27,7 +34,8 @@ SUPPORTED = (
     "NamedTuple, TypedDict, msgspec, attrs and pydantic classes of these, unions that can be told "
     "apart, and Any for plain data"
 )
-_SEQUENCES = (list, tuple, abc.Sequence, abc.MutableSequence, abc.Collection, abc.Iterable)
+SEQUENCES = (list, tuple, abc.Sequence, abc.MutableSequence, abc.Collection, abc.Iterable)
+NOTHING = (NoneType, NoReturn, Never)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +60,16 @@ class Argument:
         """Whether it takes exactly one argument, by position."""
         return self.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 
-    def __str__(self) -> str:
+    @property
+    def variable(self) -> bool:
+        """Whether it takes any number of arguments."""
+        return self.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+
+    @property
+    def marked(self) -> str:
+        """Its name with the stars that it has in the signature."""
         mark = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: "**"}.get(self.kind, "")
-        return f"{mark}{self.name}" + ("" if self.required or mark else "=...")
+        return mark + self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +83,16 @@ class Handler:
 
     arguments: tuple[Argument, ...]
     returns: Any
+
+    def described(self) -> str:
+        """The parameters in one line, for errors."""
+        texts: list[str] = []
+        for item in self.arguments:
+            if item.kind is Parameter.KEYWORD_ONLY and not any(t.startswith("*") for t in texts):
+                texts.append("*")
+            optional = not item.required and not item.variable
+            texts.append(f"{item.marked}=..." if optional else item.marked)
+        return f"({', '.join(texts)})"
 
 
 def inspect_handler(function: Callable[..., Any], *, task: str, skip_self: bool = False) -> Handler:
@@ -99,8 +124,7 @@ def inspect_handler(function: Callable[..., Any], *, task: str, skip_self: bool 
             item.name,
             item.kind,
             names.resolve(item.annotation, f"task {task!r}: parameter {item.name!r}"),
-            item.default is item.empty
-            and item.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD),
+            _required(item),
         )
         for item in parameters
     ]
@@ -108,52 +132,95 @@ def inspect_handler(function: Callable[..., Any], *, task: str, skip_self: bool 
     return Handler(tuple(arguments), returns)
 
 
-def carried(annotation: Any, what: str) -> Any:
+def of_items(handler: Handler, task: str) -> tuple[Handler, type]:
+    """What one item of a batch handler's list is, as if it were the argument of a plain handler.
+
+    Arguments:
+        handler: the batch handler's signature.
+        task: the task's name, for errors.
+
+    Returns:
+        A signature with one argument and one element of the returned list; and what the batch
+        handler wants its items in, list or tuple.
+
+    Raises:
+        PolicyError: the handler does not take one list, or returns something else.
+    """
+    lists = [item for item in handler.arguments if item.required]
+    if not any(item.positional for item in handler.arguments):  # like `print`, which takes *args
+        lists += [item for item in handler.arguments if item.kind is Parameter.VAR_POSITIONAL]
+    kind = _item_type(lists[0].type) if len(lists) == 1 else None
+    if kind is None or lists[0].kind is Parameter.KEYWORD_ONLY:
+        raise PolicyError(
+            f"task {task!r}: a batch handler takes exactly one required parameter, a list[...], "
+            f"Sequence[...] or tuple[..., ...] of items, by position; this one takes "
+            f"{handler.described()}"
+        )
+    carried(kind, f"task {task!r}: an item of parameter {lists[0].name!r}")
+    item = Argument("item", Parameter.POSITIONAL_ONLY, kind, required=True)
+    sequence = tuple if _bare(lists[0].type)[0] is tuple else list
+    return Handler((item,), _item_returned(handler.returns, task)), sequence
+
+
+def check_handler(handler: Handler, task: str) -> None:
+    """Check that a handler's arguments and result can be sent.
+
+    Arguments:
+        handler: its signature.
+        task: the task's name, for errors.
+
+    Raises:
+        PolicyError: one cannot.
+    """
+    for item in handler.arguments:
+        carried(item.type, f"task {task!r}: parameter {item.name!r}")
+    if handler.returns not in NOTHING:
+        carried(handler.returns, f"task {task!r}: the result")
+
+
+def carried(annotation: Any, what: str) -> None:
     """Check that values of a type can be sent.
 
     Arguments:
         annotation: the type.
         what: what is annotated, for errors.
 
-    Returns:
-        The type.
-
     Raises:
         PolicyError: they cannot; says why, and what can.
     """
     try:
-        msgspec.msgpack.Decoder(annotation)
+        decoder(annotation)
         unknown = next(_foreign(annotation), None)
     except Exception as error:  # a user's metaclass or __class_getitem__ may raise what it likes
         raise PolicyError(
-            f"{what}: {_shown(annotation)} cannot be sent: {error}; {SUPPORTED}"
+            f"{what}: {shown(annotation)} cannot be sent: {error}; {SUPPORTED}"
         ) from error
     if unknown is not None:
-        inner = "" if unknown is annotation else f", because of {_shown(unknown)}"
-        raise PolicyError(f"{what}: {_shown(annotation)} cannot be sent{inner}; {SUPPORTED}")
-    return annotation
+        inside = "" if unknown is annotation else f", because of {shown(unknown)} in it"
+        raise PolicyError(f"{what}: {shown(annotation)} cannot be sent{inside}; {SUPPORTED}")
 
 
-def item_type(annotation: Any) -> Any:
-    """The type of the items of a list.
+def _item_returned(returns: Any, task: str) -> Any:
+    if returns in NOTHING:
+        return returns
+    lists = [returns]
+    if get_origin(returns) in (Union, UnionType):
+        lists = [member for member in get_args(returns) if member is not NoneType]
+    kind = _item_type(lists[0]) if len(lists) == 1 else None
+    if kind is None:
+        raise PolicyError(
+            f"task {task!r}: a batch handler returns a list with one result per item, or None, "
+            f"not {shown(returns)}"
+        )
+    return kind
 
-    Arguments:
-        annotation: a list, a sequence or a tuple of any length; or Any.
 
-    Returns:
-        The type, Any when it is not told, or None when the annotation is no list at all.
-    """
-    while True:
-        if get_origin(annotation) is Annotated:
-            annotation = get_args(annotation)[0]
-        elif hasattr(annotation, "__value__"):  # `type Orders = list[Order]`
-            annotation = annotation.__value__
-        else:
-            break
-    if annotation in (Any, object):
+def _item_type(annotation: Any) -> Any:
+    """The type of a list's items: Any when it is not told, None when this is no list."""
+    origin, inner = _bare(annotation)
+    if origin in (Any, object):
         return Any
-    origin, inner = get_origin(annotation) or annotation, get_args(annotation)
-    if origin not in _SEQUENCES:
+    if origin not in SEQUENCES:
         return None
     if not inner:
         return Any
@@ -162,78 +229,20 @@ def item_type(annotation: Any) -> Any:
     return inner[0]
 
 
-def to_plain(value: Any) -> Any:
-    """Turn what msgspec does not know into what it does.
-
-    Arguments:
-        value: a path, a pydantic model, or an object of a class derived from a plain type.
-
-    Returns:
-        Plain data.
-
-    Raises:
-        TypeError: the value cannot be sent.
-    """
-    if isinstance(value, PurePath):
-        return str(value)
-    kind = type(value)
-    if _is_model(kind):
-        return value.model_dump(mode="python", round_trip=True, by_alias=not _takes_names(kind))
-    if isinstance(value, str):
-        return str.__str__(value)
-    if isinstance(value, int):
-        return int.__int__(value)
-    if isinstance(value, float):
-        return float.__float__(value)
-    if isinstance(value, bytes):
-        return bytes.__getitem__(value, slice(None))
-    if kind.__name__.endswith("Url") and kind.__module__.startswith("pydantic"):
-        return str(value)
-    raise TypeError(f"objects of {_shown(kind)} cannot be sent")
+def _bare(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
+    """A generic type and its parameters, without what is wrapped around them."""
+    while True:
+        if get_origin(annotation) is Annotated:
+            annotation = get_args(annotation)[0]
+        elif hasattr(annotation, "__value__"):  # `type Orders = list[Order]`
+            annotation = annotation.__value__
+        else:
+            return get_origin(annotation) or annotation, get_args(annotation)
 
 
-def from_plain(annotation: Any, value: Any) -> Any:
-    """Turn plain data into what msgspec does not know.
-
-    Arguments:
-        annotation: the type of a field or parameter: only these can come to life.
-        value: plain data.
-
-    Returns:
-        An instance of the type.
-
-    Raises:
-        ValueError: the data does not fit the type.
-    """
-    if annotation is object:
-        return value
-    if issubclass(annotation, PurePath):
-        if not isinstance(value, str):
-            raise ValueError(f"Expected `str`, got `{type(value).__name__}`")
-        return annotation(value)
-    try:
-        if _takes_names(annotation):
-            return annotation.model_validate(value, by_alias=True, by_name=True)
-        return annotation.model_validate(value)
-    except sys.modules["pydantic"].ValidationError as error:
-        problems = error.errors(include_url=False, include_context=False, include_input=False)
-        texts = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in problems[:5]]
-        raise ValueError("; ".join(texts).removeprefix(": ")) from None
-
-
-def _is_model(kind: type) -> bool:
-    # Whoever made a model has imported pydantic; whoever has not pays nothing for it.
-    pydantic = sys.modules.get("pydantic")
-    return (
-        pydantic is not None
-        and hasattr(kind, "model_validate")
-        and issubclass(kind, pydantic.BaseModel)
-    )
-
-
-def _takes_names(model: Any) -> bool:
-    # Since pydantic 2.11. Before, a model with aliases is read by alias only.
-    return "by_name" in inspect.signature(model.model_validate).parameters
+def _required(parameter: Parameter) -> bool:
+    variable = parameter.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    return parameter.default is Parameter.empty and not variable
 
 
 def _foreign(annotation: Any) -> Iterator[Any]:
@@ -245,26 +254,12 @@ def _foreign(annotation: Any) -> Iterator[Any]:
         if isinstance(node, tuple):
             todo.extend(node)
         elif isinstance(node, CustomType):
-            if not _hooked(node.cls):
+            if not hooked(node.cls):
                 yield node.cls
-        elif isinstance(node, (msgspec.inspect.Type, msgspec.inspect.Field)):
-            if id(node) not in seen:  # a recursive type contains itself
-                seen.add(id(node))
-                todo.extend(getattr(node, name) for name in node.__struct_fields__)
-
-
-def _hooked(kind: Any) -> bool:
-    if kind is object:
-        return True
-    return isinstance(kind, type) and (issubclass(kind, PurePath) or _is_model(kind))
-
-
-def _shown(annotation: Any) -> str:
-    if isinstance(annotation, type) and get_origin(annotation) is None:
-        if annotation.__module__ in ("builtins", "__main__"):
-            return f"`{annotation.__qualname__}`"
-        return f"`{annotation.__module__}.{annotation.__qualname__}`"
-    return f"`{annotation}`"
+        # A recursive type contains itself.
+        elif isinstance(node, (Type, Field)) and id(node) not in seen:
+            seen.add(id(node))
+            todo.extend(getattr(node, name) for name in node.__struct_fields__)
 
 
 class _Names:
@@ -282,12 +277,11 @@ class _Names:
             return
         path = source.__qualname__.split(".")
         around = {".".join(path[:length]) for length in range(1, len(path))}
-        around |= {name.removesuffix(".<locals>") for name in around}
-        frame = sys._getframe(1)
+        frame: FrameType | None = sys._getframe(1)
         while frame is not None:
             if frame.f_globals is self.outer and frame.f_code.co_qualname in around:
                 self.inner = {**frame.f_locals, **self.inner}
-            frame = frame.f_back  # type: ignore[assignment]
+            frame = frame.f_back
         for name, cell in zip(source.__code__.co_freevars, source.__closure__ or (), strict=True):
             try:
                 self.inner[name] = cell.cell_contents
@@ -324,7 +318,7 @@ def _source(function: Any) -> Any:
         elif hasattr(function, "__func__"):
             function = function.__func__
         elif isinstance(function, type):
-            function = function.__init__
+            function = vars(function).get("__init__", object.__init__)
         elif not hasattr(function, "__globals__") and hasattr(type(function).__call__, "__code__"):
             function = type(function).__call__
         else:

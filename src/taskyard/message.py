@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
+import threading
 import traceback as tracebacks
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
@@ -10,7 +12,7 @@ from typing import Any, Generic, TypeVar, overload
 
 import msgspec
 
-__all__ = ["Envelope", "Failure", "Ids", "Reason", "State", "read_envelope"]
+__all__ = ["Envelope", "Failure", "IdMaker", "Ids", "Reason", "State", "read_envelope"]
 
 T = TypeVar("T")
 
@@ -122,7 +124,7 @@ def read_envelope(body: bytes) -> Envelope[Any] | None:
 
 
 class Ids(Sequence[str]):
-    """Message ids: 16 characters, unique without asking anybody, sorted by producer and age.
+    """Message ids: 16 characters, unique without asking anybody, sorted by age for each producer.
 
     A range of them is kept as a prefix and two numbers, however long it is.
     """
@@ -146,9 +148,47 @@ class Ids(Sequence[str]):
             return [self[i] for i in range(*index.indices(self._length))]
         if not -self._length <= index < self._length:
             raise IndexError(f"there are {self._length} ids, so none at {index}")
-        return "%s%06x" % (self._prefix, self._first + index % self._length)
+        return f"{self._prefix}{self._first + index % self._length:05x}"
 
     def __iter__(self) -> Iterator[str]:
         prefix = self._prefix
         for number in range(self._first, self._first + self._length):
-            yield "%s%06x" % (prefix, number)
+            yield f"{prefix}{number:05x}"
+
+
+class IdMaker:
+    """Makes message ids: a random prefix per process, and a counter."""
+
+    LAST = 0xFFFFF
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._renew()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._after_fork)
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()
+        self._renew()
+
+    def _renew(self) -> None:
+        # 55 random bits: of a million producers, two are alike with a chance of 1 in 70,000.
+        bits = secrets.randbits(55)
+        self._prefix = "".join(_ALPHABET[bits >> shift & 31] for shift in range(50, -1, -5))
+        self._next = 0
+
+    def take(self, count: int) -> Ids:
+        """Make ids.
+
+        Arguments:
+            count: how many, 1 to 1,048,576.
+        """
+        with self._lock:
+            if self._next + count - 1 > self.LAST:
+                self._renew()
+            first = self._next
+            self._next += count
+            return Ids(self._prefix, first, count)
+
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"

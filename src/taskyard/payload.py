@@ -8,35 +8,22 @@ one of the worker's code; and an item of a batch task is sent like the one argum
 
 from __future__ import annotations
 
-import reprlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from inspect import Parameter, Signature
-from types import NoneType
-from typing import Any, Never, NoReturn, TypeAlias, get_args
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import msgspec
-from msgspec import UNSET, Raw
-from msgspec.structs import astuple
+from msgspec import Raw
 
-from taskyard.annotations import (
-    Argument,
-    Handler,
-    carried,
-    from_plain,
-    inspect_handler,
-    item_type,
-    to_plain,
-)
-from taskyard.errors import PayloadError, PolicyError
+from taskyard.annotations import NOTHING, Handler, check_handler, inspect_handler, of_items
+from taskyard.arguments import Arguments, sent
+from taskyard.errors import PayloadError
 from taskyard.message import Envelope
+from taskyard.values import Value, brief, encode, reason
 
 __all__ = ["PayloadCodec"]
 
-Call: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
-
-_encode = msgspec.msgpack.Encoder(enc_hook=to_plain).encode
-_parts = msgspec.msgpack.Decoder(Envelope[list[Raw] | dict[int | str, Raw]]).decode
-_array = msgspec.msgpack.Decoder(list[Raw]).decode
+_decode_parts = msgspec.msgpack.Decoder(Envelope[list[Raw] | dict[int | str, Raw]]).decode
+_decode_array = msgspec.msgpack.Decoder(list[Raw]).decode
 
 
 class PayloadCodec:
@@ -51,21 +38,11 @@ class PayloadCodec:
 
     def __init__(self, task: str, handler: Handler, sequence: type = list) -> None:
         self._task = task
-        self._positional = [item for item in handler.arguments if item.positional]
-        self._values = {item.name: _Value(item.type, item.name) for item in handler.arguments}
-        self._var_positional = _first(handler.arguments, Parameter.VAR_POSITIONAL)
-        self._var_keyword = _first(handler.arguments, Parameter.VAR_KEYWORD)
-        self._keyword_only = [a for a in handler.arguments if a.kind is Parameter.KEYWORD_ONLY]
-        self._result = _Value(handler.returns, "result")
-        self._signature = _signature(handler.arguments)
-        self._shape = f"({', '.join(map(str, handler.arguments))})"
-        self._least = sum(item.required for item in self._positional)
-        self._most: float = float("inf") if self._var_positional else len(self._positional)
-        self._fast = self._fast_decoder()
-        # Of a struct, what was not sent is UNSET at its end; a tuple is what was sent.
-        self._cut = self._least < len(self._positional)
-        self.single = len(handler.arguments) == len(self._positional) == 1
-        self.keeps_results = handler.returns not in (NoneType, NoReturn, Never)
+        self._arguments = Arguments(handler)
+        self._fast = self._arguments.one_pass()
+        self._result = Value(Any if handler.returns in NOTHING else handler.returns, "the result")
+        self.single = len(handler.arguments) == 1 and handler.arguments[0].positional
+        self.keeps_results = handler.returns not in NOTHING
         self.sequence = sequence
 
     @classmethod
@@ -90,16 +67,13 @@ class PayloadCodec:
 
         Raises:
             PolicyError: an annotation cannot be resolved or sent, or a batch handler does not take
-                one list, or does not return one.
+                one list, or returns something else.
         """
         handler = inspect_handler(function, task=task, skip_self=skip_self)
         sequence: type = list
         if batch:
-            handler, sequence = _of_one_item(handler, task)
-        for item in handler.arguments:
-            carried(item.type, f"task {task!r}: parameter {item.name!r}")
-        if handler.returns not in (NoReturn, Never):
-            carried(handler.returns, f"task {task!r}: the result")
+            handler, sequence = of_items(handler, task)
+        check_handler(handler, task)
         return cls(task, handler, sequence)
 
     def encode(
@@ -124,18 +98,21 @@ class PayloadCodec:
         Raises:
             PayloadError: an argument is missing, unknown, does not fit or cannot be encoded.
         """
-        named: Mapping[str, Any] = kwargs
-        if kwargs or self._keyword_only or not self._least <= len(args) <= self._most:
-            args, named = self._bind(args, kwargs)
+        named = kwargs
+        if kwargs or not self._arguments.takes(len(args)):
+            try:
+                args, named = self._arguments.bind(args, kwargs)
+            except TypeError as error:
+                raise self._error(f"{error}; it takes {self._arguments}") from error
         try:
+            body = encode(Envelope(message_id, {0: args, **named} if named else args, group_task))
             if named:
-                body = _encode(Envelope(message_id, {0: args, **named}, group_task))
-                self._decode_parts(body)
+                self._decode_slowly(body)
             else:
-                body = _encode(Envelope(message_id, args, group_task))
-                self._check(body)
-        except Exception as error:  # a user's class may raise what it likes while it is encoded
-            raise self._refusal(args, named, error) from error
+                self.decode(body)
+        except Exception as error:  # noqa: BLE001 - a user's class may raise what it likes
+            found = self._refusal(args, named, error)
+            raise found from found.__cause__
         return body
 
     def encode_item(self, message_id: str, item: Any, *, group_task: str = "") -> bytes:
@@ -160,19 +137,20 @@ class PayloadCodec:
             PayloadError: an item is refused; says which one.
         """
         bodies: list[bytes] = []
-        append, check, single = bodies.append, self._check, self.single
+        check = self._fast if self.single else None
         for message_id, item in zip(ids, items, strict=True):
             try:
-                if single:
-                    body = _encode(Envelope(message_id, (item,), group_task))
-                    check(body)
-                else:
+                if check is None:
                     body = self._encode_call(message_id, item, group_task)
-            except Exception as error:  # as in `encode`
-                if single:
-                    error = self._refusal((item,), {}, error)
-                raise PayloadError(f"item {len(bodies)}: {error}") from error
-            append(body)
+                else:
+                    body = encode(Envelope(message_id, (item,), group_task))
+                    check(body)
+            except PayloadError as error:
+                raise PayloadError(f"item {len(bodies)}: {error}") from error.__cause__
+            except Exception as error:  # noqa: BLE001 - as in `encode`
+                found = self._refusal((item,), {}, error)
+                raise PayloadError(f"item {len(bodies)}: {found}") from found.__cause__
+            bodies.append(body)
         return bodies
 
     def decode(self, body: bytes) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
@@ -191,12 +169,10 @@ class PayloadCodec:
         if self._fast is not None:
             try:
                 envelope = self._fast(body)
-            except Exception:  # noqa: BLE001, S110 - done again below, where the error gets its text
-                pass
-            else:
-                args = envelope.payload
-                return envelope.id, _sent(args) if self._cut else args, {}
-        return self._decode_parts(body)
+            except Exception:  # noqa: BLE001 - slowly: by name, or for the text of the error
+                return self._decode_slowly(body)
+            return envelope.id, sent(envelope.payload), {}
+        return self._decode_slowly(body)
 
     def decode_item(self, body: bytes) -> tuple[str, Any]:
         """Decode a message of a batch task; see `decode`."""
@@ -204,7 +180,7 @@ class PayloadCodec:
         return message_id, args[0]
 
     def encode_result(self, value: Any) -> bytes:
-        """Encode what a handler returned, of a batch handler one element.
+        """Encode what a handler returned; of a batch handler, one element of it.
 
         Arguments:
             value: the result.
@@ -216,11 +192,9 @@ class PayloadCodec:
             PayloadError: it cannot be encoded.
         """
         try:
-            return _encode(value)
+            return encode(value)
         except Exception as error:  # as in `encode`
-            raise PayloadError(
-                f"task {self._task!r}: result: {_reason(error)}; given {_brief(value)}"
-            ) from error
+            raise self._error(f"the result: {reason(error)}; given {brief(value)}") from error
 
     def decode_result(self, data: bytes) -> Any:
         """Decode a result, by the return annotation if there is one.
@@ -237,103 +211,46 @@ class PayloadCodec:
         try:
             return self._result.decode(data)
         except PayloadError as error:
-            raise PayloadError(f"task {self._task!r}: {error}") from error
-
-    def _fast_decoder(self) -> Callable[[bytes], Envelope[Any]] | None:
-        """What decodes an array of arguments in one go, where there is such a type."""
-        if any(item.required for item in self._keyword_only):
-            return None
-        types = tuple(item.type for item in self._positional)
-        form: Any
-        if self._var_positional is not None:
-            if types:
-                return None
-            form = tuple.__class_getitem__((self._var_positional.type, ...))
-        elif self._least == len(types):
-            form = tuple.__class_getitem__(types)
-        else:
-            form = msgspec.defstruct(
-                "Arguments",
-                [
-                    (f"a{index}", item.type) if item.required else (f"a{index}", item.type, UNSET)
-                    for index, item in enumerate(self._positional)
-                ],
-                array_like=True,
-                forbid_unknown_fields=True,
-            )
-        envelope: Any = Envelope
-        decoder = msgspec.msgpack.Decoder(envelope[form], dec_hook=from_plain)
-        return decoder.decode
-
-    def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
-        """Move arguments given by name to their positions, up to the first gap."""
-        named = dict(kwargs)
-        for item in self._positional[len(args) :]:
-            if item.kind is Parameter.POSITIONAL_ONLY or item.name not in named:
-                break
-            args += (named.pop(item.name),)
-        if named or self._keyword_only or not self._least <= len(args) <= self._most:
-            try:
-                self._signature.bind(*args, **named)
-            except TypeError as error:
-                raise PayloadError(
-                    f"task {self._task!r}: {error}; it takes {self._shape}"
-                ) from error
-        return args, named
+            raise self._error(str(error)) from error.__cause__
 
     def _encode_call(self, message_id: str, item: Any, group_task: str) -> bytes:
+        if self.single:
+            return self.encode(message_id, (item,), {}, group_task=group_task)
         if isinstance(item, Mapping):
             return self.encode(message_id, (), item, group_task=group_task)
         if isinstance(item, (tuple, list)):
             return self.encode(message_id, tuple(item), {}, group_task=group_task)
-        raise PayloadError(
-            f"task {self._task!r} takes {self._shape}, so an item must be a tuple of arguments or "
-            f"a mapping of names to arguments; given {_brief(item)}"
+        raise self._error(
+            f"it takes {self._arguments}, so an item must be a tuple of arguments by position or a "
+            f"mapping of arguments by name; given {brief(item)}"
         )
 
-    def _check(self, body: bytes) -> None:
-        if self._fast is None:
-            self._decode_parts(body)
-        else:
-            self._fast(body)
+    def _decode_slowly(self, body: bytes) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
+        """Decode one argument after the other."""
+        try:
+            envelope = _decode_parts(body)
+            payload: Any = envelope.payload
+            named: dict[Any, Raw] = payload if isinstance(payload, dict) else {}
+            raws = _decode_array(named.pop(0, b"\x90")) if payload is named else payload
+        except Exception as error:  # hostile bytes make msgspec raise more than its own errors
+            raise self._error(f"this is no message: {reason(error)}") from error
+        try:
+            return envelope.id, *self._arguments.decode(raws, named)
+        except PayloadError as error:
+            raise self._error(str(error)) from error.__cause__
 
     def _refusal(
-        self, args: Sequence[Any], named: Mapping[str, Any], error: Exception
+        self, args: tuple[Any, ...], named: Mapping[str, Any], error: Exception
     ) -> PayloadError:
-        """Say which argument it was that could not be encoded."""
-        names = [item.name for item in self._positional]
-        names += [self._var_positional.name if self._var_positional else ""] * (
-            len(args) - len(names)
-        )
-        pairs = [*zip(names, args, strict=False), *named.items()]
-        for name, given in pairs:
+        """Say which argument it was that could not be encoded, or does not decode."""
+        for value, given in self._arguments.match(args, named):
             try:
-                self._value(name).check(given, name)
+                value.check(given)
             except PayloadError as found:
-                return PayloadError(f"task {self._task!r}: argument {found}")
-        return PayloadError(f"task {self._task!r}: the call cannot be encoded: {_reason(error)}")
+                refusal = self._error(str(found))
+                refusal.__cause__ = found.__cause__
+                return refusal
+        return self._error(f"the call cannot be encoded: {reason(error)}")
 
-    def _value(self, name: str) -> _Value:
-        value = self._values.get(name)
-        if value is None and self._var_keyword is not None:
-            value = self._values[self._var_keyword.name]
-        if value is None:
-            raise KeyError(name)
-        return value
-
-    def _decode_parts(self, body: bytes) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
-        """Decode one argument after the other: any form of payload, and with clear errors."""
-        try:
-            envelope = _parts(body)
-            named: dict[Any, Raw] = {}
-            payload: Any = envelope.payload
-            if isinstance(payload, dict):
-                named = payload
-                payload = _array(named.pop(0, b"\x90"))
-        except Exception as error:  # hostile bytes make msgspec raise more than its own errors
-            raise PayloadError(f"task {self._task!r}: this is no message: {_reason(error)}") from error
-        try:
-            args = self._decode_positional(payload)
-            return envelope.id, args, self._decode_named(named, len(args))
-        except PayloadError as error:
-            raise PayloadError(f"task {self._task!r}: {error}") from error.__cause__
+    def _error(self, text: str) -> PayloadError:
+        return PayloadError(f"task {self._task!r}: {text}")

@@ -13,18 +13,22 @@ from taskyard.errors import PolicyError, Verdict
 if TYPE_CHECKING:
     from taskyard.context import Context
 
-__all__ = ["Backoff", "Batch", "OnError", "Policy", "Retry", "ShardKey", "seconds"]
+__all__ = ["Backoff", "Batch", "OnError", "Policy", "Retry", "ShardKey", "policy", "seconds"]
 
 LONGEST = 100 * 365 * 86_400.0
 PRIORITIES = range(-1024, 1024)
 
 OnError = Literal["block", "skip", "park"]
 Answer = float | int | timedelta | Verdict | type[Verdict] | None
-Backoff = Literal["constant", "linear", "exponential"] | Callable[["Context", BaseException], Answer]
+Backoff = (
+    Literal["constant", "linear", "exponential"] | Callable[["Context", BaseException], Answer]
+)
 ShardKey = str | Callable[..., object]
 
 
-def seconds(name: str, value: float | timedelta, *, least: float = 0.0, open_: bool = False) -> float:
+def seconds(
+    name: str, value: float | timedelta, *, least: float = 0.0, open_: bool = False
+) -> float:
     """Check a duration.
 
     Arguments:
@@ -147,7 +151,7 @@ class Policy:
     expires: float | None = None
     max_deliveries: int = 3
     on_error: OnError = "block"
-    result_ttl: float | None = None
+    result_ttl: float | Literal["auto"] | None = "auto"
     linger: float = 1.0
 
     def __post_init__(self) -> None:
@@ -167,7 +171,7 @@ class Policy:
             raise PolicyError(f"on_error must be 'block', 'skip' or 'park', not {self.on_error!r}")
         for name in ("timeout", "expires", "result_ttl"):
             value = getattr(self, name)
-            if value is not None:
+            if value is not None and value != "auto":
                 object.__setattr__(self, name, seconds(name, value, open_=True))
         object.__setattr__(self, "linger", seconds("linger", self.linger))
         self._refuse_contradictions()

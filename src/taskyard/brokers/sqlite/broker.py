@@ -147,9 +147,7 @@ class SQLiteBroker:
         self, ids: Sequence[str], listener: str | None = None
     ) -> Operation[list[Record | None]]:
         """See `Broker.records`."""
-        found: list[Record | None] = yield Write(
-            partial(read_records, ids=ids, listener=listener)
-        )
+        found: list[Record | None] = yield Write(partial(read_records, ids=ids, listener=listener))
         return found
 
     def counts(self) -> Operation[list[Counts]]:
@@ -184,9 +182,7 @@ class SQLiteBroker:
 
     # Steps that need the broker's settings
 
-    def _step(
-        self, tx: Transaction, settlements: Sequence[Settlement], want: Want | None
-    ) -> Step:
+    def _step(self, tx: Transaction, settlements: Sequence[Settlement], want: Want | None) -> Step:
         lanes = Lanes(tx)
         settler = Settler(tx, lanes, self._dead_limit)
         lost = [item.token for item in settlements if not settler.settle(item)]
@@ -225,9 +221,7 @@ class SQLiteBroker:
         return taken
 
 
-def _in_chunks(
-    query: DeadQuery, step: Callable[[Transaction, DeadQuery], int]
-) -> Operation[int]:
+def _in_chunks(query: DeadQuery, step: Callable[[Transaction, DeadQuery], int]) -> Operation[int]:
     total = 0
     while total < query.limit:
         chunk = msgspec.structs.replace(query, limit=min(CHUNK, query.limit - total))
@@ -319,9 +313,7 @@ def _put_later(tx: Transaction, group: GroupRow, put: Put, due: int) -> None:
 def _put_now(tx: Transaction, lanes: Lanes, group: GroupRow, puts: Sequence[Put]) -> None:
     shards = list(dict.fromkeys(put.shard for put in puts))
     by_shard = dict(zip(shards, lanes.get(group, shards), strict=True))
-    lanes.append_all(
-        [(by_shard[put.shard], put.priority, put.bodies) for put in puts]
-    )
+    lanes.append_all([(by_shard[put.shard], put.priority, put.bodies) for put in puts])
     for lane in by_shard.values():
         lanes.relocate(lane)
     tx.count(group, "waiting", sum(len(put.bodies) for put in puts))
@@ -420,9 +412,7 @@ def _discard_dead(tx: Transaction, query: DeadQuery) -> int:
     removed = remove_dead(tx, query)
     for group, _ in removed:
         tx.count(group, "discarded", 1)
-    finish_records(
-        tx, [(item.id, State.DISCARDED, None, None) for _, item in removed if item.id]
-    )
+    finish_records(tx, [(item.id, State.DISCARDED, None, None) for _, item in removed if item.id])
     return len(removed)
 
 

@@ -47,9 +47,7 @@ class Settings:
         clock: microseconds since 1970.
     """
 
-    def __init__(
-        self, path: Path, synchronous: str, busy: float, clock: Callable[[], int]
-    ) -> None:
+    def __init__(self, path: Path, synchronous: str, busy: float, clock: Callable[[], int]) -> None:
         self.path = path
         self.synchronous = synchronous
         self.busy = busy

@@ -104,9 +104,12 @@ class Lanes:
 
     def by_ids(self, group: GroupRow, ids: Sequence[int]) -> list[Lane]:
         """Stored lanes by id."""
-        return self._read(
-            group, "id IN (SELECT value FROM json_each(?))", msgspec.json.encode(ids)
-        )
+        # By id alone: with the group beside it, the planner would walk all lanes of the group.
+        rows = self._tx.execute(
+            f"SELECT {_COLUMNS} FROM taskyard_lane WHERE id IN (SELECT value FROM json_each(?))",
+            (msgspec.json.encode(ids),),
+        ).fetchall()
+        return [self._known(group, row) for row in rows]
 
     def ready(self, group: GroupRow, behind: tuple[int, int], limit: int) -> list[Lane]:
         """Ready lanes in the order in which they are served, behind a priority and turn."""

@@ -79,9 +79,7 @@ def reopen_record(tx: Transaction, id_: str) -> None:
     )
 
 
-def read_records(
-    tx: Transaction, ids: Sequence[str], listener: str | None
-) -> list[Record | None]:
+def read_records(tx: Transaction, ids: Sequence[str], listener: str | None) -> list[Record | None]:
     """Look up records, and register a listener for those that are not final."""
     rows = tx.execute(
         "SELECT id, grp, state, due, result, failure FROM taskyard_record"
@@ -189,9 +187,7 @@ def _drop_oldest(tx: Transaction, group: GroupRow, limit: int) -> None:
     tx.count(group, "dead_dropped", dropped)
 
 
-_LETTER = (
-    "number, grp, task, shard, priority, id, failure, deliveries, attempts, since, at, body"
-)
+_LETTER = "number, grp, task, shard, priority, id, failure, deliveries, attempts, since, at, body"
 
 
 def _where(query: DeadQuery) -> tuple[str, list[object]]:
@@ -213,8 +209,7 @@ def dead_letters(connection: sqlite3.Connection, query: DeadQuery) -> list[DeadL
     """List dead letters, oldest first."""
     condition, values = _where(query)
     groups = {
-        row[0]: row[1:]
-        for row in connection.execute("SELECT id, queue, name FROM taskyard_group")
+        row[0]: row[1:] for row in connection.execute("SELECT id, queue, name FROM taskyard_group")
     }
     rows = connection.execute(f"SELECT {_LETTER} FROM taskyard_dead WHERE {condition}", values)
     return [_letter(groups, row) for row in rows]
@@ -241,7 +236,6 @@ def _key(group: GroupRow) -> tuple[str, str]:
 
 
 def _letter(groups: dict[int, tuple[str, str]], row: tuple[object, ...]) -> DeadLetter:
-
 
     number, grp, task, shard, priority, id_, failure, *rest = row
     return DeadLetter(  # type: ignore[call-arg]

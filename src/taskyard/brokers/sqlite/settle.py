@@ -31,7 +31,9 @@ def store_due(
     tx: Transaction, group: GroupRow, shard: str, rows: Iterable[tuple[int, int, Delivery]]
 ) -> None:
     """Store messages that wait for their time: (microsecond, priority, message)."""
-    stored = [(at, group.id, shard, priority, *delivery_row(message)) for at, priority, message in rows]
+    stored = [
+        (at, group.id, shard, priority, *delivery_row(message)) for at, priority, message in rows
+    ]
     tx.executemany(
         f"INSERT INTO taskyard_due (at, grp, shard, priority, {DELIVERY})"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -155,9 +157,7 @@ class Settler:
         kept_shards = {part.shard for part in held.lanes}
         lane_ids = held.lane_ids
         held.lane_ids = [
-            lane.id
-            for lane in self._held_lanes(held.group, lane_ids)
-            if lane.shard in kept_shards
+            lane.id for lane in self._held_lanes(held.group, lane_ids) if lane.shard in kept_shards
         ]
         if held.messages:
             keep_claim(self._tx, held)
@@ -165,9 +165,7 @@ class Settler:
             remove_claim(self._tx, held.token)
         self._release(held.group, [id_ for id_ in lane_ids if id_ not in held.lane_ids])
 
-    def _end(
-        self, group: GroupRow, shard: str, messages: Messages, settlement: Settlement
-    ) -> None:
+    def _end(self, group: GroupRow, shard: str, messages: Messages, settlement: Settlement) -> None:
         back: Messages = []
         parked = False
         retried: list[tuple[int, Delivery, int]] = []

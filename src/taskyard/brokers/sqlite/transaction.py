@@ -131,9 +131,7 @@ class Transaction:
         """Register a sleeper, without a write if it is registered like that already."""
         wanted = {(topic, name, until) for topic in topics}
         stored = set(
-            self.execute(
-                "SELECT topic, name, until FROM taskyard_listener WHERE name = ?", (name,)
-            )
+            self.execute("SELECT topic, name, until FROM taskyard_listener WHERE name = ?", (name,))
         )
         if not wanted <= stored:
             self.executemany(
@@ -155,9 +153,7 @@ class Transaction:
 
     def any_listener(self) -> bool:
         """Whether anybody sleeps at all."""
-        return (
-            self.execute("SELECT 1 FROM taskyard_listener LIMIT 1").fetchone() is not None
-        )
+        return self.execute("SELECT 1 FROM taskyard_listener LIMIT 1").fetchone() is not None
 
     def _ring(self, name: str) -> bool:
         # Before the commit, so that waking up overlaps it: the sleeper's own transaction queues

@@ -1,0 +1,45 @@
+"""taskyard: tasks in batches, in order, in time, and never lost."""
+
+from taskyard.context import Context, MessageInfo, current_context, discard, fail, retry
+from taskyard.errors import (
+    BatchFailed,
+    DiscardMessage,
+    FailMessage,
+    ResultTimeout,
+    RetryMessage,
+    TaskDiscarded,
+    TaskFailed,
+    TaskyardError,
+)
+from taskyard.message import Failure, State
+from taskyard.policy import Batch, Retry
+from taskyard.result import Result, Results
+from taskyard.task import BatchTask, Handler, Task
+from taskyard.yard import Yard
+
+__all__ = [
+    "Batch",
+    "BatchFailed",
+    "BatchTask",
+    "Context",
+    "DiscardMessage",
+    "FailMessage",
+    "Failure",
+    "Handler",
+    "MessageInfo",
+    "Result",
+    "ResultTimeout",
+    "Results",
+    "Retry",
+    "RetryMessage",
+    "State",
+    "Task",
+    "TaskDiscarded",
+    "TaskFailed",
+    "TaskyardError",
+    "Yard",
+    "current_context",
+    "discard",
+    "fail",
+    "retry",
+]

@@ -1,0 +1,334 @@
+"""The steps of the memory broker that are about claims: settle, take, extend, take back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from taskyard.brokers.base import (
+    Back,
+    Claim,
+    ClaimedLane,
+    Dead,
+    Delivery,
+    Discard,
+    GroupWant,
+    Outcome,
+    Retried,
+    Settlement,
+    Step,
+    Want,
+)
+from taskyard.brokers.lane import Flush, cap_after_loss, flush, take
+from taskyard.brokers.memory.agenda import Agenda
+from taskyard.brokers.memory.groups import GroupState, OpenClaim, Part
+from taskyard.brokers.memory.lanes import Lane, Room
+from taskyard.brokers.memory.state import Delayed, MemoryState
+from taskyard.message import Failure, Reason, State, read_envelope
+
+__all__ = ["extend", "reap", "step"]
+
+REAPED = 4
+"""Lost claims that one step takes back."""
+
+NEVER_RAN = (Reason.EXPIRED, Reason.UNREADABLE)
+
+Served = Sequence[tuple[GroupState, GroupWant]]
+
+
+def step(state: MemoryState, settlements: Sequence[Settlement], want: Want | None) -> Step:
+    """Settle claims, then claim more."""
+    lost = [item.token for item in settlements if not _settle(state, item)]
+    claims: list[Claim] = []
+    if want is not None:
+        _reap_expired(state)
+        state.promote()
+        claims = _take_claims(state, want)
+        _sleep_or_pass_on(state, want, found=bool(claims))
+    return Step(lost, claims, state.now, state.next_at())
+
+
+def _sleep_or_pass_on(state: MemoryState, want: Want, *, found: bool) -> None:
+    if found:
+        if want.listener is not None:
+            state.listeners.busy(want.listener)
+        # What is left wakes the next sleeper; so does a time for which this one had registered.
+        state.pass_on(item.group for item in want.groups)
+    elif want.listener is not None:
+        state.listeners.idle(want.listener, want.groups, state.next_at())
+
+
+# Settling
+
+
+def _settle(state: MemoryState, settlement: Settlement) -> bool:
+    claim = state.claims.get(settlement.token)
+    if claim is None:
+        return False
+    kept = []
+    for part in claim.parts:
+        running = _end_part(state, claim.group, part, settlement)
+        if running:
+            kept.append(Part(part.shard, running))
+        else:
+            _release(state, claim.group, part.shard)
+    for id_, result in settlement.results:
+        state.end(id_, State.DONE, result=result)
+    if kept:
+        claim.reduce(kept)
+    else:
+        _close(state, claim)
+    return True
+
+
+def _end_part(
+    state: MemoryState, group: GroupState, part: Part, settlement: Settlement
+) -> list[tuple[int, Delivery]]:
+    if not settlement.outcomes and not settlement.keep:
+        group.totals["done"] += len(part.messages)
+        return []
+    running = []
+    for priority, message in part.messages:
+        sequence = message.sequence
+        if sequence in settlement.keep:
+            running.append((priority, message))
+        elif (outcome := settlement.outcomes.get(sequence)) is None:
+            group.totals["done"] += 1
+        else:
+            if isinstance(outcome, Retried) and sequence in settlement.retry_ids:
+                state.records.postpone(settlement.retry_ids[sequence], state.now + outcome.delay)
+            _end(state, group, part.shard, priority, message, outcome)
+    return running
+
+
+def _end(
+    state: MemoryState,
+    group: GroupState,
+    shard: str,
+    priority: int,
+    message: Delivery,
+    outcome: Outcome,
+) -> None:
+    match outcome:
+        case Back(started, park):
+            lane = state.lane(group, shard)
+            lane.put_back(priority, _delivered(message) if started else message)
+            lane.state.parked |= park
+        case Retried(delay):
+            group.totals["retried"] += 1
+            _retry(state, group, shard, priority, _delivered(message, failed=True), delay)
+        case Dead(failure, id_, task):
+            ended = _delivered(message, failed=failure.reason not in NEVER_RAN)
+            state.bury(group, shard, priority, ended, failure, id_, task)
+        case Discard(id_):
+            group.totals["discarded"] += 1
+            state.end(id_, State.DISCARDED)
+
+
+def _retry(
+    state: MemoryState,
+    group: GroupState,
+    shard: str,
+    priority: int,
+    message: Delivery,
+    delay: int,
+) -> None:
+    due = state.now + delay
+    if group.policy.concurrency == 1:
+        lane = state.lane(group, shard)
+        lane.put_back(priority, message)
+        lane.state.blocked = max(lane.state.blocked, due)
+    else:
+        state.delay(Delayed(due, message.sequence, group, shard, priority, message))
+
+
+def _delivered(message: Delivery, *, failed: bool = False) -> Delivery:
+    return Delivery(
+        message.sequence,
+        message.since,
+        message.deliveries + 1,
+        message.attempts + failed,
+        message.losses,
+        message.cap,
+        message.body,
+    )
+
+
+def _release(state: MemoryState, group: GroupState, shard: str) -> None:
+    lane = group.lanes.get(shard)
+    if lane is not None:
+        if group.policy.concurrency:
+            lane.state.held = max(0, lane.state.held - 1)
+        state.settle_down(lane)
+
+
+def _close(state: MemoryState, claim: OpenClaim) -> None:
+    del state.claims[claim.token]
+    del claim.group.claims[claim.token]
+    state.leases.drop(claim.token)
+
+
+# Taking
+
+
+def _take_claims(state: MemoryState, want: Want) -> list[Claim]:
+    served = [
+        (group, item)
+        for item in want.groups
+        if (group := state.groups.get(item.group)) is not None and group.known_to(item)
+    ]
+    claims: list[Claim] = []
+    while len(claims) < want.claims:
+        claim = _take_ready(state, served, want)
+        if claim is None and want.drain:
+            claim = _take_filling(state, served, want)
+        if claim is None:
+            break
+        claims.append(claim)
+    return claims
+
+
+def _take_ready(state: MemoryState, served: Served, want: Want) -> Claim | None:
+    best: tuple[tuple[int, int], GroupState, GroupWant] | None = None
+    for group, item in served:
+        head = group.ready.first()
+        if head is not None and (best is None or head[0] < best[0]):
+            best = (head[0], group, item)
+    if best is None:
+        return None
+    _, group, item = best
+    # Nothing but the age of a batch can be undone after it made a lane ready: by a clock set back.
+    return _fill(state, group, Room(item.messages, want.bytes), want, group.ready, Flush.AGE)
+
+
+def _take_filling(state: MemoryState, served: Served, want: Want) -> Claim | None:
+    for group, item in served:
+        room = Room(item.messages, want.bytes)
+        claim = _fill(state, group, room, want, group.filling, Flush.DRAIN)
+        if claim is not None:
+            return claim
+    return None
+
+
+def _fill(
+    state: MemoryState,
+    group: GroupState,
+    room: Room,
+    want: Want,
+    lanes: Agenda[Lane],
+    otherwise: Flush,
+) -> Claim | None:
+    taken: list[ClaimedLane] = []
+    while room.messages > 0 and (head := lanes.first()) is not None:
+        part = _take_lane(state, head[1], room, otherwise)
+        if part is None:
+            break
+        taken.append(part)
+    return _open(state, group, taken, want) if taken else None
+
+
+def _take_lane(state: MemoryState, lane: Lane, room: Room, otherwise: Flush) -> ClaimedLane | None:
+    policy = lane.group.policy
+    reason = None
+    if policy.within:
+        reason = flush(lane.state, policy, state.now) or otherwise
+    count = take(lane.state, policy, room.messages, reason or Flush.SIZE)
+    messages = lane.take(count, room)
+    if not messages:
+        return None
+    if policy.concurrency:
+        lane.state.held += 1
+    state.settle_down(lane, served=True)
+    if reason is not None:
+        lane.group.totals[f"flush_{reason}"] += 1
+    return ClaimedLane(lane.shard, reason, messages)
+
+
+def _open(state: MemoryState, group: GroupState, taken: list[ClaimedLane], want: Want) -> Claim:
+    token, deadline = state.sequences(1), state.now + want.lease
+    claim = OpenClaim(token, group, want.owner, want.lease, deadline, taken)
+    state.claims[token] = group.claims[token] = claim
+    state.leases.put(token, (deadline, token))
+    group.totals["redelivered"] += sum(
+        [1 for lane in taken for _, message in lane.messages if message.deliveries]
+    )
+    return Claim(token, group.key, taken, deadline)
+
+
+# Leases
+
+
+def extend(state: MemoryState, tokens: Sequence[int], lease: int) -> list[int]:
+    """Renew leases; returns the tokens of those that were lost."""
+    lost = []
+    for token in tokens:
+        claim = state.claims.get(token)
+        if claim is None:
+            lost.append(token)
+        else:
+            claim.lease = lease
+            _set_deadline(state, claim)
+    return lost
+
+
+def reap(state: MemoryState, owners: frozenset[str]) -> int:
+    """Take back a bounded number of lost claims; say how many."""
+    for claim in state.claims.values():
+        # A clock that was set back must not turn a lease into a long one.
+        if claim.deadline > state.now + claim.lease:
+            _set_deadline(state, claim)
+    return _reap_expired(state) or _reap_owners(state, owners)
+
+
+def _set_deadline(state: MemoryState, claim: OpenClaim) -> None:
+    claim.deadline = state.now + claim.lease
+    state.leases.put(claim.token, (claim.deadline, claim.token))
+
+
+def _reap_expired(state: MemoryState) -> int:
+    tokens = state.leases.take_until(state.now - 1, REAPED)
+    for token in tokens:
+        _take_back(state, state.claims[token])
+    return len(tokens)
+
+
+def _reap_owners(state: MemoryState, owners: frozenset[str]) -> int:
+    claims = [claim for claim in state.claims.values() if claim.owner in owners][:REAPED]
+    for claim in claims:
+        _take_back(state, claim)
+    return len(claims)
+
+
+def _take_back(state: MemoryState, claim: OpenClaim) -> None:
+    group, size = claim.group, len(claim)
+    _close(state, claim)
+    group.totals["lost"] += size
+    for part in claim.parts:
+        for priority, message in part.messages:
+            lost = _lost(message, cap_after_loss(size))
+            if size == 1 and lost.losses >= group.policy.max_deliveries:
+                _bury_lost(state, group, part.shard, priority, lost)
+            else:
+                state.lane(group, part.shard).put_back(priority, lost)
+        _release(state, group, part.shard)
+
+
+def _lost(message: Delivery, cap: int) -> Delivery:
+    return Delivery(
+        message.sequence,
+        message.since,
+        message.deliveries + 1,
+        message.attempts,
+        message.losses + 1,
+        cap,
+        message.body,
+    )
+
+
+def _bury_lost(
+    state: MemoryState, group: GroupState, shard: str, priority: int, message: Delivery
+) -> None:
+    envelope = read_envelope(message.body)
+    id_, task = ("", "") if envelope is None else (envelope.id, envelope.task)
+    text = f"its worker died or lost its lease {message.losses} times while running it"
+    failure = Failure(Reason.WORKER_LOST, message=text)
+    state.bury(group, shard, priority, message, failure, id_, task)

@@ -1,0 +1,165 @@
+"""Groups and open claims as the memory broker keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from taskyard.brokers.base import ClaimedLane, Counts, Delivery, Group, GroupWant
+from taskyard.brokers.lane import Flush, GroupPolicy
+from taskyard.brokers.memory.agenda import Agenda
+from taskyard.brokers.memory.lanes import Lane
+from taskyard.message import read_envelope
+
+__all__ = ["GroupState", "OpenClaim", "Part"]
+
+TOTALS = (
+    "put",
+    "done",
+    "retried",
+    "dead",
+    "discarded",
+    "redelivered",
+    "lost",
+    "dead_dropped",
+    *(f"flush_{reason}" for reason in Flush),
+)
+
+
+class Part(msgspec.Struct, frozen=True):
+    """What an open claim holds of one lane.
+
+    The lane is named, not held: one without messages is forgotten while its claim is open.
+    """
+
+    shard: str
+    messages: list[tuple[int, Delivery]]
+
+
+class OpenClaim:
+    """A claim whose lease was not lost.
+
+    Attributes:
+        token: its token.
+        group: the group of its messages.
+        owner: who claimed it.
+        lease: for how long it was leased, microseconds.
+        deadline: when the lease ends.
+        parts: what it holds.
+    """
+
+    __slots__ = ("_ids", "deadline", "group", "lease", "owner", "parts", "token")
+
+    def __init__(
+        self,
+        token: int,
+        group: GroupState,
+        owner: str,
+        lease: int,
+        deadline: int,
+        lanes: list[ClaimedLane],
+    ) -> None:
+        self.token = token
+        self.group = group
+        self.owner = owner
+        self.lease = lease
+        self.deadline = deadline
+        # Copies: the claimer may do with its lists what it likes.
+        self.parts = [Part(lane.shard, list(lane.messages)) for lane in lanes]
+        self._ids: frozenset[str] | None = None
+
+    def __len__(self) -> int:
+        return sum([len(part.messages) for part in self.parts])
+
+    def reduce(self, parts: list[Part]) -> None:
+        """Hold less than before."""
+        self.parts = parts
+        self._ids = None
+
+    def ids(self) -> frozenset[str]:
+        """The ids of its messages, read when first asked for."""
+        if self._ids is None:
+            self._ids = frozenset(self._read_ids())
+        return self._ids
+
+    def _read_ids(self) -> Iterator[str]:
+        for part in self.parts:
+            for _, message in part.messages:
+                envelope = read_envelope(message.body)
+                if envelope is not None:
+                    yield envelope.id
+
+
+class GroupState:
+    """A group: its policy, lanes and open claims.
+
+    Attributes:
+        key: its key.
+        policy: what was declared, or the default.
+        declared: whether it was.
+        lanes: those that are not idle, by shard.
+        ready: the lanes that may be claimed, by priority and turn.
+        filling: the lanes that wait for their batch to fill, by the end of their patience.
+        claims: the open ones, by token.
+        delayed: how many messages are in the due set.
+        totals: what was counted since the beginning.
+    """
+
+    __slots__ = (
+        "claims",
+        "declared",
+        "delayed",
+        "filling",
+        "key",
+        "lanes",
+        "policy",
+        "ready",
+        "totals",
+    )
+
+    def __init__(self, key: Group) -> None:
+        self.key = key
+        self.policy = GroupPolicy()
+        self.declared = False
+        self.lanes: dict[str, Lane] = {}
+        self.ready: Agenda[Lane] = Agenda()
+        self.filling: Agenda[Lane] = Agenda()
+        self.claims: dict[int, OpenClaim] = {}
+        self.delayed = 0
+        self.totals = dict.fromkeys(TOTALS, 0)
+
+    def known_to(self, want: GroupWant) -> bool:
+        """Whether a worker knows all the tasks that share this order."""
+        return want.members.issuperset(self.policy.members)
+
+    def runs(self, id_: str) -> bool:
+        """Whether an open claim holds the message of this id."""
+        return any(id_ in claim.ids() for claim in self.claims.values())
+
+    def present(self) -> int:
+        """How many messages are here, dead letters aside."""
+        waiting = sum([lane.state.waiting for lane in self.lanes.values()])
+        return waiting + self.delayed + self._running()
+
+    def count(self, overdue: int, dead: int) -> Counts:
+        """The group's numbers.
+
+        Arguments:
+            overdue: messages in the due set whose time has come.
+            dead: dead letters.
+        """
+        counts = Counts(self.key, waiting=overdue, delayed=self.delayed - overdue, dead=dead)
+        for lane in self.lanes.values():
+            if lane.state.waiting:
+                counts.lanes += 1
+                counts.waiting += lane.state.waiting
+                oldest = lane.state.oldest
+                counts.oldest = min(counts.oldest, oldest) if counts.oldest else oldest
+            counts.parked += lane.state.parked
+        counts.running = self._running()
+        counts.totals = dict(self.totals)
+        return counts
+
+    def _running(self) -> int:
+        return sum([len(claim) for claim in self.claims.values()])

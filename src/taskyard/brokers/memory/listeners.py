@@ -1,0 +1,173 @@
+"""Who sleeps, for what, and how the memory broker wakes them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+from taskyard.brokers.base import Group, GroupWant
+
+__all__ = ["Listeners", "MemoryListener"]
+
+Key = TypeVar("Key")
+Item = TypeVar("Item")
+
+_numbers = itertools.count(1)
+
+
+class MemoryListener:
+    """A sleeper of the memory broker.
+
+    Arguments:
+        leave: tells the broker that it stops listening.
+
+    Attributes:
+        name: what operations take as `listener`.
+        wants: the groups that it serves; the broker's.
+        next_at: when it wakes by itself, 0: never; the broker's.
+    """
+
+    def __init__(self, leave: Callable[[MemoryListener], None]) -> None:
+        self.name = f"memory-{next(_numbers)}"
+        self.wants: dict[Group, GroupWant] = {}
+        self.next_at = 0
+        self._leave = leave
+        self._changed = threading.Condition()
+        self._woken = False
+        self._closed = False
+        self._tasks: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+
+    def wake(self) -> None:
+        """End a wait: the one that is going on, or else the next."""
+        with self._changed:
+            self._woken = True
+            self._changed.notify_all()
+            for loop, event in self._tasks:
+                # A loop that was closed has nobody left to wake.
+                with contextlib.suppress(RuntimeError):
+                    loop.call_soon_threadsafe(event.set)
+
+    def wait(self, timeout: float) -> bool:
+        with self._changed:
+            self._changed.wait_for(self._is_over, min(timeout, threading.TIMEOUT_MAX))
+            return self._consume()
+
+    async def wait_async(self, timeout: float) -> bool:
+        event = asyncio.Event()
+        entry = (asyncio.get_running_loop(), event)
+        with self._changed:
+            if self._is_over():
+                return self._consume()
+            self._tasks.append(entry)
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(timeout, threading.TIMEOUT_MAX)):
+                    await event.wait()
+        finally:
+            with self._changed:
+                self._tasks.remove(entry)
+        with self._changed:
+            return self._consume()
+
+    def close(self) -> None:
+        self._closed = True
+        self._leave(self)
+        self.wake()
+
+    def _is_over(self) -> bool:
+        return self._woken or self._closed
+
+    def _consume(self) -> bool:
+        woken, self._woken = self._woken, False
+        return woken and not self._closed
+
+
+class Listeners:
+    """The sleepers by name, by the groups that they serve, and by the ids that they wait for."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, MemoryListener] = {}
+        self._idle: dict[Group, dict[MemoryListener, None]] = {}
+        self._waiting: dict[str, dict[MemoryListener, None]] = {}
+        self._ids: dict[MemoryListener, dict[str, None]] = {}
+
+    def add(self, listener: MemoryListener) -> None:
+        """Know a listener from now on."""
+        self._by_name[listener.name] = listener
+
+    def remove(self, listener: MemoryListener) -> None:
+        """Forget a listener."""
+        if self._by_name.pop(listener.name, None) is not None:
+            self._unregister(listener)
+            for id_ in self._ids.pop(listener, {}):
+                _leave(self._waiting, id_, listener)
+
+    # Sleepers that serve groups
+
+    def idle(self, name: str, wants: Sequence[GroupWant], next_at: int) -> None:
+        """Register a worker that found nothing to do."""
+        listener = self._by_name.get(name)
+        if listener is None:
+            return
+        self._unregister(listener)
+        listener.wants = {want.group: want for want in wants}
+        listener.next_at = next_at
+        for group in listener.wants:
+            self._idle.setdefault(group, {})[listener] = None
+
+    def busy(self, name: str) -> None:
+        """Note that a worker found something to do."""
+        listener = self._by_name.get(name)
+        if listener is not None:
+            self._unregister(listener)
+            listener.wants = {}
+
+    def wake_one(self, group: Group, members: Iterable[str]) -> None:
+        """Wake the worker that has been idle longest of those that may serve the group."""
+        for listener in self._serving(group, members):
+            self._unregister(listener)
+            listener.wake()
+            return
+
+    def wake_for(self, group: Group, members: Iterable[str], at: int) -> None:
+        """Wake a worker of the group, unless one will wake in time by itself."""
+        if all(not 0 < listener.next_at <= at for listener in self._serving(group, members)):
+            self.wake_one(group, members)
+
+    def _serving(self, group: Group, members: Iterable[str]) -> list[MemoryListener]:
+        return [
+            listener
+            for listener in self._idle.get(group, ())
+            if listener.wants[group].members.issuperset(members)
+        ]
+
+    def _unregister(self, listener: MemoryListener) -> None:
+        for group in listener.wants:
+            _leave(self._idle, group, listener)
+
+    # Sleepers that wait for records
+
+    def wait_for(self, name: str, id_: str) -> None:
+        """Register somebody who waits for a message to end."""
+        listener = self._by_name.get(name)
+        if listener is not None:
+            self._waiting.setdefault(id_, {})[listener] = None
+            self._ids.setdefault(listener, {})[id_] = None
+
+    def ended(self, id_: str) -> None:
+        """Wake all who wait for a message."""
+        for listener in self._waiting.pop(id_, ()):
+            _leave(self._ids, listener, id_)
+            listener.wake()
+
+
+def _leave(places: dict[Key, dict[Item, None]], key: Key, item: Item) -> None:
+    items = places.get(key)
+    if items is not None:
+        items.pop(item, None)
+        if not items:
+            del places[key]

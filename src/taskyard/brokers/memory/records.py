@@ -1,0 +1,169 @@
+"""What the memory broker remembers of messages: records and dead letters."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+
+import msgspec
+
+from taskyard.brokers.base import DeadLetter, DeadQuery, Group
+from taskyard.message import Failure, State
+
+__all__ = ["DeadLetters", "Kept", "Records"]
+
+
+class Kept(msgspec.Struct):
+    """A record as it is kept.
+
+    Attributes:
+        group: the group under which the message was put.
+        ttl: microseconds that it is kept after the message ended.
+        state: what is known for sure; a due time may have passed meanwhile.
+        due: when a delayed or retried message enters its lane.
+        expires: when it is forgotten; 0: the message has not ended.
+        result: the encoded result.
+        failure: why it is dead.
+    """
+
+    group: Group
+    ttl: int
+    state: State = State.WAITING
+    due: int = 0
+    expires: int = 0
+    result: bytes | None = None
+    failure: Failure | None = None
+
+
+class Records:
+    """Records by id."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, Kept] = {}
+        self._expiring: list[tuple[int, str]] = []
+
+    def get(self, id_: str, now: int) -> Kept | None:
+        """The record of a message, None if there is none, or none any more."""
+        record = self._by_id.get(id_)
+        return None if record is None or 0 < record.expires <= now else record
+
+    def open(self, id_: str, record: Kept) -> None:
+        """Begin to remember a message."""
+        self._by_id[id_] = record
+
+    def postpone(self, id_: str, due: int) -> None:
+        """Note that a message is to be tried again."""
+        record = self._by_id.get(id_)
+        if record is not None:
+            record.state, record.due = State.RETRYING, due
+
+    def reopen(self, id_: str, now: int) -> None:
+        """Note that a dead message waits again."""
+        record = self.get(id_, now)
+        if record is not None:
+            self._by_id[id_] = Kept(record.group, record.ttl)
+
+    def finish(
+        self,
+        id_: str,
+        now: int,
+        state: State,
+        *,
+        result: bytes | None = None,
+        failure: Failure | None = None,
+    ) -> None:
+        """Note how a message ended; an unknown id is passed over."""
+        record = self._by_id.get(id_)
+        if record is not None:
+            record.state, record.result, record.failure = state, result, failure
+            record.expires = max(1, now + record.ttl)
+            heapq.heappush(self._expiring, (record.expires, id_))
+
+    def tidy(self, now: int, limit: int) -> int:
+        """Remove expired records, `limit` at most; say how many."""
+        removed = 0
+        while removed < limit and self._expiring and self._expiring[0][0] <= now:
+            expires, id_ = heapq.heappop(self._expiring)
+            record = self._by_id.get(id_)
+            # It may have been reopened, or its id used again, since then.
+            if record is not None and record.expires == expires:
+                del self._by_id[id_]
+                removed += 1
+        return removed
+
+
+class DeadLetters:
+    """Dead letters by number: of each queue the newest, and none for ever.
+
+    Arguments:
+        limit: how many of a queue are kept.
+        age: microseconds for which one is kept.
+    """
+
+    def __init__(self, limit: int, age: int) -> None:
+        self._limit = limit
+        self._age = age
+        self._numbers = itertools.count(1)
+        self._queues: dict[str, dict[int, DeadLetter]] = {}
+        self._of_group: Counter[Group] = Counter()
+
+    def of(self, group: Group) -> int:
+        """How many a group has."""
+        return self._of_group[group]
+
+    def next_number(self) -> int:
+        """A number that no dead letter ever had."""
+        return next(self._numbers)
+
+    def add(self, letter: DeadLetter) -> DeadLetter | None:
+        """Keep a dead letter; returns the one that had to go for it."""
+        queue = self._queues.setdefault(letter.group.queue, {})
+        queue[letter.number] = letter
+        self._of_group[letter.group] += 1
+        if len(queue) <= self._limit:
+            return None
+        oldest = next(iter(queue.values()))
+        self.remove(oldest)
+        return oldest
+
+    def remove(self, letter: DeadLetter) -> None:
+        """Forget a dead letter."""
+        queue = self._queues[letter.group.queue]
+        del queue[letter.number]
+        if not queue:
+            del self._queues[letter.group.queue]
+        self._of_group[letter.group] -= 1
+        if not self._of_group[letter.group]:
+            del self._of_group[letter.group]
+
+    def find(self, query: DeadQuery) -> list[DeadLetter]:
+        """The dead letters that are meant, oldest first."""
+        return list(itertools.islice(self._matching(query), max(0, query.limit)))
+
+    def expired(self, now: int, limit: int) -> list[DeadLetter]:
+        """Those that were kept long enough, `limit` at most."""
+        old: list[DeadLetter] = []
+        for queue in self._queues.values():
+            for letter in queue.values():
+                if letter.at + self._age > now or len(old) >= limit:
+                    break
+                old.append(letter)
+        return old
+
+    def _matching(self, query: DeadQuery) -> Iterator[DeadLetter]:
+        numbers = None if query.numbers is None else frozenset(query.numbers)
+        for letter in self._in_order(query.queue):
+            if (
+                letter.number > query.after
+                and (query.task is None or letter.task == query.task)
+                and (numbers is None or letter.number in numbers)
+            ):
+                yield letter
+
+    def _in_order(self, queue: str | None) -> Iterator[DeadLetter]:
+        if queue is not None:
+            return iter(self._queues.get(queue, {}).values())
+        queues = [letters.values() for letters in self._queues.values()]
+        return heapq.merge(*queues, key=lambda letter: letter.number)

@@ -1,0 +1,99 @@
+"""From a URL to a broker. The only place that names concrete brokers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from taskyard.brokers.base import Broker
+from taskyard.errors import BrokerError, MissingExtra, UnknownScheme
+
+__all__ = ["open_broker"]
+
+_LATER = {
+    "redis": "redis",
+    "rediss": "redis",
+    "unix": "redis",
+    "redis+sentinel": "redis",
+    "redis+cluster": "redis",
+    "postgresql": "postgres",
+    "postgres": "postgres",
+}
+
+
+def _memory(url: str) -> Broker:
+    from taskyard.brokers.memory import MemoryBroker
+
+    if url.removeprefix("memory:").strip("/"):
+        raise BrokerError(f"{url}: memory:// takes nothing behind it; each one is a new, empty one")
+    return MemoryBroker()
+
+
+def _sqlite(url: str) -> Broker:
+    from taskyard.brokers.sqlite import SQLiteBroker
+
+    parts = urlsplit(url)
+    if parts.netloc:
+        raise BrokerError(
+            f"{url}: write three slashes before a relative path (sqlite:///{parts.netloc}"
+            f"{parts.path}), four before an absolute one"
+        )
+    path = unquote(parts.path.removeprefix("/"))
+    if not path or path == ":memory:":
+        raise BrokerError(f"{url}: give a file, as in sqlite:///yard.db, or use memory://")
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    unknown = sorted(options.keys() - {"synchronous", "busy"})
+    if unknown:
+        raise BrokerError(
+            f"{url}: unknown option {', '.join(unknown)}; there are synchronous, busy"
+        )
+    try:
+        busy = float(options.get("busy", "30"))
+    except ValueError:
+        busy = -1.0
+    if not 0 < busy <= 86_400:
+        raise BrokerError(f"{url}: busy must be a number of seconds, not {options['busy']!r}")
+    return SQLiteBroker(
+        Path(path), synchronous=options.get("synchronous", "full").lower(), busy=busy
+    )
+
+
+_SCHEMES: dict[str, tuple[Callable[[str], Broker], str]] = {
+    "memory": (_memory, ""),
+    "sqlite": (_sqlite, ""),
+}
+
+
+def open_broker(url: str) -> Broker:
+    """Make the broker of a URL, without connecting yet.
+
+    Arguments:
+        url: `memory://`, or `sqlite:///relative.db`, `sqlite:////absolute.db` with
+            `?synchronous=full|extra|normal|off&busy=30` behind it.
+
+    Returns:
+        The broker.
+
+    Raises:
+        UnknownScheme: there is no broker for it.
+        MissingExtra: its broker needs a package that is not installed.
+        BrokerError: the rest of the URL is wrong.
+    """
+    scheme, found, _ = url.partition(":") if isinstance(url, str) else ("", "", "")
+    known = ", ".join(sorted(f"{name}://" for name in _SCHEMES))
+    if not found:
+        raise UnknownScheme(f"{url!r} is no broker URL; there are {known}")
+    if scheme in _LATER:
+        raise UnknownScheme(f"{scheme}:// is not in this version of taskyard; there are {known}")
+    if scheme not in _SCHEMES:
+        raise UnknownScheme(f"no broker is called {scheme}://; there are {known}")
+    make, extra = _SCHEMES[scheme]
+    try:
+        return make(url)
+    except ModuleNotFoundError as error:
+        if not extra:
+            raise
+        raise MissingExtra(
+            f"{scheme}:// needs the package {error.name}: pip install 'taskyard[{extra}]'"
+        ) from error

@@ -1,0 +1,532 @@
+"""Running the messages of one claim in one slot.
+
+What is run, in which order, and what follows from each call is a generator that yields handler
+calls (`Invocation`) and is sent what they returned or raised. A thread and an event loop each
+carry it out, so there is one logic for synchronous and asynchronous handlers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from taskyard.brokers.base import Back, Claim, Dead, Delivery, Outcome, Retried, Settlement
+from taskyard.context import Context, MessageInfo, running
+from taskyard.errors import BatchFailed, PayloadError, Verdict
+from taskyard.message import Failure, Reason, read_envelope
+from taskyard.task import Task
+from taskyard.worker.bisect import bisect, bisect_ordered
+from taskyard.worker.verdict import HandlerTimeout, WrongResults, outcome_of
+
+__all__ = ["Execution", "Invocation"]
+
+Reply: TypeAlias = tuple[Any, BaseException | None]
+Instances: TypeAlias = Mapping[tuple[str, str], Any]
+
+
+class Invocation(NamedTuple):
+    """A handler call to make."""
+
+    function: Callable[..., Any]
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    context: Context
+    timeout: float | None
+
+
+class _Call(NamedTuple):
+    """Messages that one handler call gets."""
+
+    task: Task[..., Any]
+    shard: str
+    messages: list[tuple[int, Delivery]]
+
+
+class _Entry(NamedTuple):
+    """A message of a batch that could be read."""
+
+    priority: int
+    message: Delivery
+    id: str
+    item: Any
+
+
+Script: TypeAlias = Generator[Invocation, Reply, None]
+
+
+class Execution:
+    """A claim on its way through a slot.
+
+    Arguments:
+        claim: what to run.
+        tasks: the tasks of its group, by name.
+        now: the broker's time at the claim, microseconds.
+
+    Attributes:
+        claim: what was claimed.
+        instances: handlers of class tasks, or the error that kept one from starting, by task
+            and shard.
+        is_async: whether it runs on the event loop.
+        lost: set when the lease is lost.
+        started: messages of calls that were begun.
+    """
+
+    def __init__(
+        self,
+        claim: Claim,
+        tasks: Mapping[str, Task[..., Any]],
+        now: int,
+    ) -> None:
+        self.claim = claim
+        self.is_async = next(iter(tasks.values())).is_async
+        self.lost = threading.Event()
+        self.started = 0
+        self._tasks = tasks
+        self.instances: Instances = {}
+        self._clock_offset = now / 1e6 - time.monotonic()
+        self._lock = threading.Lock()
+        self._outcomes: dict[int, Outcome] = {}
+        self._results: list[tuple[str, bytes]] = []
+        self._retry_ids: dict[int, str] = {}
+        self._blocked: set[str] = set()
+        self._current: _Call | None = None
+        self._context: Context | None = None
+        self._call_began = 0.0
+        self._calls = deque(self._plan())
+
+    # Planning
+
+    def _plan(self) -> list[_Call]:
+        calls: list[_Call] = []
+        for lane in self.claim.lanes:
+            if len(self._tasks) > 1 or self.claim.group.name not in self._tasks:
+                runs = self._runs_of_tasks(lane.messages)
+            else:
+                runs = [(self._tasks[self.claim.group.name], lane.messages)]
+            for task, messages in runs:
+                if task.policy.batch is None:
+                    calls.extend(_Call(task, lane.shard, [entry]) for entry in messages)
+                else:
+                    calls.extend(
+                        _Call(task, lane.shard, part)
+                        for part in _batches(
+                            messages, task.policy.batch.size, task.policy.batch.bytes
+                        )
+                    )
+        return calls
+
+    def _runs_of_tasks(
+        self, messages: Sequence[tuple[int, Delivery]]
+    ) -> list[tuple[Task[..., Any], list[tuple[int, Delivery]]]]:
+        """Cut the messages of an order group where the task changes."""
+        runs: list[tuple[Task[..., Any], list[tuple[int, Delivery]]]] = []
+        for entry in messages:
+            envelope = read_envelope(entry[1].body)
+            task = self._tasks.get(envelope.task) if envelope is not None else None
+            if task is None:
+                text = "the message names no task of its order group"
+                failure = Failure(Reason.UNREADABLE, message=text)
+                self._outcomes[entry[1].sequence] = Dead(failure)
+            elif runs and runs[-1][0] is task:
+                runs[-1][1].append(entry)
+            else:
+                runs.append((task, [entry]))
+        return runs
+
+    # Asked by the worker's loop, while a thread may be running calls
+
+    def hand_back(self) -> Settlement | None:
+        """Give up what has not been started, because what runs now takes too long.
+
+        Returns:
+            A settlement of everything but the running call; None if there is nothing to give up.
+        """
+        with self._lock:
+            if not self._calls or self._current is None:
+                return None
+            self._give_up_unstarted()
+            return self._settlement(keep=self._current)
+
+    def stop(self, *, cancelled: bool = False) -> None:
+        """Start no further call; they are given back when the running one ends.
+
+        Arguments:
+            cancelled: the running call will not end in time, so it is given back too.
+        """
+        with self._lock:
+            self._give_up_unstarted()
+            if cancelled and self._current is not None:
+                for _, message in self._current.messages:
+                    self._outcomes.setdefault(message.sequence, Back(started=True))
+                self._current = None
+                self._context = None
+
+    def running_for(self) -> tuple[float, float | None]:
+        """Seconds that the current call runs (0: none does), and its timeout."""
+        with self._lock:
+            if self._current is None:
+                return 0.0, None
+            return time.monotonic() - self._call_began, self._current.task.policy.timeout
+
+    def time_out(self) -> None:
+        """Tell the running call that its timeout is over."""
+        with self._lock:
+            if self._context is not None:
+                self._context.time_out()
+
+    def settlement(self) -> Settlement:
+        """What became of the messages, once nothing runs any more."""
+        with self._lock:
+            return self._settlement(keep=None)
+
+    def _give_up_unstarted(self) -> None:
+        while self._calls:
+            for _, message in self._calls.pop().messages:
+                self._outcomes[message.sequence] = Back()
+
+    def _settlement(self, keep: _Call | None) -> Settlement:
+        kept = frozenset(message.sequence for _, message in keep.messages) if keep else frozenset()
+        # A call that still runs may hold messages whose end is known (unreadable ones): later.
+        outcomes = {key: self._outcomes[key] for key in self._outcomes.keys() - kept}
+        made = Settlement(self.claim.token, outcomes, self._results, kept, self._retry_ids)
+        self._outcomes = {key: self._outcomes[key] for key in self._outcomes.keys() & kept}
+        self._results, self._retry_ids = [], {}
+        return made
+
+    # Carrying the script out
+
+    def run(self) -> None:
+        """Run the calls in this thread."""
+        script = self._script()
+        try:
+            invocation = next(script)
+            while True:
+                token = running.set(invocation.context)
+                try:
+                    value = invocation.function(*invocation.args, **invocation.kwargs)
+                    reply: Reply = (value, None)
+                except BaseException as error:  # noqa: BLE001 - a handler may raise what it likes
+                    reply = (None, error)
+                finally:
+                    running.reset(token)
+                if invocation.context.timed_out:
+                    reply = (None, _late(invocation, reply[1]))
+                invocation = script.send(reply)
+        except StopIteration:
+            pass
+
+    async def run_async(self) -> None:
+        """Run the calls on this event loop."""
+        script = self._script()
+        try:
+            invocation = next(script)
+            while True:
+                invocation = script.send(await self._await(invocation))
+        except StopIteration:
+            pass
+
+    async def _await(self, invocation: Invocation) -> Reply:
+        token = running.set(invocation.context)
+        try:
+            if invocation.timeout is None:
+                return await invocation.function(*invocation.args, **invocation.kwargs), None
+            try:
+                async with asyncio.timeout(invocation.timeout) as limit:
+                    value = await invocation.function(*invocation.args, **invocation.kwargs)
+                return value, None
+            except TimeoutError as error:
+                if not limit.expired():
+                    return None, error
+                invocation.context.time_out()
+                return None, _late(invocation, error)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            return None, error  # something inside the handler was cancelled, not the handler
+        except BaseException as error:  # noqa: BLE001 - a handler may raise what it likes
+            return None, error
+        finally:
+            running.reset(token)
+
+    # The script
+
+    def _script(self) -> Script:
+        while (call := self._next_call()) is not None:
+            if call.task.policy.batch is None:
+                yield from self._run_single(call)
+            else:
+                yield from self._run_batch(call)
+
+    def _next_call(self) -> _Call | None:
+        with self._lock:
+            self._current = self._context = None
+            while self._calls and not self.lost.is_set():
+                call = self._calls.popleft()
+                if call.shard in self._blocked:
+                    for _, message in call.messages:
+                        self._outcomes[message.sequence] = Back()
+                    continue
+                self._current = call
+                self._call_began = time.monotonic()
+                self.started += len(call.messages)
+                return call
+        return None
+
+    def _run_single(self, call: _Call) -> Script:
+        task = call.task
+        priority, message = call.messages[0]
+        try:
+            message_id, args, kwargs = task.codec.decode(message.body)
+        except PayloadError as error:
+            self._bury_unreadable(task, message, error)
+            return
+        if self._expired(task, message, message_id):
+            return
+        context = self._make_context(call, lambda: (_info(message_id, priority, message),))
+        value, error = yield self._invocation(call, args, kwargs, context)
+        with self._lock:
+            if self._current is not call:
+                return  # given back meanwhile: the grace time is over
+            if error is None:
+                self._done(task, message, message_id, value)
+            else:
+                self._failed(call, context, _Entry(priority, message, message_id, None), error)
+
+    def _run_batch(self, call: _Call) -> Script:
+        entries = self._readable(call)
+        if not entries:
+            return
+        values: dict[int, Any] = {}
+        context, error = yield from self._call_range(call, entries, 0, len(entries), values)
+        failed: dict[int, BaseException] = {}
+        last = len(entries) - 1
+        exclusive = call.task.policy.claims_per_shard == 1
+        stops = exclusive and call.task.policy.on_error != "skip"
+        if isinstance(error, BatchFailed):
+            failed = _named(error, len(entries))
+            values.update(error.results)
+        elif isinstance(error, (Verdict, WrongResults)):
+            failed = dict.fromkeys(range(len(entries)), error)
+        elif error is not None:
+            failed = yield from self._search(call, entries, error, values)
+            if stops and failed:
+                last = min(failed)
+        self._conclude(call, context, entries, values, failed, last, exclusive)
+
+    def _search(
+        self,
+        call: _Call,
+        entries: Sequence[_Entry],
+        error: BaseException,
+        values: dict[int, Any],
+    ) -> Generator[Invocation, Reply, dict[int, BaseException]]:
+        policy = call.task.policy
+        if len(entries) == 1:
+            return {0: error}
+        if policy.claims_per_shard == 1:
+            search = bisect_ordered(len(entries), error, go_on=policy.on_error == "skip")
+        else:
+            count = policy.retry.count
+            to_singles = count is not None and any(
+                entry.message.attempts >= count for entry in entries
+            )
+            search = bisect(len(entries), error, to_singles=to_singles)
+        try:
+            first, last = next(search)
+            while True:
+                if self.lost.is_set():
+                    return {}
+                _, raised = yield from self._call_range(call, entries, first, last, values)
+                first, last = search.send(raised)
+        except StopIteration as end:
+            failed: dict[int, BaseException] = end.value
+            return failed
+
+    def _call_range(
+        self,
+        call: _Call,
+        entries: Sequence[_Entry],
+        first: int,
+        last: int,
+        values: dict[int, Any],
+    ) -> Generator[Invocation, Reply, tuple[Context, BaseException | None]]:
+        part = entries[first:last]
+        context = self._make_context(
+            call, lambda: [_info(e.id, e.priority, e.message) for e in part]
+        )
+        items = call.task.codec.sequence(entry.item for entry in part)
+        value, error = yield self._invocation(call, (items,), {}, context)
+        if error is None and call.task.result_ttl:
+            error = _spread(value, first, last, values)
+        return context, error
+
+    def _invocation(
+        self,
+        call: _Call,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        context: Context,
+    ) -> Invocation:
+        function: Callable[..., Any] = call.task.function
+        if call.task.is_class:
+            instance = self.instances[call.task.name, call.shard]
+            function = _raiser(instance) if isinstance(instance, Exception) else instance.handle
+        self._context = context
+        return Invocation(function, args, kwargs, context, call.task.policy.timeout)
+
+    def _make_context(self, call: _Call, infos: Callable[[], Sequence[MessageInfo]]) -> Context:
+        return Context(
+            call.task.name,
+            call.task.policy.queue,
+            call.shard,
+            self.claim.token,
+            infos,
+            self.lost,
+        )
+
+    # What follows
+
+    def _readable(self, call: _Call) -> list[_Entry]:
+        entries = []
+        for priority, message in call.messages:
+            try:
+                message_id, item = call.task.codec.decode_item(message.body)
+            except PayloadError as error:
+                self._bury_unreadable(call.task, message, error)
+                continue
+            if not self._expired(call.task, message, message_id):
+                entries.append(_Entry(priority, message, message_id, item))
+        return entries
+
+    def _bury_unreadable(
+        self, task: Task[..., Any], message: Delivery, error: PayloadError
+    ) -> None:
+        envelope = read_envelope(message.body)
+        failure = Failure(Reason.UNREADABLE, "PayloadError", str(error))
+        with self._lock:
+            self._outcomes[message.sequence] = Dead(
+                failure, envelope.id if envelope else "", task.name
+            )
+
+    def _expired(self, task: Task[..., Any], message: Delivery, message_id: str) -> bool:
+        if task.policy.expires is None:
+            return False
+        waited = time.monotonic() + self._clock_offset - message.since / 1e6
+        if waited <= task.policy.expires:
+            return False
+        text = f"it waited {waited:.1f} s; the task allows {task.policy.expires:g} s"
+        with self._lock:
+            self._outcomes[message.sequence] = Dead(
+                Failure(Reason.EXPIRED, message=text), message_id, task.name
+            )
+        return True
+
+    def _done(self, task: Task[..., Any], message: Delivery, message_id: str, value: Any) -> None:
+        if not task.result_ttl:
+            return
+        try:
+            self._results.append((message_id, task.codec.encode_result(value)))
+        except PayloadError as error:
+            self._outcomes[message.sequence] = Dead(
+                Failure.of(error, Reason.FAILED), message_id, task.name
+            )
+
+    def _failed(self, call: _Call, context: Context, entry: _Entry, error: BaseException) -> None:
+        outcome = outcome_of(error, call.task, context, entry.id, entry.message, random.random)
+        sequence = entry.message.sequence
+        self._outcomes[sequence] = outcome
+        if isinstance(outcome, Retried) and call.task.result_ttl:
+            self._retry_ids[sequence] = entry.id
+        if call.task.policy.claims_per_shard == 1 and isinstance(outcome, (Retried, Back)):
+            self._blocked.add(call.shard)
+
+    def _conclude(
+        self,
+        call: _Call,
+        context: Context,
+        entries: Sequence[_Entry],
+        values: Mapping[int, Any],
+        failed: Mapping[int, BaseException],
+        last: int,
+        exclusive: bool,
+    ) -> None:
+        with self._lock:
+            if self._current is not call:
+                return  # given back meanwhile: the grace time is over
+            for index, entry in enumerate(entries):
+                # In an exclusive lane nothing overtakes what is to be run again.
+                behind = exclusive and call.shard in self._blocked
+                if index > last or behind:
+                    self._outcomes[entry.message.sequence] = Back(started=True)
+                elif index in failed:
+                    self._failed(call, context, entry, failed[index])
+                else:
+                    self._done(call.task, entry.message, entry.id, values.get(index))
+            if last < len(entries) - 1:
+                self._blocked.add(call.shard)
+
+
+def _batches(
+    messages: Sequence[tuple[int, Delivery]], size: int, most_bytes: int | None
+) -> list[list[tuple[int, Delivery]]]:
+    batches: list[list[tuple[int, Delivery]]] = []
+    total = 0
+    for entry in messages:
+        length = len(entry[1].body)
+        full = batches and (
+            len(batches[-1]) >= size or (most_bytes is not None and total + length > most_bytes)
+        )
+        if not batches or full:
+            batches.append([])
+            total = 0
+        batches[-1].append(entry)
+        total += length
+    return batches
+
+
+def _info(message_id: str, priority: int, message: Delivery) -> MessageInfo:
+    return MessageInfo(
+        message_id, message.sequence, message.attempts + 1, message.deliveries + 1, priority
+    )
+
+
+def _named(error: BatchFailed, count: int) -> dict[int, BaseException]:
+    failed: dict[int, BaseException] = {}
+    for index, reason in error.failed.items():
+        if not 0 <= index < count:
+            text = f"the handler named message {index} of a batch of {count}"
+            return dict.fromkeys(range(count), WrongResults(text))
+        failed[index] = reason if isinstance(reason, BaseException) else RuntimeError(reason)
+    return failed
+
+
+def _spread(value: Any, first: int, last: int, values: dict[int, Any]) -> BaseException | None:
+    if value is None:
+        return None
+    if not isinstance(value, (list, tuple)) or len(value) != last - first:
+        given = f"{len(value)} results" if isinstance(value, (list, tuple)) else repr(value)[:80]
+        return WrongResults(
+            f"a batch handler returns None, or a list with a result per message; it got "
+            f"{last - first} messages and returned {given}"
+        )
+    values.update(zip(range(first, last), value, strict=True))
+    return None
+
+
+def _late(invocation: Invocation, error: BaseException | None) -> HandlerTimeout:
+    late = HandlerTimeout(f"it took longer than the task's timeout of {invocation.timeout:g} s")
+    late.__cause__ = error
+    return late
+
+
+def _raiser(error: Exception) -> Callable[..., Any]:
+    def handle(*_: Any) -> Any:
+        raise error
+
+    return handle

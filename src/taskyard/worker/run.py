@@ -1,0 +1,107 @@
+"""Running a worker: in this process, or in children under a supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from taskyard.brokers.base import Broker
+from taskyard.errors import WorkerError
+from taskyard.task import Task
+from taskyard.worker.settings import WorkerSettings
+from taskyard.worker.worker import Worker
+
+__all__ = ["TaskSource", "run_worker", "serve"]
+
+
+class TaskSource(Protocol):
+    """What has tasks and a broker: a yard."""
+
+    broker: Broker
+    tasks: dict[str, Task[..., Any]]
+
+    def close(self) -> None:
+        """Close what is open."""
+        ...
+
+
+def run_worker(
+    source: TaskSource,
+    *,
+    queues: Mapping[str, int] | Sequence[str] | None = None,
+    concurrency: int | None = None,
+    **settings: Any,
+) -> None:
+    """Run a worker until it is told to stop; see `Yard.run_worker`."""
+    given = dict(settings, queues=queues)
+    if concurrency is not None:
+        given["concurrency"] = concurrency
+    try:
+        chosen = WorkerSettings(**given)
+    except TypeError as error:
+        raise WorkerError(f"unknown setting of a worker: {error}") from None
+    if chosen.processes == 0:
+        serve(source, chosen)
+        return
+    if not source.broker.shared:
+        raise WorkerError(
+            f"{source.broker.url} lives in one process, so it cannot have worker processes: "
+            f"leave processes out, or use a broker that processes share (sqlite:///yard.db)"
+        )
+    Worker(source.broker, source.tasks.values(), chosen)  # complain before there are children
+    source.close()  # an open connection must not be carried into children
+    from taskyard.worker.supervisor import Supervisor
+
+    Supervisor(lambda: source, chosen).run()
+
+
+def serve(
+    source: TaskSource,
+    settings: WorkerSettings,
+    *,
+    owner: str | None = None,
+    progress: Callable[[], None] = lambda: None,
+    watch: Callable[[asyncio.AbstractEventLoop, Worker], None] = lambda loop, worker: None,
+) -> Worker:
+    """Run a worker in this process.
+
+    Arguments:
+        source: its tasks and broker.
+        settings: how to work.
+        owner: its name in the broker.
+        progress: called after every successful exchange with the broker.
+        watch: called once with the running loop and the worker.
+
+    Returns:
+        The worker, after its end.
+    """
+    worker = Worker(
+        source.broker, list(source.tasks.values()), settings, owner=owner, progress=progress
+    )
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        signals = 0
+
+        def on_signal() -> None:
+            nonlocal signals
+            signals += 1
+            worker.stop(hard=signals > 1)
+
+        ours = threading.current_thread() is threading.main_thread()
+        if ours:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, on_signal)
+        watch(loop, worker)
+        try:
+            await worker.run()
+        finally:
+            if ours:
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    loop.remove_signal_handler(number)
+
+    asyncio.run(main())
+    return worker

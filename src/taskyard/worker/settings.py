@@ -1,0 +1,81 @@
+"""What can be said about a worker, checked in one place for Python and the command line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from taskyard.errors import WorkerError
+
+__all__ = ["WorkerSettings"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """The settings of a worker.
+
+    Arguments:
+        queues: queues to serve; a mapping gives each a concurrency of its own. None: all that the
+            yard's tasks name.
+        concurrency: handler calls at a time, per process.
+        processes: child processes; 0: none, the worker runs in the calling process.
+        burst: end when nothing is left that can be done now; batches that still wait to fill are
+            flushed.
+        lease: seconds for which claims are leased; they are renewed every third of it.
+        grace: seconds that running handlers get to end after SIGTERM.
+        slice: seconds of work that a slot claims at once, by what the task took so far.
+        max_messages: a process is replaced after this many messages.
+        max_memory: a process is replaced when it uses this many megabytes.
+        health_file: a file that is touched while every process makes progress.
+    """
+
+    queues: Mapping[str, int] | Sequence[str] | None = None
+    concurrency: int = 8
+    processes: int = 0
+    burst: bool = False
+    lease: float = 30.0
+    grace: float = 30.0
+    slice: float = 0.05
+    max_messages: int | None = None
+    max_memory: int | None = None
+    health_file: str | None = None
+
+    def __post_init__(self) -> None:
+        _whole("concurrency", self.concurrency, 1, 10_000)
+        _whole("processes", self.processes, 0, 1_000)
+        _seconds("lease", self.lease, 0.1, 86_400)
+        _seconds("grace", self.grace, 0, 86_400)
+        _seconds("slice", self.slice, 0.001, 60)
+        if self.max_messages is not None:
+            _whole("max_messages", self.max_messages, 1, 1 << 62)
+        if self.max_memory is not None:
+            _whole("max_memory", self.max_memory, 1, 1 << 40)
+        if isinstance(self.queues, str):
+            raise WorkerError(f"queues must be a list of names or a mapping, not {self.queues!r}")
+        for name, count in self.pools().items():
+            if name is not None:
+                _whole(f"the concurrency of queue {name!r}", count, 1, 10_000)
+
+    def pools(self) -> dict[str | None, int]:
+        """Slots per queue; under None the slots that are common to all queues."""
+        if isinstance(self.queues, Mapping):
+            if not self.queues:
+                raise WorkerError("queues is empty: name at least one, or leave it out for all")
+            return dict(self.queues)
+        if self.queues is not None and not self.queues:
+            raise WorkerError("queues is empty: name at least one, or leave it out for all")
+        return {None: self.concurrency}
+
+
+def _whole(name: str, value: object, least: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise WorkerError(
+            f"{name} must be a whole number from {least:,} to {most:,}, not {value!r}"
+        )
+
+
+def _seconds(name: str, value: object, least: float, most: float) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or not least <= value <= most:  # type: ignore[arg-type,operator]
+        raise WorkerError(f"{name} must be from {least:g} to {most:g} seconds, not {value!r}")

@@ -1,0 +1,134 @@
+"""What follows from a failed attempt: a pure decision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from datetime import timedelta
+
+from taskyard.brokers.base import Back, Dead, Delivery, Discard, Outcome, Retried
+from taskyard.context import Context
+from taskyard.errors import DiscardMessage, FailMessage, RetryMessage, Verdict
+from taskyard.message import Failure, Reason
+from taskyard.policy import LONGEST, Retry
+from taskyard.task import Task
+
+__all__ = ["HandlerTimeout", "WrongResults", "backoff", "outcome_of"]
+
+Random = Callable[[], float]
+
+
+class HandlerTimeout(TimeoutError):
+    """An attempt took longer than the task's `timeout`."""
+
+
+class WrongResults(FailMessage):
+    """A batch handler returned another number of results than it got messages."""
+
+
+def outcome_of(
+    error: BaseException,
+    task: Task[..., object],
+    context: Context,
+    message_id: str,
+    message: Delivery,
+    random: Random,
+) -> Outcome:
+    """Decide what becomes of a message whose attempt ended in an error.
+
+    Arguments:
+        error: what was raised; a `Verdict` decides by itself.
+        task: the message's task.
+        context: the context of the call, for retry functions.
+        message_id: its id.
+        message: its history.
+        random: a number from 0 to 1, for jitter.
+    """
+    retry = task.policy.retry
+    if isinstance(error, Verdict):
+        return _by_verdict(error, error, task, message_id)
+    attempt = message.attempts + 1
+    exhausted = retry.count is not None and attempt > retry.count
+    if not exhausted and callable(retry.backoff):
+        return _by_function(retry, error, task, context, message_id)
+    if not exhausted:
+        return Retried(_us(backoff(retry, attempt, random())))
+    if task.policy.on_error == "park":
+        return Back(started=True, park=True)
+    return Dead(Failure.of(error, _reason(error)), message_id, task.name)
+
+
+def backoff(retry: Retry, attempt: int, random: float) -> float:
+    """The delay before the next attempt.
+
+    Arguments:
+        retry: the policy.
+        attempt: the attempt that failed, from 1.
+        random: from 0 to 1.
+
+    Returns:
+        Seconds.
+    """
+    match retry.backoff:
+        case "linear":
+            delay = retry.delay * attempt
+        case "exponential":
+            delay = retry.delay * 2.0 ** min(attempt - 1, 60)
+        case _:
+            delay = retry.delay
+    return min(delay, retry.longest) * (1 - retry.jitter * random)
+
+
+def _by_function(
+    retry: Retry,
+    error: BaseException,
+    task: Task[..., object],
+    context: Context,
+    message_id: str,
+) -> Outcome:
+    assert callable(retry.backoff)
+    try:
+        answer = retry.backoff(context, error)
+    except Verdict as verdict:
+        return _by_verdict(verdict, error, task, message_id)
+    except Exception as broken:  # noqa: BLE001 - the user's function; the message must end somewhere
+        failure = Failure.of(error, _reason(error))
+        note = f"\nThe retry function failed too: {type(broken).__name__}: {broken}"
+        return Dead(Failure(*_fields(failure, failure.traceback + note)), message_id, task.name)
+    if isinstance(answer, type) and issubclass(answer, Verdict):
+        answer = answer("refused by the retry function") if answer is FailMessage else answer()
+    if isinstance(answer, Verdict):
+        return _by_verdict(answer, error, task, message_id)
+    if isinstance(answer, timedelta):
+        answer = answer.total_seconds()
+    if answer is None or not isinstance(answer, (int, float)) or math.isnan(answer):
+        return Dead(Failure.of(error, _reason(error)), message_id, task.name)
+    return Retried(_us(min(max(0.0, answer), LONGEST)))
+
+
+def _by_verdict(
+    verdict: Verdict, error: BaseException, task: Task[..., object], message_id: str
+) -> Outcome:
+    if isinstance(verdict, RetryMessage):
+        return Retried(_us(min(verdict.delay, LONGEST)))
+    if isinstance(verdict, DiscardMessage):
+        return Discard(message_id)
+    if isinstance(verdict, WrongResults):
+        failure = Failure(Reason.WRONG_RESULTS, message=str(verdict))
+    elif error is verdict:
+        failure = Failure(Reason.REFUSED, message=str(verdict))
+    else:
+        failure = Failure.of(error, Reason.REFUSED)
+    return Dead(failure, message_id, task.name)
+
+
+def _fields(failure: Failure, traceback: str) -> tuple[str, str, str, str]:
+    return failure.reason, failure.kind, failure.message, traceback
+
+
+def _reason(error: BaseException) -> str:
+    return Reason.TIMEOUT if isinstance(error, HandlerTimeout) else Reason.FAILED
+
+
+def _us(delay: float) -> int:
+    return math.ceil(delay * 1e6)

@@ -1,0 +1,454 @@
+"""The yard: a registry of tasks in front of a broker."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar, overload
+
+from taskyard.brokers.base import (
+    AsyncDriver,
+    Broker,
+    Counts,
+    DeadLetter,
+    DeadQuery,
+    Driver,
+    Put,
+)
+from taskyard.brokers.urls import open_broker
+from taskyard.errors import NotFound, PolicyError
+from taskyard.policy import Backoff, Batch, OnError, Retry, ShardKey, policy
+from taskyard.result import RecordReader, Result
+from taskyard.task import BatchTask, Handler, Task
+
+__all__ = ["DeadLetters", "Yard"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class _TaskMaker(Protocol):
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: type[Handler[T]], /) -> Task[[T], Any]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
+
+
+class _BatchMaker(Protocol):
+    @overload
+    def __call__(self, function: type[Handler[list[T]]], /) -> BatchTask[T, Any]: ...
+    @overload
+    def __call__(self, function: Callable[[list[T]], Awaitable[list[R]]], /) -> BatchTask[T, R]: ...
+    @overload
+    def __call__(self, function: Callable[[list[T]], Awaitable[None]], /) -> BatchTask[T, None]: ...
+    @overload
+    def __call__(self, function: Callable[[list[T]], list[R]], /) -> BatchTask[T, R]: ...
+    @overload
+    def __call__(self, function: Callable[[list[T]], None], /) -> BatchTask[T, None]: ...
+    @overload
+    def __call__(self, function: Callable[..., Any], /) -> BatchTask[Any, Any]: ...
+
+
+class Yard:
+    """Tasks, and the broker in which their messages wait.
+
+    Nothing is opened before the first message is enqueued or looked for, so a yard can be made
+    when a module is imported.
+
+    Arguments:
+        broker: a URL (see `taskyard.brokers.urls.open_broker`), or a broker.
+
+    Attributes:
+        broker: where messages wait.
+        tasks: the tasks by name.
+        dead: the dead letters.
+
+    Raises:
+        BrokerError: the URL is wrong.
+    """
+
+    def __init__(self, broker: str | Broker) -> None:
+        self.broker: Broker = open_broker(broker) if isinstance(broker, str) else broker
+        self.tasks: dict[str, Task[..., Any]] = {}
+        self.dead = DeadLetters(self)
+        self._driver: Driver | None = None
+        self._async_driver: AsyncDriver | None = None
+        self._opening = threading.Lock()
+        self._declared: set[str] = set()
+        self._reader = RecordReader(self.broker, lambda: self.driver, lambda: self.async_driver)
+
+    # Declaring
+
+    @overload
+    def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+    @overload
+    def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
+    @overload
+    def task(
+        self,
+        /,
+        *,
+        batch: Batch | int | Literal[True],
+        name: str | None = None,
+        queue: str = ...,
+        shard: ShardKey | None = None,
+        ordered: bool = False,
+        shard_concurrency: int | None = None,
+        order: str | None = None,
+        priority: int = 0,
+        retry: Retry | int | Backoff | None = ...,
+        timeout: float | timedelta | None = None,
+        expires: float | timedelta | None = None,
+        max_deliveries: int = 3,
+        on_error: OnError = "block",
+        result_ttl: float | timedelta | Literal["auto"] | None = "auto",
+        linger: float | timedelta = 1.0,
+    ) -> _BatchMaker: ...
+    @overload
+    def task(
+        self,
+        /,
+        *,
+        name: str | None = None,
+        queue: str = ...,
+        batch: Literal[False] | None = None,
+        shard: ShardKey | None = None,
+        ordered: bool = False,
+        shard_concurrency: int | None = None,
+        order: str | None = None,
+        priority: int = 0,
+        retry: Retry | int | Backoff | None = ...,
+        timeout: float | timedelta | None = None,
+        expires: float | timedelta | None = None,
+        max_deliveries: int = 3,
+        on_error: OnError = "block",
+        result_ttl: float | timedelta | Literal["auto"] | None = "auto",
+        linger: float | timedelta = 1.0,
+    ) -> _TaskMaker: ...
+    def task(self, function: Any = None, /, *, name: str | None = None, **options: Any) -> Any:
+        """Declare a task: `@yard.task`, or `@yard.task(...)` with a policy.
+
+        Arguments:
+            function: a plain or `async` function, or a subclass of `Handler`.
+            name: what travels; the function's name if left out. Workers find the task by it.
+            queue: the queue that its messages wait in.
+            batch: a `Batch`, or its size: the handler takes a list of messages.
+            shard: what messages are grouped by: the name of an argument (or of a field of a
+                batch's elements), or a function of the arguments.
+            ordered: one claim per shard at a time, in order.
+            shard_concurrency: this many claims per shard at a time.
+            order: the name of an order that several tasks share; they need the same policy.
+            priority: lower goes first, -1024 to 1023.
+            retry: a `Retry`, a number of retries, None for unlimited ones, or a function of the
+                context and the error (see `Retry`). Three with exponential back-off, if left out.
+            timeout: seconds that an attempt may take. Async handlers are cancelled. A synchronous
+                one cannot be stopped: its context says that the time is over, and the attempt
+                counts as failed when it returns.
+            expires: seconds that a message may wait; later it becomes a dead letter instead.
+            max_deliveries: how often a message may take its worker down before it is given up.
+            on_error: what happens to an ordered shard whose head fails: "block" (it is retried in
+                place; out of retries it becomes a dead letter), "skip" (dead letter at once) or
+                "park" (out of retries, the shard is held until `release`).
+            result_ttl: seconds for which results are kept; None: not at all; "auto": a day, unless
+                the function is annotated to return None.
+            linger: for handler classes: seconds for which an instance is kept without messages.
+
+        Returns:
+            The task, or a decorator that makes it.
+
+        Raises:
+            PolicyError: the policy contradicts itself or another task's, an annotation cannot be
+                sent, or a worker could not find the function.
+        """
+        declared = policy(options)
+        if function is None:
+            return lambda target: self._declare(target, name, declared)
+        return self._declare(function, name, declared)
+
+    def _declare(self, function: Any, name: str | None, declared: Any) -> Task[..., Any]:
+        if not callable(function):
+            raise PolicyError(f"a task is made of a function or a Handler class, not {function!r}")
+        self._check_importable(function, name)
+        chosen = name or function.__name__
+        if chosen in self.tasks:
+            raise PolicyError(
+                f"there are two tasks called {chosen!r}; their messages could not be told apart. "
+                f"Give one of them another name=, or its function"
+            )
+        kind = Task if declared.batch is None else BatchTask
+        task = kind(self, chosen, function, declared)
+        self._check_order(task)
+        self.tasks[chosen] = task
+        return task
+
+    def _check_importable(self, function: Any, name: str | None) -> None:
+        own = getattr(function, "__name__", None)
+        qualified = getattr(function, "__qualname__", own or "")
+        if name is not None:
+            return
+        if own is None or own == "<lambda>":
+            raise PolicyError(
+                f"{function!r} has no name that a worker could know it by: give name="
+            )
+        if "<locals>" in qualified and self.broker.shared:
+            raise PolicyError(
+                f"{qualified} is defined inside a function, so a worker process that imports "
+                f"{function.__module__} does not find it. Move it to the module, or give name= "
+                f"if every worker process declares it as this one does"
+            )
+
+    def _check_order(self, task: Task[..., Any]) -> None:
+        if task.policy.order is None:
+            return
+        for other in self.tasks.values():
+            if other.group != task.group:
+                continue
+            mine, theirs = task.policy, other.policy
+            differing = [
+                item
+                for item in ("batch", "on_error", "max_deliveries")
+                if getattr(mine, item) != getattr(theirs, item)
+            ]
+            if task.is_async != other.is_async:
+                differing.append("being async")
+            if differing:
+                raise PolicyError(
+                    f"tasks {task.name!r} and {other.name!r} share the order "
+                    f"{mine.order!r} but differ in {', '.join(differing)}: tasks of a common "
+                    f"order need the same"
+                )
+
+    def remote(self, name: str, *, queue: str = "default", batch: bool = False) -> Task[..., Any]:
+        """A task that is declared elsewhere, to enqueue messages for it by name.
+
+        Arguments cannot be checked here, and its results can be looked up only if the declaring
+        program put the message.
+
+        Arguments:
+            name: the task's name.
+            queue: its queue.
+            batch: whether its handler takes lists.
+
+        Returns:
+            The task; calling it raises.
+        """
+        declared = policy({"queue": queue, "batch": batch})
+
+        def elsewhere(*args: Any) -> Any:
+            raise NotFound(f"task {name!r} is declared elsewhere, so it cannot be called here")
+
+        kind = BatchTask if batch else Task
+        return kind(self, name, elsewhere, declared, known=False)
+
+    # Storing (called by tasks)
+
+    def put(self, task: Task[..., Any], puts: Sequence[Put]) -> None:
+        """Store messages of a task."""
+        if task.name not in self._declared and task.known:
+            self.driver.run(self.broker.declare(task.group, task.group_policy))
+            self._declared.add(task.name)
+        self.driver.run(self.broker.put(puts))
+
+    async def put_async(self, task: Task[..., Any], puts: Sequence[Put]) -> None:
+        """Store messages of a task without blocking the event loop."""
+        if task.name not in self._declared and task.known:
+            await self.async_driver.run(self.broker.declare(task.group, task.group_policy))
+            self._declared.add(task.name)
+        await self.async_driver.run(self.broker.put(puts))
+
+    # Looking
+
+    def result(self, message_id: str) -> Result[Any]:
+        """A handle on a message by its id; its result comes as plain data.
+
+        `Task.result` gives it by the task's types.
+        """
+        from taskyard.payload import decode_plain
+
+        return Result(message_id, self._reader, decode_plain)
+
+    @property
+    def reader(self) -> RecordReader:
+        """Where results are looked up."""
+        return self._reader
+
+    def counts(self) -> list[Counts]:
+        """The numbers of every queue and task, sorted."""
+        return self.driver.run(self.broker.counts())
+
+    def release(self, task: Task[..., Any] | str, shard: object = "") -> bool:
+        """Release a parked shard: its head is tried again.
+
+        Arguments:
+            task: the task or its name.
+            shard: the shard's key.
+
+        Returns:
+            Whether it was parked.
+
+        Raises:
+            NotFound: there is no such task.
+        """
+        group = self._find(task).group
+        return self.driver.run(self.broker.release(group, str(shard)))
+
+    def _find(self, task: Task[..., Any] | str) -> Task[..., Any]:
+        if isinstance(task, Task):
+            return task
+        if task not in self.tasks:
+            known = ", ".join(sorted(self.tasks)) or "none"
+            raise NotFound(f"this yard has no task {task!r}; it has {known}")
+        return self.tasks[task]
+
+    # Working
+
+    def run_worker(
+        self,
+        *,
+        queues: Mapping[str, int] | Sequence[str] | None = None,
+        concurrency: int | None = None,
+        processes: int = 0,
+        burst: bool = False,
+        **settings: Any,
+    ) -> None:
+        """Run a worker here until it is told to stop by SIGTERM, SIGINT, or (burst) has no work.
+
+        Arguments:
+            queues: the queues to serve (all of the yard's tasks, if left out); a mapping gives
+                each a concurrency of its own.
+            concurrency: handler calls at a time, per process.
+            processes: 0: run in this process. More: child processes under a supervisor, which
+                restarts those that die and gives back at once what they held.
+            burst: return when nothing is left that can be done now.
+            settings: the other fields of `taskyard.worker.WorkerSettings`.
+
+        Raises:
+            WorkerError: a setting is wrong, the yard has no tasks, or a queue is unknown.
+            PolicyConflict: a task is stored with another concurrency per shard.
+        """
+        from taskyard.worker import run_worker
+
+        run_worker(
+            self,
+            queues=queues,
+            concurrency=concurrency,
+            processes=processes,
+            burst=burst,
+            **settings,
+        )
+
+    # Opening and closing
+
+    @property
+    def driver(self) -> Driver:
+        """Runs the broker's operations for threads."""
+        if self._driver is None:
+            with self._opening:
+                if self._driver is None:
+                    self._driver = self.broker.driver()
+        return self._driver
+
+    @property
+    def async_driver(self) -> AsyncDriver:
+        """Runs the broker's operations for event loops."""
+        if self._async_driver is None:
+            with self._opening:
+                if self._async_driver is None:
+                    self._async_driver = self.broker.async_driver()
+        return self._async_driver
+
+    def close(self) -> None:
+        """Close what is open. The yard can be used again."""
+        driver, self._driver = self._driver, None
+        if driver is not None:
+            driver.close()
+
+    async def aclose(self) -> None:
+        """Close what is open, including what `aenqueue` and `aget` opened."""
+        driver, self._async_driver = self._async_driver, None
+        if driver is not None:
+            await driver.close()
+        self.close()
+
+    def __enter__(self) -> Yard:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Yard at {self.broker.url}, {len(self.tasks)} tasks>"
+
+
+class DeadLetters:
+    """The dead letters of a yard.
+
+    Arguments:
+        yard: whose.
+    """
+
+    def __init__(self, yard: Yard) -> None:
+        self._yard = yard
+
+    def list(
+        self,
+        *,
+        queue: str | None = None,
+        task: str | None = None,
+        after: int = 0,
+        limit: int = 100,
+    ) -> Sequence[DeadLetter]:
+        """List dead letters, oldest first.
+
+        Arguments:
+            queue: only of this queue.
+            task: only of this task.
+            after: only with a higher number, for paging.
+            limit: this many at most.
+        """
+        query = DeadQuery(queue=queue, task=task, after=after, limit=limit)
+        return self._yard.driver.run(self._yard.broker.dead(query))
+
+    def retry(
+        self,
+        numbers: Sequence[int] | None = None,
+        *,
+        queue: str | None = None,
+        task: str | None = None,
+        limit: int = 1_000_000,
+    ) -> int:
+        """Put dead letters back at the tails of their shards, as if they were new.
+
+        Arguments:
+            numbers: only these.
+            queue: only of this queue.
+            task: only of this task.
+            limit: this many at most.
+
+        Returns:
+            How many there were.
+        """
+        query = DeadQuery(queue=queue, task=task, numbers=numbers, limit=limit)
+        return self._yard.driver.run(self._yard.broker.retry_dead(query))
+
+    def discard(
+        self,
+        numbers: Sequence[int] | None = None,
+        *,
+        queue: str | None = None,
+        task: str | None = None,
+        limit: int = 1_000_000,
+    ) -> int:
+        """Remove dead letters; see `retry`."""
+        query = DeadQuery(queue=queue, task=task, numbers=numbers, limit=limit)
+        return self._yard.driver.run(self._yard.broker.discard_dead(query))

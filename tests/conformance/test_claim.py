@@ -1,0 +1,249 @@
+"""Claiming messages."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from tests.conformance.harness import TASK, Harness, body, deliveries, micros, name, names
+
+from taskyard.brokers.base import Group, GroupWant, Put, Want
+
+OTHER = Group("orders", "mail")
+ORDER = Group("orders", "account")
+
+
+def test_there_is_nothing_to_claim_in_an_empty_broker(harness: Harness) -> None:
+    step = harness.step([], harness.want())
+    assert (step.claims, step.lost, step.next_at) == ([], [], 0)
+    assert step.now == harness.clock.now
+
+
+def test_a_claim_tells_what_it_holds_and_until_when(harness: Harness) -> None:
+    harness.put("a", "b", shard="s", priority=4)
+    claim = harness.take(5, lease=20)
+    assert claim.group == TASK
+    assert claim.deadline == harness.clock.now + micros(20)
+    assert len(claim) == 2
+    assert [lane.shard for lane in claim.lanes] == ["s"]
+    assert [priority for priority, _ in claim.lanes[0].messages] == [4, 4]
+    assert claim.lanes[0].flush is None
+
+
+def test_a_claim_holds_no_more_messages_than_wanted(harness: Harness) -> None:
+    harness.put(*"abcdefg")
+    assert names(harness.take(3)) == list("abc")
+    assert names(harness.take(3)) == list("def")
+    assert names(harness.take(3)) == ["g"]
+    assert harness.claim(3) is None
+
+
+def test_a_claim_holds_no_more_bytes_than_wanted(harness: Harness) -> None:
+    harness.put(*"abcdef", size=100)
+    assert names(harness.take(10, bytes=250)) == ["a", "b"]
+    assert names(harness.take(10, bytes=300)) == ["c", "d", "e"]
+
+
+def test_the_bytes_of_a_claim_are_counted_over_its_lanes(harness: Harness) -> None:
+    for shard in "abcd":
+        harness.put(shard, shard=shard, size=100)
+    assert names(harness.take(10, bytes=200)) == ["a", "b"]
+    assert names(harness.take(10, bytes=299)) == ["c", "d"]
+
+
+def test_one_message_is_claimed_however_large_it_is(harness: Harness) -> None:
+    harness.put("small", size=50)
+    harness.put("huge", size=5000)
+    harness.put("next", size=50)
+    assert harness.work_alone(10, bytes=1000) == [["small"], ["huge"], ["next"]]
+
+
+def test_a_step_makes_as_many_claims_as_wanted(harness: Harness) -> None:
+    harness.put(*"abcdefg")
+    claims = harness.claims(2, claims=3)
+    assert [names(claim) for claim in claims] == [["a", "b"], ["c", "d"], ["e", "f"]]
+    assert len({claim.token for claim in claims}) == 3
+    assert [names(claim) for claim in harness.claims(2, claims=3)] == [["g"]]
+
+
+def test_a_claim_is_of_one_group(harness: Harness) -> None:
+    harness.put("a", "b")
+    harness.put("c", group=OTHER)
+    claims = harness.claims(10, groups=[TASK, OTHER], claims=5)
+    assert [(claim.group, names(claim)) for claim in claims] == [(TASK, ["a", "b"]), (OTHER, ["c"])]
+
+
+def test_a_claim_spans_lanes(harness: Harness) -> None:
+    for index in range(5):
+        harness.put(f"m{index}", shard=str(index))
+    claim = harness.take(3)
+    assert [(lane.shard, names(lane)) for lane in claim.lanes] == [
+        ("0", ["m0"]),
+        ("1", ["m1"]),
+        ("2", ["m2"]),
+    ]
+
+
+def test_ten_thousand_lanes_cross_in_one_claim(harness: Harness) -> None:
+    harness.declare(concurrency=1)
+    shards = [f"shard {index}" for index in range(10_000)]
+    harness.put_all(*(Put(TASK, [body(shard)], shard) for shard in shards))
+    claim = harness.take(10_000)
+    assert names(claim) == shards
+    assert harness.settle(claim)
+    assert harness.counts().lanes == 0
+
+
+def test_only_wanted_groups_are_served(harness: Harness) -> None:
+    harness.put("a")
+    harness.put("b", group=OTHER)
+    assert harness.work_off(groups=[OTHER]) == ["b"]
+    assert harness.counts().waiting == 1
+
+
+def test_messages_of_tasks_that_no_worker_knows_wait(harness: Harness) -> None:
+    harness.put("a", group=Group("orders", "new in this release"))
+    harness.put("b")
+    assert harness.work_off(groups=[TASK, OTHER]) == ["b"]
+    assert harness.work_off(groups=[Group("orders", "new in this release")]) == ["a"]
+
+
+def test_each_group_has_its_own_size_of_claims(harness: Harness) -> None:
+    harness.put(*"abcd")
+    harness.put(*"efgh", group=OTHER)
+    want = Want([GroupWant(TASK, 3), GroupWant(OTHER, 2)], "worker", micros(30), claims=2)
+    assert [names(claim) for claim in harness.step([], want).claims] == [
+        ["a", "b", "c"],
+        ["e", "f"],
+    ]
+
+
+def test_an_order_group_is_served_by_workers_that_know_all_its_tasks(harness: Harness) -> None:
+    harness.declare(ORDER, members=["credit", "debit"], concurrency=1)
+    harness.put("a", group=ORDER)
+    assert harness.claim(groups=[ORDER]) is None
+    assert harness.claim(groups=[ORDER], members=["credit"]) is None
+    assert names(harness.claim(groups=[ORDER], members=["credit", "debit", "more"])) == ["a"]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_a_lane_has_no_more_open_claims_than_its_concurrency(harness: Harness, limit: int) -> None:
+    harness.declare(concurrency=limit)
+    harness.put(*(f"m{index}" for index in range(10)), shard="s")
+    claims = [harness.take() for _ in range(limit)]
+    assert harness.claim() is None
+    harness.settle(claims[0])
+    assert names(harness.take()) == [f"m{limit}"]
+    assert harness.claim() is None
+
+
+def test_the_limit_of_one_lane_does_not_hold_others(harness: Harness) -> None:
+    harness.declare(concurrency=1)
+    harness.put("a1", "a2", shard="a")
+    harness.put("b1", "b2", shard="b")
+    assert names(harness.take()) == ["a1"]
+    assert names(harness.take()) == ["b1"]
+    assert harness.claim() is None
+
+
+def test_a_lane_without_a_limit_is_shared(harness: Harness) -> None:
+    harness.put(*"abc", shard="s")
+    assert [names(harness.take()) for _ in range(3)] == [["a"], ["b"], ["c"]]
+
+
+def test_one_step_settles_and_claims_what_that_frees(harness: Harness) -> None:
+    harness.declare(concurrency=1)
+    harness.put("a", "b", shard="s")
+    first = harness.take()
+    step = harness.step([harness.settlement(first)], harness.want())
+    assert step.lost == []
+    assert [names(claim) for claim in step.claims] == [["b"]]
+
+
+def test_a_step_without_a_wish_claims_nothing(harness: Harness) -> None:
+    harness.put("a")
+    assert harness.step([], None).claims == []
+
+
+def test_what_a_worker_does_to_its_copy_of_a_claim_is_its_own_affair(harness: Harness) -> None:
+    harness.put("a", "b")
+    claim = harness.take(2, owner="gone")
+    claim.lanes[0].messages.clear()
+    claim.lanes.clear()
+    harness.reap("gone")
+    assert harness.counts().waiting == 2
+
+
+def test_claims_of_several_lanes_are_counted_as_they_are_settled(harness: Harness) -> None:
+    harness.declare(concurrency=2)
+    harness.put(*"abcd", shard="1")
+    harness.put(*"efgh", shard="2")
+    first, second = harness.take(6), harness.take(6)
+    assert sorted(names(first) + names(second)) == list("abcdefgh")
+    assert harness.settle(first)
+    assert harness.settle(second)
+    assert harness.counts().running == 0
+
+
+def test_two_claimers_never_share_a_message(harness: Harness) -> None:
+    expected = {f"{shard}/{index}" for shard in range(20) for index in range(50)}
+    for shard in range(20):
+        harness.put(*(f"{shard}/{index}" for index in range(50)), shard=str(shard))
+    seen: list[str] = []
+    errors: list[BaseException] = []
+
+    def work(owner: str) -> None:
+        try:
+            while (claim := harness.claim(7, owner=owner)) is not None:
+                seen.extend(names(claim))  # extend is atomic
+                assert harness.settle(claim)
+        except BaseException as error:
+            errors.append(error)
+            raise
+
+    threads = [threading.Thread(target=work, args=(f"worker {index}",)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert len(seen) == len(expected)
+    assert set(seen) == expected
+
+
+def test_many_producers_and_workers_lose_nothing(harness: Harness) -> None:
+    harness.declare(concurrency=1)
+    done: dict[str, list[int]] = {str(shard): [] for shard in range(5)}
+    errors: list[BaseException] = []
+    finished = threading.Event()
+
+    def produce(shard: str) -> None:
+        for index in range(40):
+            harness.put(f"{index}", shard=shard)
+
+    def work() -> None:
+        try:
+            while True:
+                last = finished.is_set()
+                claim = harness.claim(5)
+                if claim is None and last:
+                    return
+                if claim is not None:
+                    for lane in claim.lanes:
+                        done[lane.shard] += [int(name(message)) for message in deliveries(lane)]
+                    assert harness.settle(claim)
+        except BaseException as error:
+            errors.append(error)
+            raise
+
+    producers = [threading.Thread(target=produce, args=(shard,)) for shard in done]
+    workers = [threading.Thread(target=work) for _ in range(3)]
+    for thread in producers + workers:
+        thread.start()
+    for thread in producers:
+        thread.join()
+    finished.set()
+    for thread in workers:
+        thread.join()
+    assert not errors
+    assert all(numbers == list(range(40)) for numbers in done.values())
