@@ -84,7 +84,7 @@ class Failure(msgspec.Struct, frozen=True):
             kind = f"{type(error).__module__}.{kind}"
         try:
             message = str(error)
-        except Exception as broken:  # a user's __str__ may raise; the failure must be kept anyway
+        except Exception as broken:  # noqa: BLE001 - a user's __str__ may raise
             message = f"(its text could not be made: {type(broken).__name__})"
         return cls(str(reason), kind, message[:10_000], _traceback(error)[-20_000:])
 
@@ -101,7 +101,7 @@ def _traceback(error: BaseException) -> str:
         frames = frames.tb_next
     try:
         return "".join(tracebacks.format_exception(type(error), error, frames))
-    except Exception as broken:  # the same: a traceback that cannot be printed must not hide it
+    except Exception as broken:  # noqa: BLE001 - it calls the user's __str__ too
         return f"(the traceback could not be made: {type(broken).__name__})"
 
 

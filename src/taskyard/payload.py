@@ -20,10 +20,20 @@ from taskyard.errors import PayloadError
 from taskyard.message import Envelope
 from taskyard.values import Value, brief, encode, reason
 
-__all__ = ["PayloadCodec"]
+__all__ = ["PayloadCodec", "decode_plain"]
 
 _decode_parts = msgspec.msgpack.Decoder(Envelope[list[Raw] | dict[int | str, Raw]]).decode
+_plain = Value(Any, "result")
 _decode_array = msgspec.msgpack.Decoder(list[Raw]).decode
+
+
+def decode_plain(data: bytes) -> Any:
+    """Decode a result without knowing its type: plain data comes out.
+
+    Raises:
+        PayloadError: the bytes are broken.
+    """
+    return _plain.decode(data)
 
 
 class PayloadCodec:

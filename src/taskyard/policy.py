@@ -13,22 +13,29 @@ from taskyard.errors import PolicyError, Verdict
 if TYPE_CHECKING:
     from taskyard.context import Context
 
-__all__ = ["Backoff", "Batch", "OnError", "Policy", "Retry", "ShardKey", "policy", "seconds"]
+__all__ = [
+    "Backoff",
+    "Batch",
+    "OnError",
+    "Policy",
+    "Retry",
+    "RetryFunction",
+    "ShardKey",
+    "policy",
+    "seconds",
+]
 
 LONGEST = 100 * 365 * 86_400.0
 PRIORITIES = range(-1024, 1024)
 
 OnError = Literal["block", "skip", "park"]
 Answer = float | int | timedelta | Verdict | type[Verdict] | None
-Backoff = (
-    Literal["constant", "linear", "exponential"] | Callable[["Context", BaseException], Answer]
-)
+RetryFunction = Callable[["Context", BaseException], Answer]
+Backoff = Literal["constant", "linear", "exponential"] | RetryFunction
 ShardKey = str | Callable[..., object]
 
 
-def seconds(
-    name: str, value: float | timedelta, *, least: float = 0.0, open_: bool = False
-) -> float:
+def seconds(name: str, value: object, *, least: float = 0.0, open_: bool = False) -> float:
     """Check a duration.
 
     Arguments:

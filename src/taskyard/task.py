@@ -47,7 +47,7 @@ class Handler(Generic[T]):
     def start(self) -> Any:
         """Called once, before the first `handle`."""
 
-    def handle(self, message: T, /) -> Any:
+    def handle(self, message: T, /) -> Any:  # noqa: ARG002 - for those who override it
         """Run a message; for batch tasks, a list of them. Must be overridden."""
         raise TypeError(f"{type(self).__qualname__} does not define handle()")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, Protocol, TypeVar, overload
@@ -19,6 +19,7 @@ from taskyard.brokers.base import (
 )
 from taskyard.brokers.urls import open_broker
 from taskyard.errors import NotFound, PolicyError
+from taskyard.payload import decode_plain
 from taskyard.policy import Backoff, Batch, OnError, Retry, ShardKey, policy
 from taskyard.result import RecordReader, Result
 from taskyard.task import BatchTask, Handler, Task
@@ -43,15 +44,11 @@ class _BatchMaker(Protocol):
     @overload
     def __call__(self, function: type[Handler[list[T]]], /) -> BatchTask[T, Any]: ...
     @overload
-    def __call__(self, function: Callable[[list[T]], Awaitable[list[R]]], /) -> BatchTask[T, R]: ...
+    def __call__(
+        self, function: Callable[[list[T]], Coroutine[Any, Any, list[R] | None]], /
+    ) -> BatchTask[T, R]: ...
     @overload
-    def __call__(self, function: Callable[[list[T]], Awaitable[None]], /) -> BatchTask[T, None]: ...
-    @overload
-    def __call__(self, function: Callable[[list[T]], list[R]], /) -> BatchTask[T, R]: ...
-    @overload
-    def __call__(self, function: Callable[[list[T]], None], /) -> BatchTask[T, None]: ...
-    @overload
-    def __call__(self, function: Callable[..., Any], /) -> BatchTask[Any, Any]: ...
+    def __call__(self, function: Callable[[list[T]], list[R] | None], /) -> BatchTask[T, R]: ...
 
 
 class Yard:
@@ -157,6 +154,7 @@ class Yard:
             result_ttl: seconds for which results are kept; None: not at all; "auto": a day, unless
                 the function is annotated to return None.
             linger: for handler classes: seconds for which an instance is kept without messages.
+            options: the policy: everything from `queue` to `linger`.
 
         Returns:
             The task, or a decorator that makes it.
@@ -180,7 +178,7 @@ class Yard:
                 f"there are two tasks called {chosen!r}; their messages could not be told apart. "
                 f"Give one of them another name=, or its function"
             )
-        kind = Task if declared.batch is None else BatchTask
+        kind: type[Task[..., Any]] = Task if declared.batch is None else BatchTask
         task = kind(self, chosen, function, declared)
         self._check_order(task)
         self.tasks[chosen] = task
@@ -239,10 +237,10 @@ class Yard:
         """
         declared = policy({"queue": queue, "batch": batch})
 
-        def elsewhere(*args: Any) -> Any:
+        def elsewhere(*_args: Any) -> Any:
             raise NotFound(f"task {name!r} is declared elsewhere, so it cannot be called here")
 
-        kind = BatchTask if batch else Task
+        kind: type[Task[..., Any]] = BatchTask if batch else Task
         return kind(self, name, elsewhere, declared, known=False)
 
     # Storing (called by tasks)
@@ -268,8 +266,6 @@ class Yard:
 
         `Task.result` gives it by the task's types.
         """
-        from taskyard.payload import decode_plain
-
         return Result(message_id, self._reader, decode_plain)
 
     @property

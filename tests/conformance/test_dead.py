@@ -61,9 +61,7 @@ def test_a_dead_letter_tells_the_whole_story(harness: Harness) -> None:
         (Reason.UNREADABLE, 0),
     ],
 )
-def test_attempts_are_counted_up_to_the_last(
-    harness: Harness, reason: str, attempts: int
-) -> None:
+def test_attempts_are_counted_up_to_the_last(harness: Harness, reason: str, attempts: int) -> None:
     harness.put("a")
     harness.settle(harness.take(), every=Dead(Failure(reason), "a"))
     (letter,) = harness.dead()

@@ -80,7 +80,7 @@ def open_broker(url: str) -> Broker:
         MissingExtra: its broker needs a package that is not installed.
         BrokerError: the rest of the URL is wrong.
     """
-    scheme, found, _ = url.partition(":") if isinstance(url, str) else ("", "", "")
+    scheme, found, _ = url.partition(":")
     known = ", ".join(sorted(f"{name}://" for name in _SCHEMES))
     if not found:
         raise UnknownScheme(f"{url!r} is no broker URL; there are {known}")

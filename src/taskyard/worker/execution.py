@@ -19,6 +19,7 @@ from taskyard.brokers.base import Back, Claim, Dead, Delivery, Outcome, Retried,
 from taskyard.context import Context, MessageInfo, running
 from taskyard.errors import BatchFailed, PayloadError, Verdict
 from taskyard.message import Failure, Reason, read_envelope
+from taskyard.policy import Batch
 from taskyard.task import Task
 from taskyard.worker.bisect import bisect, bisect_ordered
 from taskyard.worker.verdict import HandlerTimeout, WrongResults, outcome_of
@@ -114,9 +115,7 @@ class Execution:
                 else:
                     calls.extend(
                         _Call(task, lane.shard, part)
-                        for part in _batches(
-                            messages, task.policy.batch.size, task.policy.batch.bytes
-                        )
+                        for part in _batches(messages, task.policy.batch)
                     )
         return calls
 
@@ -235,8 +234,9 @@ class Execution:
         try:
             if invocation.timeout is None:
                 return await invocation.function(*invocation.args, **invocation.kwargs), None
+            limit = asyncio.timeout(invocation.timeout)
             try:
-                async with asyncio.timeout(invocation.timeout) as limit:
+                async with limit:
                     value = await invocation.function(*invocation.args, **invocation.kwargs)
                 return value, None
             except TimeoutError as error:
@@ -283,8 +283,8 @@ class Execution:
         priority, message = call.messages[0]
         try:
             message_id, args, kwargs = task.codec.decode(message.body)
-        except PayloadError as error:
-            self._bury_unreadable(task, message, error)
+        except PayloadError as unreadable:
+            self._bury_unreadable(task, message, unreadable)
             return
         if self._expired(task, message, message_id):
             return
@@ -473,14 +473,15 @@ class Execution:
 
 
 def _batches(
-    messages: Sequence[tuple[int, Delivery]], size: int, most_bytes: int | None
+    messages: Sequence[tuple[int, Delivery]], batch: Batch
 ) -> list[list[tuple[int, Delivery]]]:
     batches: list[list[tuple[int, Delivery]]] = []
     total = 0
     for entry in messages:
         length = len(entry[1].body)
         full = batches and (
-            len(batches[-1]) >= size or (most_bytes is not None and total + length > most_bytes)
+            len(batches[-1]) >= batch.size
+            or (batch.bytes is not None and total + length > batch.bytes)
         )
         if not batches or full:
             batches.append([])

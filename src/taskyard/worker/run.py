@@ -64,7 +64,7 @@ def serve(
     *,
     owner: str | None = None,
     progress: Callable[[], None] = lambda: None,
-    watch: Callable[[asyncio.AbstractEventLoop, Worker], None] = lambda loop, worker: None,
+    watch: Callable[[asyncio.AbstractEventLoop, Worker], None] | None = None,
 ) -> Worker:
     """Run a worker in this process.
 
@@ -95,7 +95,8 @@ def serve(
         if ours:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, on_signal)
-        watch(loop, worker)
+        if watch is not None:
+            watch(loop, worker)
         try:
             await worker.run()
         finally:

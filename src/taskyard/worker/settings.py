@@ -62,7 +62,7 @@ class WorkerSettings:
         if isinstance(self.queues, Mapping):
             if not self.queues:
                 raise WorkerError("queues is empty: name at least one, or leave it out for all")
-            return dict(self.queues)
+            return dict(self.queues.items())
         if self.queues is not None and not self.queues:
             raise WorkerError("queues is empty: name at least one, or leave it out for all")
         return {None: self.concurrency}

@@ -50,13 +50,10 @@ class SliceSizes:
         if messages <= 0:
             return
         each = max(seconds / messages, 1e-7)
-        known = self._seconds.get(group)
+        known = self._seconds.get(group, 0.0)
         # A slow call counts at once, fast ones by and by: a claim that is too large holds
         # messages that another worker could run.
-        if known is None or each > known:
-            average = each
-        else:
-            average = known + WEIGHT * (each - known)
+        average = each if each > known else known + WEIGHT * (each - known)
         self._seconds[group] = average
         before = self._sizes.get(group, 1)
         fitting = max(1, int(self._slice / average))

@@ -170,7 +170,8 @@ class Supervisor:
         return max(0.0, min([*times, 5.0]))
 
     def _hear(self, child: _Child) -> None:
-        assert child.pipe is not None
+        if child.pipe is None:
+            return
         try:
             child.pipe.recv_bytes()
         except (EOFError, OSError):
@@ -182,7 +183,8 @@ class Supervisor:
 
     def _ended(self, child: _Child) -> None:
         process = child.process
-        assert process is not None
+        if process is None:
+            return
         process.join()
         code = process.exitcode
         process.close()

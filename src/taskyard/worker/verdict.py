@@ -10,7 +10,7 @@ from taskyard.brokers.base import Back, Dead, Delivery, Discard, Outcome, Retrie
 from taskyard.context import Context
 from taskyard.errors import DiscardMessage, FailMessage, RetryMessage, Verdict
 from taskyard.message import Failure, Reason
-from taskyard.policy import LONGEST, Retry
+from taskyard.policy import LONGEST, Retry, RetryFunction
 from taskyard.task import Task
 
 __all__ = ["HandlerTimeout", "WrongResults", "backoff", "outcome_of"]
@@ -50,7 +50,7 @@ def outcome_of(
     attempt = message.attempts + 1
     exhausted = retry.count is not None and attempt > retry.count
     if not exhausted and callable(retry.backoff):
-        return _by_function(retry, error, task, context, message_id)
+        return _by_function(retry.backoff, error, task, context, message_id)
     if not exhausted:
         return Retried(_us(backoff(retry, attempt, random())))
     if task.policy.on_error == "park":
@@ -80,15 +80,14 @@ def backoff(retry: Retry, attempt: int, random: float) -> float:
 
 
 def _by_function(
-    retry: Retry,
+    decide: RetryFunction,
     error: BaseException,
     task: Task[..., object],
     context: Context,
     message_id: str,
 ) -> Outcome:
-    assert callable(retry.backoff)
     try:
-        answer = retry.backoff(context, error)
+        answer = decide(context, error)
     except Verdict as verdict:
         return _by_verdict(verdict, error, task, message_id)
     except Exception as broken:  # noqa: BLE001 - the user's function; the message must end somewhere
@@ -101,7 +100,7 @@ def _by_function(
         return _by_verdict(answer, error, task, message_id)
     if isinstance(answer, timedelta):
         answer = answer.total_seconds()
-    if answer is None or not isinstance(answer, (int, float)) or math.isnan(answer):
+    if answer is None or math.isnan(answer):
         return Dead(Failure.of(error, _reason(error)), message_id, task.name)
     return Retried(_us(min(max(0.0, answer), LONGEST)))
 

@@ -81,7 +81,7 @@ class Worker:
                 self._groups.setdefault(task.group, {})[task.name] = task
         self._pools = self._make_pools()
         self._driver: AsyncDriver | None = None
-        self._stopping: asyncio.Event | None = None
+        self._stopping = asyncio.Event()
         self._hard = False
 
     def _make_pools(self) -> list[_Pool]:
@@ -109,7 +109,6 @@ class Worker:
             PolicyConflict: a task is stored with another concurrency per shard.
             BrokerError: the broker cannot be used at all.
         """
-        self._stopping = asyncio.Event()
         driver = self._driver = self.broker.async_driver()
         slots = sum(pool.slots for pool in self._pools)
         threads = ThreadPoolExecutor(slots, "taskyard-handler")
@@ -143,7 +142,7 @@ class Worker:
             hard: do not wait for the grace time.
         """
         self._hard = self._hard or hard
-        if self._stopping is not None and not self._stopping.is_set():
+        if not self._stopping.is_set():
             log.info("worker %s is stopping", self.owner)
             self._stopping.set()
         for pool in self._pools:
@@ -152,7 +151,7 @@ class Worker:
     @property
     def stopping(self) -> bool:
         """Whether `stop` was called."""
-        return self._stopping is not None and self._stopping.is_set()
+        return self._stopping.is_set()
 
     def tasks_of(self, group: Group) -> Mapping[str, Task[..., Any]]:
         """The tasks of a group, by name."""
@@ -215,7 +214,6 @@ class Worker:
             self.stop()
 
     async def _end_grace(self) -> None:
-        assert self._stopping is not None
         await self._stopping.wait()
         await asyncio.sleep(self.settings.grace)
         log.warning("worker %s: the grace time of %s s is over", self.owner, self.settings.grace)

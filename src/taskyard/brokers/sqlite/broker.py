@@ -157,9 +157,7 @@ class SQLiteBroker:
 
     def dead(self, query: DeadQuery) -> Operation[list[DeadLetter]]:
         """See `Broker.dead`."""
-        letters: list[DeadLetter] = yield Read(
-            lambda connection, now: dead_letters(connection, query)
-        )
+        letters: list[DeadLetter] = yield Read(lambda connection: dead_letters(connection, query))
         return letters
 
     def retry_dead(self, query: DeadQuery) -> Operation[int]:
@@ -225,7 +223,7 @@ def _in_chunks(query: DeadQuery, step: Callable[[Transaction, DeadQuery], int]) 
     total = 0
     while total < query.limit:
         chunk = msgspec.structs.replace(query, limit=min(CHUNK, query.limit - total))
-        changed: int = yield Write(partial(step, query=chunk))
+        changed: int = yield Write(partial(_with_query, step=step, query=chunk))
         total += changed
         if changed < chunk.limit:
             break
@@ -233,6 +231,12 @@ def _in_chunks(query: DeadQuery, step: Callable[[Transaction, DeadQuery], int]) 
 
 
 # Steps
+
+
+def _with_query(
+    tx: Transaction, step: Callable[[Transaction, DeadQuery], int], query: DeadQuery
+) -> int:
+    return step(tx, query)
 
 
 def _declare(tx: Transaction, group: Group, policy: GroupPolicy, replace: bool) -> None:
@@ -374,8 +378,7 @@ def _extend(tx: Transaction, tokens: Sequence[int], lease: int) -> list[int]:
     return [token for token in tokens if token not in extended]
 
 
-def _counts(connection: Connection, now: int) -> list[Counts]:
-    del now
+def _counts(connection: Connection) -> list[Counts]:
     counted: dict[int, Counts] = {}
     for id_, queue, name in connection.execute("SELECT id, queue, name FROM taskyard_group"):
         counted[id_] = Counts(Group(queue, name))

@@ -118,13 +118,13 @@ class Database:
                 self._gate.leave()
         return reply
 
-    def read(self, step: Callable[[sqlite3.Connection, int], T]) -> T:
+    def read(self, step: Callable[[sqlite3.Connection], T]) -> T:
         """Run a step that only reads, on one consistent view."""
         connection = self._connection
         with self._explained():
             connection.execute("BEGIN")
             try:
-                return step(connection, self._settings.clock())
+                return step(connection)
             finally:
                 connection.execute("COMMIT")
 

@@ -43,7 +43,7 @@ class Read(Generic[T]):
 
     __slots__ = ("step",)
 
-    def __init__(self, step: Callable[[Connection, int], T]) -> None:
+    def __init__(self, step: Callable[[Connection], T]) -> None:
         self.step = step
 
     def on(self, database: Database) -> T:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -47,9 +48,9 @@ class Lane(LaneState):
         self.bytes += size
 
 
-def delivery(row: Sequence[object]) -> Delivery:
+def delivery(row: Sequence[Any]) -> Delivery:
     """A message from the columns of `DELIVERY`."""
-    made = Delivery(*row)  # type: ignore[arg-type]
+    made = Delivery(*row)
     made.since = made.since or made.sequence
     return made
 
@@ -142,8 +143,8 @@ class Lanes:
         ).fetchall()
         return [self._known(group, row) for row in rows]
 
-    def _known(self, group: GroupRow, row: tuple[object, ...]) -> Lane:
-        lane = self._by_key.get((group.id, row[1]))  # type: ignore[arg-type]
+    def _known(self, group: GroupRow, row: Sequence[Any]) -> Lane:
+        lane = self._by_key.get((group.id, row[1]))
         if lane is None:
             lane = _lane(group, row)
             self._by_key[group.id, lane.shard] = lane
@@ -257,7 +258,7 @@ def _row(lane: Lane) -> tuple[object, ...]:
     )
 
 
-def _lane(group: GroupRow, row: tuple[object, ...]) -> Lane:
+def _lane(group: GroupRow, row: Sequence[Any]) -> Lane:
     (
         id_,
         shard,
@@ -274,7 +275,7 @@ def _lane(group: GroupRow, row: tuple[object, ...]) -> Lane:
         turn,
         at,
     ) = row
-    return Lane(  # type: ignore[arg-type]
+    return Lane(
         waiting=waiting,
         bytes=bytes_,
         oldest=oldest,

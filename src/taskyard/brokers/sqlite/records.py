@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -191,7 +192,8 @@ _LETTER = "number, grp, task, shard, priority, id, failure, deliveries, attempts
 
 
 def _where(query: DeadQuery) -> tuple[str, list[object]]:
-    conditions, values = ["number > ?"], [query.after]
+    conditions = ["number > ?"]
+    values: list[object] = [query.after]
     if query.queue is not None:
         conditions.append("grp IN (SELECT id FROM taskyard_group WHERE queue = ?)")
         values.append(query.queue)
@@ -235,16 +237,7 @@ def _key(group: GroupRow) -> tuple[str, str]:
     return group.group.queue, group.group.name
 
 
-def _letter(groups: dict[int, tuple[str, str]], row: tuple[object, ...]) -> DeadLetter:
-
+def _letter(groups: dict[int, tuple[str, str]], row: Sequence[Any]) -> DeadLetter:
     number, grp, task, shard, priority, id_, failure, *rest = row
-    return DeadLetter(  # type: ignore[call-arg]
-        number,  # type: ignore[arg-type]
-        Group(*groups[grp]),  # type: ignore[index]
-        task,  # type: ignore[arg-type]
-        shard,  # type: ignore[arg-type]
-        priority,  # type: ignore[arg-type]
-        id_,  # type: ignore[arg-type]
-        _failure.decode(failure),  # type: ignore[arg-type]
-        *rest,  # type: ignore[arg-type]
-    )
+    key = Group(*groups[grp])
+    return DeadLetter(number, key, task, shard, priority, id_, _failure.decode(failure), *rest)

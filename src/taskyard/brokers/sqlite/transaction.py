@@ -54,7 +54,10 @@ class Transaction:
         self._stored = self.execute(
             "SELECT sequence, turn, lane, policies FROM taskyard_meta"
         ).fetchone()
-        self._sequence, self._turn, self._lane, self._policies = self._stored
+        self._sequence: int = self._stored[0]
+        self._turn: int = self._stored[1]
+        self._lane: int = self._stored[2]
+        self._policies: int = self._stored[3]
         groups.refresh(connection, self._policies)
 
     # Numbers
