@@ -45,10 +45,16 @@ class _BatchMaker(Protocol):
     def __call__(self, function: type[Handler[list[T]]], /) -> BatchTask[T, Any]: ...
     @overload
     def __call__(
-        self, function: Callable[[list[T]], Coroutine[Any, Any, list[R] | None]], /
+        self, function: Callable[[list[T]], Coroutine[Any, Any, None]], /
+    ) -> BatchTask[T, None]: ...
+    @overload
+    def __call__(
+        self, function: Callable[[list[T]], Coroutine[Any, Any, list[R]]], /
     ) -> BatchTask[T, R]: ...
     @overload
-    def __call__(self, function: Callable[[list[T]], list[R] | None], /) -> BatchTask[T, R]: ...
+    def __call__(self, function: Callable[[list[T]], None], /) -> BatchTask[T, None]: ...
+    @overload
+    def __call__(self, function: Callable[[list[T]], list[R]], /) -> BatchTask[T, R]: ...
 
 
 class Yard:
@@ -90,7 +96,7 @@ class Yard:
         self,
         /,
         *,
-        batch: Batch | int | Literal[True],
+        batch: Batch | int,
         name: str | None = None,
         queue: str = ...,
         shard: ShardKey | None = None,
@@ -113,7 +119,7 @@ class Yard:
         *,
         name: str | None = None,
         queue: str = ...,
-        batch: Literal[False] | None = None,
+        batch: None = None,
         shard: ShardKey | None = None,
         ordered: bool = False,
         shard_concurrency: int | None = None,
@@ -340,6 +346,21 @@ class Yard:
 
     # Opening and closing
 
+    def use(self, broker: str | Broker) -> None:
+        """Use another broker from now on; messages stay where they are.
+
+        Arguments:
+            broker: a URL, or a broker.
+
+        Raises:
+            BrokerError: the URL is wrong.
+        """
+        self.close()
+        self.broker = open_broker(broker) if isinstance(broker, str) else broker
+        self._async_driver = None
+        self._declared.clear()
+        self._reader = RecordReader(self.broker, lambda: self.driver, lambda: self.async_driver)
+
     @property
     def driver(self) -> Driver:
         """Runs the broker's operations for threads."""
@@ -398,6 +419,7 @@ class DeadLetters:
 
     def list(
         self,
+        numbers: Sequence[int] | None = None,
         *,
         queue: str | None = None,
         task: str | None = None,
@@ -407,12 +429,13 @@ class DeadLetters:
         """List dead letters, oldest first.
 
         Arguments:
+            numbers: only these.
             queue: only of this queue.
             task: only of this task.
             after: only with a higher number, for paging.
             limit: this many at most.
         """
-        query = DeadQuery(queue=queue, task=task, after=after, limit=limit)
+        query = DeadQuery(queue=queue, task=task, numbers=numbers, after=after, limit=limit)
         return self._yard.driver.run(self._yard.broker.dead(query))
 
     def retry(

@@ -119,21 +119,6 @@ def test_a_batch_that_begins_to_fill_wakes_who_would_oversleep(harness: Harness)
     assert sleeper.is_woken()
 
 
-def test_who_would_wake_in_time_but_is_busy_leaves_it_to_another(harness: Harness) -> None:
-    late = harness.idle_worker()
-    harness.put("later", delay=60)
-    assert late.is_woken()
-    punctual, late = harness.idle_worker(), harness.idle_worker(groups=[OTHER])
-    del late
-    third = harness.sleeper()
-    harness.put("now")
-    assert punctual.is_woken()
-    assert names(harness.take(listener=punctual)) == ["now"]
-    # A second worker that lay down before anybody spoke of a time:
-    assert harness.claim(listener=third) is None
-    assert third.sleeps_on()
-
-
 def test_a_time_is_handed_over_when_its_keeper_is_busy(harness: Harness) -> None:
     keeper, unaware = harness.idle_worker(), harness.idle_worker()
     harness.put("later", delay=60)
@@ -243,16 +228,6 @@ def test_one_who_is_woken_and_leaves_work_wakes_the_next(harness: Harness) -> No
         sleepers.remove(awake)
         assert names(harness.take(listener=awake)) == [expected]
     assert sleepers == []
-
-
-def test_one_who_leaves_work_of_another_group_wakes_who_serves_that(harness: Harness) -> None:
-    both = harness.idle_worker(groups=[TASK, OTHER])
-    harness.put("a")
-    harness.put("b", group=OTHER)
-    assert both.is_woken()
-    only_other = harness.sleeper()
-    claims = harness.claims(groups=[OTHER], listener=only_other)
-    assert names(claims[0]) == ["b"]
 
 
 def test_who_found_something_is_not_woken(harness: Harness) -> None:

@@ -177,6 +177,14 @@ def test_only_what_is_still_kept_is_lost_with_a_claim(harness: Harness) -> None:
     assert harness.counts().waiting + len(claim) == 2
 
 
+def test_what_goes_back_while_a_part_still_runs_can_be_claimed_at_once(harness: Harness) -> None:
+    harness.put(*"abc", shard="s")
+    claim = harness.take(3)
+    harness.settle(claim, {"b": Back()}, keep=["a"])
+    assert names(harness.take()) == ["b"]
+    assert harness.settle(claim)
+
+
 # Parking
 
 

@@ -35,9 +35,11 @@ def _sqlite(url: str) -> Broker:
 
     parts = urlsplit(url)
     if parts.netloc:
+        # Without what may be a password in front of an @.
+        path = f"{parts.netloc.rpartition('@')[2]}{parts.path}"
         raise BrokerError(
-            f"{url}: write three slashes before a relative path (sqlite:///{parts.netloc}"
-            f"{parts.path}), four before an absolute one"
+            f"sqlite://{path}: write three slashes before a relative path (sqlite:///{path}), "
+            f"four before an absolute one"
         )
     path = unquote(parts.path.removeprefix("/"))
     if not path or path == ":memory:":

@@ -14,7 +14,7 @@ from taskyard.task import Task
 from taskyard.worker.settings import WorkerSettings
 from taskyard.worker.worker import Worker
 
-__all__ = ["TaskSource", "run_worker", "serve"]
+__all__ = ["TaskSource", "check_shared", "run_worker", "serve"]
 
 
 class TaskSource(Protocol):
@@ -46,16 +46,25 @@ def run_worker(
     if chosen.processes == 0:
         serve(source, chosen)
         return
-    if not source.broker.shared:
-        raise WorkerError(
-            f"{source.broker.url} lives in one process, so it cannot have worker processes: "
-            f"leave processes out, or use a broker that processes share (sqlite:///yard.db)"
-        )
+    check_shared(source)
     Worker(source.broker, source.tasks.values(), chosen)  # complain before there are children
     source.close()  # an open connection must not be carried into children
     from taskyard.worker.supervisor import Supervisor
 
     Supervisor(lambda: source, chosen).run()
+
+
+def check_shared(source: TaskSource) -> None:
+    """Check that worker processes can share the broker.
+
+    Raises:
+        WorkerError: it lives in one process.
+    """
+    if not source.broker.shared:
+        raise WorkerError(
+            f"{source.broker.url} lives in one process, so it cannot have worker processes: "
+            f"use processes=0, or a broker that processes share (sqlite:///yard.db)"
+        )
 
 
 def serve(

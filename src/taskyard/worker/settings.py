@@ -28,6 +28,7 @@ class WorkerSettings:
         max_messages: a process is replaced after this many messages.
         max_memory: a process is replaced when it uses this many megabytes.
         health_file: a file that is touched while every process makes progress.
+        fail_fast: a message that ends as a dead letter ends the worker, with an error.
     """
 
     queues: Mapping[str, int] | Sequence[str] | None = None
@@ -40,6 +41,7 @@ class WorkerSettings:
     max_messages: int | None = None
     max_memory: int | None = None
     health_file: str | None = None
+    fail_fast: bool = False
 
     def __post_init__(self) -> None:
         _whole("concurrency", self.concurrency, 1, 10_000)

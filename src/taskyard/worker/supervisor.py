@@ -16,7 +16,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from taskyard.errors import TaskyardError, WorkerError
-from taskyard.worker.run import TaskSource, serve
+from taskyard.worker.run import TaskSource, check_shared, serve
 from taskyard.worker.settings import WorkerSettings
 from taskyard.worker.worker import Worker, make_owner
 
@@ -25,7 +25,10 @@ __all__ = ["Supervisor"]
 log = logging.getLogger("taskyard.supervisor")
 
 REFUSED = 78
-"""Exit code of a child that cannot work at all (EX_CONFIG): no use in starting it again."""
+"""Exit code of a child that cannot work (EX_CONFIG): no use in starting it again."""
+PROGRESS = b"."
+"""What a child tells when it made progress; anything else says why it cannot work."""
+LONGEST_REFUSAL = 20_000
 HEALTHY = 30.0
 """Seconds after which a child that made no progress is called stuck."""
 BACKOFF = (0.1, 10.0)
@@ -73,13 +76,13 @@ class Supervisor:
         self._children = [_Child(number, BACKOFF[0]) for number in range(settings.processes)]
         self._signals = 0
         self._kill_at: float | None = None
-        self._refused = False
+        self._refusal = ""
 
     def run(self) -> None:
         """Run the children until a signal, or (burst) until they have ended by themselves.
 
         Raises:
-            WorkerError: a child said that it cannot work at all.
+            WorkerError: a child said that it cannot work, or cannot go on; in its words.
         """
         with self._signal_pipe() as signalled:
             while self._children:
@@ -87,8 +90,8 @@ class Supervisor:
                 self._watch(signalled)
                 self._write_health()
                 self._kill_late()
-        if self._refused:
-            raise WorkerError("the worker processes refused to start; see above")
+        if self._refusal:
+            raise WorkerError(self._refusal)
 
     # Signals
 
@@ -173,11 +176,13 @@ class Supervisor:
         if child.pipe is None:
             return
         try:
-            child.pipe.recv_bytes()
+            told = child.pipe.recv_bytes()
         except (EOFError, OSError):
             child.pipe.close()
             child.pipe = None
             return
+        if told != PROGRESS:
+            self._refusal = self._refusal or told.decode(errors="replace")
         child.progress = time.monotonic()
         child.delay = BACKOFF[0] if child.progress - child.started > YOUNG else child.delay
 
@@ -188,16 +193,19 @@ class Supervisor:
         process.join()
         code = process.exitcode
         process.close()
+        while child.pipe is not None and child.pipe.poll():
+            self._hear(child)
         if child.pipe is not None:
             child.pipe.close()
         child.process = child.pipe = None
-        if code != 0:
+        if code == REFUSED:
+            self._refusal = self._refusal or "a worker process refused to work"
+            if not self._signals:
+                os.kill(os.getpid(), signal.SIGTERM)
+        elif code != 0:
             name = signal.Signals(-code).name if code is not None and code < 0 else f"code {code}"
             log.error("a worker process died (%s); its claims are given back", name)
             self._give_back(child.owner)
-        if code == REFUSED:
-            self._refused = True
-            os.kill(os.getpid(), signal.SIGTERM)
         if self._signals or code == REFUSED or (code == 0 and self._settings.burst):
             self._children.remove(child)
             return
@@ -253,10 +261,13 @@ def _child_main(
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
-        serve(load(), settings, owner=owner, progress=_Reporter(pipe), watch=_orphan_watch(pipe))
+        source = load()
+        check_shared(source)
+        serve(source, settings, owner=owner, progress=_Reporter(pipe), watch=_orphan_watch(pipe))
         code = 0
     except TaskyardError as error:
-        log.error("%s", error)
+        with contextlib.suppress(OSError):
+            pipe.send_bytes(str(error)[:LONGEST_REFUSAL].encode(errors="replace") or b"?")
         code = REFUSED
     except BaseException:
         log.exception("a worker process failed")
@@ -293,7 +304,7 @@ class _Reporter:
         if now >= self._next:
             self._next = now + 1
             with contextlib.suppress(OSError):
-                self._pipe.send_bytes(b".")
+                self._pipe.send_bytes(PROGRESS)
 
 
 def _reaper_main(load: Load, owner: str) -> None:

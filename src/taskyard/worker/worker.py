@@ -83,6 +83,7 @@ class Worker:
         self._driver: AsyncDriver | None = None
         self._stopping = asyncio.Event()
         self._hard = False
+        self._failure = ""
 
     def _make_pools(self) -> list[_Pool]:
         if not self._groups:
@@ -108,6 +109,7 @@ class Worker:
         Raises:
             PolicyConflict: a task is stored with another concurrency per shard.
             BrokerError: the broker cannot be used at all.
+            WorkerError: a message ended as a dead letter, with `fail_fast`.
         """
         driver = self._driver = self.broker.async_driver()
         slots = sum(pool.slots for pool in self._pools)
@@ -134,6 +136,8 @@ class Worker:
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
             await driver.close()
+        if self._failure:
+            raise WorkerError(self._failure)
 
     def stop(self, *, hard: bool = False) -> None:
         """Stop claiming; finish what runs within the grace time, give the rest back at once.
@@ -164,6 +168,15 @@ class Worker:
         most = self.settings.max_messages
         if most is not None and self.messages >= most and not self.stopping:
             log.info("worker %s is replaced after %s messages", self.owner, self.messages)
+            self.stop()
+
+    def note_dead(self, task: str, dead: Dead) -> None:
+        """Note a dead letter; with `fail_fast`, it ends the worker."""
+        if self.settings.fail_fast and not self._failure:
+            self._failure = (
+                f"stopped at the first dead letter: message {dead.id or '(unreadable)'} of task "
+                f"{task!r}, {dead.failure.reason}: {dead.failure.summary()}"
+            )
             self.stop()
 
     async def _declare(self, driver: AsyncDriver) -> None:
@@ -396,8 +409,8 @@ class _Pool:
         del self.held[claim.token]
         if not execution.lost.is_set():
             settlement = execution.settlement()
-            _log_outcomes(claim, settlement)
             self._settlements.append(settlement)
+            self._note_outcomes(claim, settlement)
         self._worker.note_progress(execution.started)
         self._changed.set()
 
@@ -425,8 +438,8 @@ class _Pool:
         slice_ = self._settings.slice
         seconds, limit = execution.running_for()
         if seconds >= slice_ and (partial := execution.hand_back()) is not None:
-            _log_outcomes(execution.claim, partial)
             self._settlements.append(partial)
+            self._note_outcomes(execution.claim, partial)
             self._changed.set()
         if limit is None or execution.is_async:
             return 1.0 if seconds >= slice_ else slice_
@@ -435,20 +448,21 @@ class _Pool:
             return 1.0
         return min(1.0, limit - seconds, max(slice_, 0.01))
 
-
-def _log_outcomes(claim: Claim, settlement: Settlement) -> None:
-    for outcome in settlement.outcomes.values():
-        if isinstance(outcome, Dead):
-            log.error(
-                "message %s of task %s is dead: %s",
-                outcome.id or "(unreadable)",
-                outcome.task or claim.group.name,
-                outcome.failure.reason,
-                extra={
-                    "message_id": outcome.id,
-                    "task": outcome.task or claim.group.name,
-                    "queue": claim.group.queue,
-                    "reason": outcome.failure.reason,
-                    "error": outcome.failure.kind,
-                },
-            )
+    def _note_outcomes(self, claim: Claim, settlement: Settlement) -> None:
+        for outcome in settlement.outcomes.values():
+            if isinstance(outcome, Dead):
+                task = outcome.task or claim.group.name
+                log.error(
+                    "message %s of task %s is dead: %s",
+                    outcome.id or "(unreadable)",
+                    task,
+                    outcome.failure.reason,
+                    extra={
+                        "message_id": outcome.id,
+                        "task": task,
+                        "queue": claim.group.queue,
+                        "reason": outcome.failure.reason,
+                        "error": outcome.failure.kind,
+                    },
+                )
+                self._worker.note_dead(task, outcome)

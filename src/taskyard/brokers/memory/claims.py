@@ -69,8 +69,7 @@ def _settle(state: MemoryState, settlement: Settlement) -> bool:
         running = _end_part(state, claim.group, part, settlement)
         if running:
             kept.append(Part(part.shard, running))
-        else:
-            _release(state, claim.group, part.shard)
+        _look_at(state, claim.group, part.shard, released=not running)
     for id_, result in settlement.results:
         state.end(id_, State.DONE, result=result)
     if kept:
@@ -153,10 +152,10 @@ def _delivered(message: Delivery, *, failed: bool = False) -> Delivery:
     )
 
 
-def _release(state: MemoryState, group: GroupState, shard: str) -> None:
+def _look_at(state: MemoryState, group: GroupState, shard: str, *, released: bool) -> None:
     lane = group.lanes.get(shard)
     if lane is not None:
-        if group.policy.concurrency:
+        if released and group.policy.concurrency:
             lane.state.held = max(0, lane.state.held - 1)
         state.settle_down(lane)
 
@@ -218,26 +217,31 @@ def _fill(
     otherwise: Flush,
 ) -> Claim | None:
     taken: list[ClaimedLane] = []
+    served: list[Lane] = []
     while room.messages > 0 and (head := lanes.first()) is not None:
-        part = _take_lane(state, head[1], room, otherwise)
+        lane = head[1]
+        part = _take_from(lane, room, state.now, otherwise)
         if part is None:
             break
         taken.append(part)
+        served.append(lane)
+        lanes.drop(lane)  # it goes behind when the claim is full: a claim serves a lane once
+    for lane in served:
+        state.settle_down(lane, served=True)
     return _open(state, group, taken, want) if taken else None
 
 
-def _take_lane(state: MemoryState, lane: Lane, room: Room, otherwise: Flush) -> ClaimedLane | None:
+def _take_from(lane: Lane, room: Room, now: int, otherwise: Flush) -> ClaimedLane | None:
     policy = lane.group.policy
     reason = None
     if policy.within:
-        reason = flush(lane.state, policy, state.now) or otherwise
+        reason = flush(lane.state, policy, now) or otherwise
     count = take(lane.state, policy, room.messages, reason or Flush.SIZE)
     messages = lane.take(count, room)
     if not messages:
         return None
     if policy.concurrency:
         lane.state.held += 1
-    state.settle_down(lane, served=True)
     if reason is not None:
         lane.group.totals[f"flush_{reason}"] += 1
     return ClaimedLane(lane.shard, reason, messages)
@@ -309,7 +313,7 @@ def _take_back(state: MemoryState, claim: OpenClaim) -> None:
                 _bury_lost(state, group, part.shard, priority, lost)
             else:
                 state.lane(group, part.shard).put_back(priority, lost)
-        _release(state, group, part.shard)
+        _look_at(state, group, part.shard, released=True)
 
 
 def _lost(message: Delivery, cap: int) -> Delivery:

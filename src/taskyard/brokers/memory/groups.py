@@ -142,14 +142,9 @@ class GroupState:
         waiting = sum([lane.state.waiting for lane in self.lanes.values()])
         return waiting + self.delayed + self._running()
 
-    def count(self, overdue: int, dead: int) -> Counts:
-        """The group's numbers.
-
-        Arguments:
-            overdue: messages in the due set whose time has come.
-            dead: dead letters.
-        """
-        counts = Counts(self.key, waiting=overdue, delayed=self.delayed - overdue, dead=dead)
+    def count(self, dead: int) -> Counts:
+        """The group's numbers; `dead` is how many dead letters it has."""
+        counts = Counts(self.key, delayed=self.delayed, running=self._running(), dead=dead)
         for lane in self.lanes.values():
             if lane.state.waiting:
                 counts.lanes += 1
@@ -157,7 +152,6 @@ class GroupState:
                 oldest = lane.state.oldest
                 counts.oldest = min(counts.oldest, oldest) if counts.oldest else oldest
             counts.parked += lane.state.parked
-        counts.running = self._running()
         counts.totals = dict(self.totals)
         return counts
 

@@ -6,7 +6,6 @@ anything, and looks only at lanes that it touches.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
@@ -144,23 +143,7 @@ def _record(state: MemoryState, id_: str) -> Record | None:
 
 def counts(state: MemoryState) -> list[Counts]:
     """The numbers of all groups, sorted by group."""
-    overdue = _overdue(state)
-    return [
-        group.count(overdue[group], state.letters.of(key))
-        for key, group in sorted(state.groups.items())
-    ]
-
-
-def _overdue(state: MemoryState) -> Counter[GroupState]:
-    # Down the heap as far as the time has come: nothing behind is looked at.
-    overdue: Counter[GroupState] = Counter()
-    indexes = [0]
-    while indexes:
-        index = indexes.pop()
-        if index < len(state.due) and state.due[index].at <= state.now:
-            overdue[state.due[index].group] += 1
-            indexes += (2 * index + 1, 2 * index + 2)
-    return overdue
+    return [group.count(state.letters.of(key)) for key, group in sorted(state.groups.items())]
 
 
 # By hand

@@ -56,8 +56,6 @@ REAPED = 4
 CHUNK = 500
 """Rows that a step of a longer operation touches."""
 
-_NAMES = frozenset({"waiting", "delayed", "running", "dead"})
-
 
 def wall_clock() -> int:
     """Microseconds since 1970, by this machine's clock."""
@@ -261,7 +259,7 @@ def _refuse_conflict(tx: Transaction, stored: GroupRow, policy: GroupPolicy) -> 
         value
         for (value,) in tx.execute(
             "SELECT value FROM taskyard_counter WHERE grp = ?"
-            " AND name IN ('waiting', 'delayed', 'running')",
+            " AND name IN ('now:waiting', 'now:delayed', 'now:running')",
             (stored.id,),
         )
     )
@@ -320,7 +318,7 @@ def _put_now(tx: Transaction, lanes: Lanes, group: GroupRow, puts: Sequence[Put]
     lanes.append_all([(by_shard[put.shard], put.priority, put.bodies) for put in puts])
     for lane in by_shard.values():
         lanes.relocate(lane)
-    tx.count(group, "waiting", sum(len(put.bodies) for put in puts))
+    tx.gauge(group, "waiting", sum(len(put.bodies) for put in puts))
 
 
 def _take_back_expired(tx: Transaction, settler: Settler) -> int:
@@ -358,10 +356,15 @@ def _next_at(tx: Transaction) -> int:
 def _sleep_or_wake(
     tx: Transaction, want: Want, listener: str, next_at: int, *, found: bool
 ) -> None:
+    # A group that nobody has put to is created here, or its first put would wake nobody.
+    rows = [(tx.group(item.group), item) for item in want.groups]
+    served = [row for row, item in rows if item.members.issuperset(row.policy.members)]
     if found:
         tx.unlisten(listener)
+        for row in served if next_at else ():
+            tx.has_later(row, next_at)  # the sleeper that was to wake then is busy now
     else:
-        topics = [f"g:{tx.group(item.group).id}" for item in want.groups]
+        topics = [f"g:{row.id}" for row in served]
         # 0 would mean "no wake-up of its own", so "never" is a time that never comes.
         tx.listen(listener, topics, next_at or (1 << 62))
 
@@ -383,8 +386,8 @@ def _counts(connection: Connection) -> list[Counts]:
     for id_, queue, name in connection.execute("SELECT id, queue, name FROM taskyard_group"):
         counted[id_] = Counts(Group(queue, name))
     for id_, name, value in connection.execute("SELECT grp, name, value FROM taskyard_counter"):
-        if name in _NAMES:
-            setattr(counted[id_], name, value)
+        if name.startswith("now:"):
+            setattr(counted[id_], name.removeprefix("now:"), value)
         else:
             counted[id_].totals[name] = value
     rows = connection.execute(
@@ -404,7 +407,7 @@ def _retry_dead(tx: Transaction, query: DeadQuery) -> int:
         (lane,) = lanes.get(group, [letter.shard])
         lanes.append_all([(lane, letter.priority, [letter.body])])
         lanes.relocate(lane)
-        tx.count(group, "waiting", 1)
+        tx.gauge(group, "waiting", 1)
         if letter.id:
             reopen_record(tx, letter.id)
     lanes.save()
@@ -446,6 +449,6 @@ def _tidy(tx: Transaction, dead_age: int) -> int:
     ).fetchall()
     for (group_id,) in letters:
         group = tx.group_by_id(group_id)
-        tx.count(group, "dead", -1)
+        tx.gauge(group, "dead", -1)
         tx.count(group, "dead_dropped", 1)
     return records + len(letters)

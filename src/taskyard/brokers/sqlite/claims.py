@@ -299,8 +299,8 @@ def _store(tx: Transaction, lanes: Lanes, taker: _Taker, want: Want) -> Claim | 
             msgspec.msgpack.encode(taker.parts),
         ),
     )
-    tx.count(taker.group, "waiting", -messages)
-    tx.count(taker.group, "running", messages)
+    tx.gauge(taker.group, "waiting", -messages)
+    tx.gauge(taker.group, "running", messages)
     again = sum(1 for part in taker.parts for _, message in part.messages if message.deliveries)
     tx.count(taker.group, "redelivered", again)
     return Claim(token, taker.group.group, taker.parts, deadline)

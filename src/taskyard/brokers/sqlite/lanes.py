@@ -193,6 +193,8 @@ class Lanes:
             lane: it has been changed.
             served: it was claimed from, so it goes behind the others if it stays ready.
         """
+        # A clock that was set back must not make a batch wait for longer than `within`.
+        lane.oldest = min(lane.oldest, self._tx.now)
         now_at, at = rules.place(lane, lane.group.policy, self._tx.now)
         if now_at is Place.READY:
             if served or lane.place != Place.READY:

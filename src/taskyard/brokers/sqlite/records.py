@@ -168,8 +168,8 @@ def bury(
         " attempts, since, at, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         letters,
     )
+    tx.gauge(group, "dead", len(letters))
     tx.count(group, "dead", len(letters))
-    tx.count(group, "buried", len(letters))
     finish_records(tx, ended)
     _drop_oldest(tx, group, limit)
 
@@ -184,7 +184,7 @@ def _drop_oldest(tx: Transaction, group: GroupRow, limit: int) -> None:
     dropped = tx.execute(
         "DELETE FROM taskyard_dead WHERE grp = ? AND number <= ?", (group.id, cutoff[0])
     ).rowcount
-    tx.count(group, "dead", -dropped)
+    tx.gauge(group, "dead", -dropped)
     tx.count(group, "dead_dropped", dropped)
 
 
@@ -228,7 +228,7 @@ def remove_dead(tx: Transaction, query: DeadQuery) -> list[tuple[GroupRow, DeadL
     removed = []
     for row in sorted(rows):
         group = tx.group_by_id(row[1])
-        tx.count(group, "dead", -1)
+        tx.gauge(group, "dead", -1)
         removed.append((group, _letter({group.id: _key(group)}, row)))
     return removed
 

@@ -24,6 +24,9 @@ from taskyard.message import Failure, Reason, State
 
 __all__ = ["Settler", "promote", "store_due"]
 
+NO_ATTEMPT = frozenset({Reason.EXPIRED, Reason.UNREADABLE, Reason.WORKER_LOST})
+"""Reasons to bury a message whose handler did not fail."""
+
 Messages = list[tuple[int, Delivery]]
 
 
@@ -39,7 +42,7 @@ def store_due(
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         stored,
     )
-    tx.count(group, "delayed", len(stored))
+    tx.gauge(group, "delayed", len(stored))
     for row in stored:
         tx.has_later(group, row[0])  # type: ignore[arg-type]
 
@@ -65,8 +68,8 @@ def promote(tx: Transaction, lanes: Lanes, limit: int) -> None:
             (lane,) = lanes.get(group, [shard])
             lanes.insert(lane, [(priority, message)])
             lanes.relocate(lane)
-            tx.count(group, "delayed", -1)
-            tx.count(group, "waiting", 1)
+            tx.gauge(group, "delayed", -1)
+            tx.gauge(group, "waiting", 1)
         lanes.save()
     due = lanes.due(limit)
     for lane in due:
@@ -101,7 +104,7 @@ class Settler:
             if removed is None:
                 return False
             group, messages, lane_ids = removed
-            self._tx.count(group, "running", -messages)
+            self._tx.gauge(group, "running", -messages)
             self._tx.count(group, "done", messages)
             self._release(group, lane_ids)
         if settlement.results:
@@ -117,8 +120,8 @@ class Settler:
             return
         remove_claim(self._tx, token)
         group, tx = held.group, self._tx
-        tx.count(group, "running", -held.messages)
-        tx.count(group, "lost", 1)
+        tx.gauge(group, "running", -held.messages)
+        tx.count(group, "lost", held.messages)
         cap = cap_after_loss(held.messages)
         for part in held.lanes:
             for _, message in part.messages:
@@ -148,7 +151,7 @@ class Settler:
                 kept.append(ClaimedLane(part.shard, part.flush, running))
             self._end(held.group, part.shard, ended, settlement)
         remaining = sum(len(part.messages) for part in kept)
-        self._tx.count(held.group, "running", remaining - held.messages)
+        self._tx.gauge(held.group, "running", remaining - held.messages)
         held.messages = remaining
         held.lanes = kept
         self._shrink(held)
@@ -181,6 +184,7 @@ class Settler:
                 retried.append((priority, message, self._tx.now + outcome.delay))
             elif isinstance(outcome, Dead):
                 message.deliveries += 1
+                message.attempts += outcome.failure.reason not in NO_ATTEMPT
                 buried.append((priority, message, outcome))
             elif isinstance(outcome, Discard):
                 discarded.append(outcome.id)
@@ -236,7 +240,7 @@ class Settler:
         lane.blocked = max(lane.blocked, blocked)
         lane.parked = lane.parked or park
         self._lanes.relocate(lane)
-        self._tx.count(group, "waiting", len(messages))
+        self._tx.gauge(group, "waiting", len(messages))
 
     def _release(self, group: GroupRow, lane_ids: Sequence[int]) -> None:
         for lane in self._held_lanes(group, lane_ids):

@@ -78,6 +78,10 @@ class Transaction:
         self._lane += 1
         return self._lane
 
+    def gauge(self, group: GroupRow, name: str, amount: int) -> None:
+        """Change how many messages of a group are waiting, delayed, running or dead."""
+        self.count(group, f"now:{name}", amount)
+
     def count(self, group: GroupRow, name: str, amount: int) -> None:
         """Add to a counter of a group."""
         key = (group.id, name)

@@ -1,0 +1,225 @@
+"""The figures of the SQLite broker, with `synchronous=FULL`, and what the project promises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from bench.measure import Place, Samples, copy, interleaved, run
+from bench.rows import Row, measured
+
+BARE_PUT = "bare inserts"
+BARE_DRAIN = "bare claim-and-delete"
+
+
+@dataclass
+class Bench:
+    """What a measurement needs.
+
+    Arguments:
+        place: where files go.
+        quick: fewer messages.
+        repeats: rounds.
+    """
+
+    place: Place
+    quick: bool
+    repeats: int
+
+    def count(self, full: int, quick: int) -> int:
+        """A number of messages."""
+        return quick if self.quick else full
+
+    def alone(self, function: str, **arguments: Any) -> Any:
+        """Measure in a fresh process, on a file of its own."""
+        with self.place.folder() as folder:
+            return run(function, path=str(folder / "yard.db"), **arguments)
+
+    def case(self, function: str, **arguments: Any) -> Callable[[], Any]:
+        """The same, later."""
+        return partial(self.alone, function, **arguments)
+
+    def rates(self, **cases: Callable[[], Any]) -> dict[str, list[float]]:
+        """Measure cases in turn; their rates by round."""
+        samples = interleaved(self.repeats, cases)
+        _check_bytes(samples)
+        return {name: [reply["rate"] for reply in replies] for name, replies in samples.items()}
+
+
+def _check_bytes(samples: Samples) -> None:
+    lengths = {
+        reply["bytes"] for replies in samples.values() for reply in replies if "bytes" in reply
+    }
+    if len(lengths) > 1:
+        raise RuntimeError(f"the bodies compared are not equally long: {sorted(lengths)} bytes")
+
+
+def putting(bench: Bench) -> list[Row]:
+    """`enqueue_many` of 100, into one shard and into many."""
+    count = bench.count(100_000, 20_000)
+    case = partial(bench.case, count=count, size=100)
+    rates = bench.rates(
+        bare=case("bare.put"),
+        plain=case("yards.put"),
+        other=case("yards.put", shards=count),
+        other_ordered=case("yards.put", shards=count, ordered=True),
+    )
+    against = {"against": rates["bare"], "base": BARE_PUT}
+    return [
+        measured("bare_put", "bare: 100 inserts per transaction", rates["bare"]),
+        measured(
+            "put", "enqueue_many, 100 at a time", rates["plain"],
+            least=100_000, least_ratio=0.4, **against,
+        ),
+        measured(
+            "put_other_shards", "the same, every message in another shard", rates["other"],
+            least=40_000, **against,
+        ),
+        measured(
+            "put_other_ordered", "the same, every message in another ordered shard",
+            rates["other_ordered"], least=40_000, **against,
+        ),
+    ]  # fmt: skip
+
+
+def putting_singly(bench: Bench) -> list[Row]:
+    """`enqueue`, a message per transaction."""
+    count = bench.count(5_000, 1_000)
+    rates = bench.rates(
+        bare=bench.case("bare.put", count=count, size=1),
+        ours=bench.case("yards.put_one_by_one", count=count),
+    )
+    return [
+        measured("bare_put_one", "bare: one insert per transaction", rates["bare"]),
+        measured(
+            "put_one", "enqueue, one by one", rates["ours"], rates["bare"],
+            base="bare one-row commits", least_ratio=0.7,
+        ),
+    ]  # fmt: skip
+
+
+def draining(bench: Bench) -> list[Row]:
+    """A whole worker: start, run all that waits, end."""
+    count = bench.count(100_000, 20_000)
+    case = partial(bench.case, "yards.drain", count=count)
+    rates = bench.rates(
+        bare=bench.case("bare.drain", count=count, size=100),
+        batch=case(),
+        sync=case(kind="sync"),
+        single_async=case(kind="async"),
+        result=case(kind="result"),
+        shards=case(shards=count),
+        shards_ordered=case(shards=count, ordered=True),
+    )
+    against = {"against": rates["bare"], "base": BARE_DRAIN}
+    return [
+        measured("bare_drain", "bare: claim and delete 100 per transaction", rates["bare"]),
+        measured(
+            "drain", "batch handler of 100", rates["batch"],
+            least=100_000, least_ratio=0.4, **against,
+        ),
+        measured(
+            "drain_sync", "single-message sync handler", rates["sync"], least=60_000, **against
+        ),
+        measured("drain_async", "single-message async handler", rates["single_async"], **against),
+        measured("drain_result", "single-message sync handler, results kept", rates["result"], **against),
+        measured(
+            "drain_shards", f"batch handler, {count:,} shards with one message each", rates["shards"],
+            least=30_000, **against,
+        ),
+        measured(
+            "drain_shards_ordered", "the same, ordered", rates["shards_ordered"],
+            least=30_000, **against,
+        ),
+    ]  # fmt: skip
+
+
+def ordered_shards(bench: Bench) -> list[Row]:
+    """Ten messages in each of 10,000 ordered shards, against as many messages in one."""
+    shards = bench.count(10_000, 2_000)
+    common: dict[str, Any] = {"count": shards * 10, "ordered": True}
+    rates = bench.rates(
+        put_one=bench.case("yards.put", shards=1, **common),
+        put=bench.case("yards.put", shards=shards, **common),
+        drain_one=bench.case("yards.drain", shards=1, **common),
+        drain=bench.case("yards.drain", shards=shards, **common),
+    )
+    return [
+        measured("put_ordered", "enqueue_many of 100, one ordered shard", rates["put_one"]),
+        measured(
+            "put_10k", f"each 100 over 100 of {shards:,} ordered shards", rates["put"],
+            rates["put_one"], base="one ordered shard", least_ratio=0.25,
+        ),
+        measured("drain_ordered", "batch handler, one ordered shard", rates["drain_one"]),
+        measured(
+            "drain_10k", f"batch handler, 10 messages in each of {shards:,} ordered shards",
+            rates["drain"], rates["drain_one"], base="one ordered shard", least_ratio=0.5,
+        ),
+    ]  # fmt: skip
+
+
+def many_waiting(bench: Bench) -> list[Row]:
+    """A long queue against a short one, in one lane."""
+    return _waiting(bench, "waiting", 0, 0, {"put": {"least_ratio": 0.8}})
+
+
+def many_waiting_in_shards(bench: Bench) -> list[Row]:
+    """A long queue in 10,000 ordered shards against a short one, as many in each shard."""
+    return _waiting(bench, "waiting_shards", 10_000, 100, {"put": {"least": 20_000}})
+
+
+def _waiting(
+    bench: Bench, name: str, shards: int, short_shards: int, floors: dict[str, dict[str, float]]
+) -> list[Row]:
+    long, short = bench.count(1_000_000, 100_000), 10_000
+    if bench.quick:
+        shards //= 10
+    ordered = bool(shards)
+    with bench.place.folder() as folder:
+        run("yards.put", path=str(folder / "long"), count=long, size=1000, shards=shards,
+            ordered=ordered)  # fmt: skip
+        run("yards.put", path=str(folder / "short"), count=short, size=1000, shards=short_shards,
+            ordered=ordered)  # fmt: skip
+
+        def on_copy(source: str, function: str, **arguments: Any) -> Callable[[], Any]:
+            def measure() -> Any:
+                with bench.place.folder() as own:
+                    copy(folder / source, own / "yard.db")
+                    return run(function, path=str(own / "yard.db"), ordered=ordered, **arguments)
+
+            return measure
+
+        some = {"most": bench.count(100_000, 50_000), "skip": 2_000}
+        more = {"count": bench.count(50_000, 10_000), "seed": 8}
+        rates = bench.rates(
+            put_short=on_copy("short", "yards.put", shards=short_shards, **more),
+            put=on_copy("long", "yards.put", shards=shards, **more),
+            drain_short=on_copy("short", "yards.drain_some", shards=short_shards, **some),
+            drain=on_copy("long", "yards.drain_some", shards=shards, **some),
+        )
+    where = f" in {shards:,} ordered shards" if shards else ""
+    base = f"{short:,} waiting" + (f" in {short_shards}" if shards else "")
+    return [
+        measured(f"put_{name}_short", f"enqueue_many of 100 beside {base}", rates["put_short"]),
+        measured(
+            f"put_{name}", f"enqueue_many of 100 beside {long:,} waiting{where}", rates["put"],
+            rates["put_short"], base=base, **floors["put"],
+        ),
+        measured(f"drain_{name}_short", f"batch handler, {base}", rates["drain_short"]),
+        measured(
+            f"drain_{name}", f"batch handler, {long:,} waiting{where}", rates["drain"],
+            rates["drain_short"], base=base, least_ratio=0.8,
+        ),
+    ]  # fmt: skip
+
+
+MEASUREMENTS: dict[str, Callable[[Bench], list[Row]]] = {
+    "put": putting,
+    "put_one": putting_singly,
+    "drain": draining,
+    "ordered": ordered_shards,
+    "waiting": many_waiting,
+    "waiting_shards": many_waiting_in_shards,
+}

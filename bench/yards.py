@@ -1,0 +1,157 @@
+"""The same work through taskyard's public interface, with its default settings."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from bench.payload import FIRST, TEXT, Item, batches
+from taskyard import Task, Yard
+
+Seen = Callable[[int], None]
+
+
+def open_yard(path: str | Path) -> Yard:
+    logging.getLogger("taskyard").setLevel(logging.ERROR)
+    return Yard(f"sqlite:///{path}")
+
+
+def batch_task(yard: Yard, seen: Seen, *, shards: int = 0, ordered: bool = False) -> Task[..., Any]:
+    """A handler of up to 100 messages."""
+
+    def rows(items: list[Item]) -> None:
+        seen(len(items))
+
+    policy: dict[str, Any] = {"batch": 100}
+    if shards:
+        policy.update(shard="n", ordered=ordered)
+    return yard.task(name="rows", **policy)(rows)
+
+
+def sync_task(yard: Yard, seen: Seen) -> Task[..., Any]:
+    """A handler of one message, in a thread."""
+
+    def one(n: int, text: str) -> None:
+        seen(1)
+
+    return yard.task(name="one")(one)
+
+
+def async_task(yard: Yard, seen: Seen) -> Task[..., Any]:
+    """A handler of one message, on the event loop."""
+
+    async def one(n: int, text: str) -> None:
+        seen(1)
+
+    return yard.task(name="one")(one)
+
+
+def result_task(yard: Yard, seen: Seen) -> Task[..., Any]:
+    """A handler whose results are kept."""
+
+    def one(n: int, text: str) -> int:
+        seen(1)
+        return n
+
+    return yard.task(name="one")(one)
+
+
+KINDS: dict[str, Callable[..., Task[..., Any]]] = {
+    "batch": batch_task,
+    "sync": sync_task,
+    "async": async_task,
+    "result": result_task,
+}
+
+
+def _nobody(_: int) -> None: ...
+
+
+def _store(task: Task[..., Any], parts: Iterable[list[Item]]) -> float:
+    began = perf_counter()
+    for part in parts:
+        task.enqueue_many(part)
+    return perf_counter() - began
+
+
+def put(
+    path: str, count: int, size: int = 100, shards: int = 0, ordered: bool = False, seed: int = 7
+) -> dict[str, Any]:
+    """Store messages with `enqueue_many`, so many per call."""
+    yard = open_yard(path)
+    task = batch_task(yard, _nobody, shards=shards, ordered=ordered)
+    task.enqueue_many([Item(FIRST, TEXT)])  # opens the file and declares the task
+    seconds = _store(task, batches(count, size, shards, seed))
+    yard.close()
+    return {"rate": count / seconds, "bytes": _length(path)}
+
+
+def _length(path: str) -> int:
+    connection = sqlite3.connect(path)
+    length: int = connection.execute(
+        "SELECT length(body) FROM taskyard_message LIMIT 1"
+    ).fetchone()[0]
+    connection.close()
+    return length
+
+
+def put_one_by_one(path: str, count: int) -> dict[str, Any]:
+    """Store messages with `enqueue`."""
+    yard = open_yard(path)
+    task = sync_task(yard, _nobody)
+    task.enqueue(FIRST, TEXT)
+    began = perf_counter()
+    for n in range(FIRST, FIRST + count):
+        task.enqueue(n, TEXT)
+    seconds = perf_counter() - began
+    yard.close()
+    return {"rate": count / seconds}
+
+
+def drain(
+    path: str,
+    count: int,
+    kind: str = "batch",
+    shards: int = 0,
+    ordered: bool = False,
+) -> dict[str, Any]:
+    """Store messages, then time a whole worker that runs them all."""
+    handled: list[int] = []
+    yard = open_yard(path)
+    more = {"shards": shards, "ordered": ordered} if kind == "batch" else {}
+    task = KINDS[kind](yard, handled.append, **more)
+    _store(task, batches(count, 100, shards))
+    yard.close()
+    began = perf_counter()
+    yard.run_worker(burst=True)
+    seconds = perf_counter() - began
+    assert sum(handled) == count, f"{sum(handled)} of {count} messages were handled"
+    return {"rate": count / seconds}
+
+
+def drain_some(
+    path: str, most: int, skip: int, shards: int = 0, ordered: bool = False
+) -> dict[str, Any]:
+    """Run up to `most` messages of what waits; the rate behind the first `skip` ones.
+
+    A worker's start would weigh more on a short queue than on a long one.
+    """
+    calls: list[tuple[float, int]] = []  # appending is safe in the handlers' threads
+    yard = open_yard(path)
+
+    def seen(count: int) -> None:
+        calls.append((perf_counter(), count))
+
+    batch_task(yard, seen, shards=shards, ordered=ordered)
+    yard.run_worker(burst=True, max_messages=most)
+    calls.sort()
+    began, done = calls[0][0], 0
+    while done < skip:
+        began, count = calls.pop(0)
+        done += count
+    messages = sum(count for _, count in calls)
+    return {"rate": messages / (calls[-1][0] - began), "messages": done + messages}

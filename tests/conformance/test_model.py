@@ -1,0 +1,377 @@
+"""Random operations on the memory broker and on another one: both must be observed alike."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from taskyard.brokers.base import (
+    Back,
+    Broker,
+    Claim,
+    Counts,
+    Dead,
+    DeadLetter,
+    DeadQuery,
+    Discard,
+    Group,
+    GroupWant,
+    Operation,
+    Outcome,
+    Put,
+    Retried,
+    Settlement,
+    Step,
+    Want,
+)
+from taskyard.brokers.lane import GroupPolicy
+from taskyard.brokers.memory import MemoryBroker
+from taskyard.message import Failure
+from tests.conformance.conftest import BROKERS
+from tests.conformance.harness import Clock, body, deliveries, micros, name
+
+T = TypeVar("T")
+
+POLICIES = {
+    Group("q", "plain"): GroupPolicy(),
+    Group("q", "ordered"): GroupPolicy(concurrency=1),
+    Group("q", "limited"): GroupPolicy(concurrency=2, max_deliveries=2),
+    Group("q", "batch"): GroupPolicy(size=3, within=micros(5), bytes=300),
+    Group("r", "ordered batch"): GroupPolicy(size=2, within=micros(3), concurrency=1),
+}
+GROUPS = list(POLICIES)
+SHARDS = ["", "a", "b"]
+OWNERS = ["ann", "bob"]
+
+some_groups = st.lists(st.sampled_from(GROUPS), min_size=1, max_size=5, unique=True)
+lanes = st.lists(
+    st.tuples(st.sampled_from(SHARDS), st.integers(-1, 1), st.integers(1, 4)),
+    min_size=1,
+    max_size=4,
+)
+ends = st.sampled_from(
+    ["done", "done", "keep", "back", "started", "park", "retry", "later", "dead", "discard"]
+)
+
+
+class Want_(msgspec.Struct):  # noqa: N801  # beside `Want`, which it becomes
+    """What a worker of the test asks for."""
+
+    groups: list[Group]
+    messages: int
+    claims: int
+    owner: str
+    lease: float
+    bytes: int
+    drain: bool
+
+    def real(self) -> Want:
+        wanted = [GroupWant(group, self.messages) for group in self.groups]
+        return Want(wanted, self.owner, micros(self.lease), self.claims, self.bytes, self.drain)
+
+
+wants = st.builds(
+    Want_,
+    groups=some_groups,
+    messages=st.integers(1, 7),
+    claims=st.integers(1, 3),
+    owner=st.sampled_from(OWNERS),
+    lease=st.sampled_from([2.0, 30.0]),
+    bytes=st.sampled_from([150, 400, 1 << 20]),
+    drain=st.booleans(),
+)
+
+
+class Twins(RuleBasedStateMachine):
+    """Two brokers with one clock, and what a user knows of them."""
+
+    make_other: Callable[..., Broker]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.folder = Path(tempfile.mkdtemp(prefix="taskyard-model-"))
+        self.model = MemoryBroker(clock=self.clock)
+        self.other = type(self).make_other(self.folder, self.clock)
+        self.drivers = [(broker, broker.driver()) for broker in (self.model, self.other)]
+        self.claims: dict[int, Claim] = {}
+        self.old_claims: list[Claim] = []
+        self.recorded: list[str] = []
+        self.first_starts: dict[tuple[Group, str, int], list[int]] = defaultdict(list)
+        self.put_so_far: Counter[Group] = Counter()
+        self.made = 0
+
+    def teardown(self) -> None:
+        for _, driver in self.drivers:
+            driver.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def both(self, operation: Callable[[Any], Operation[T]]) -> T:
+        """Run an operation on both brokers: the answers must be equal."""
+        first, second = (driver.run(operation(broker)) for broker, driver in self.drivers)
+        assert first == second
+        return first
+
+    # Rules
+
+    @initialize()
+    def declare(self) -> None:
+        for group, policy in POLICIES.items():
+            self.both(lambda broker, g=group, p=policy: broker.declare(g, p, replace=True))
+
+    @rule(
+        group=st.sampled_from(GROUPS),
+        lanes=lanes,
+        delay=st.sampled_from([0, 0, 0, 0.5, 3]),
+        keep=st.sampled_from([None, None, 0.0, 4.0]),
+        size=st.sampled_from([0, 60, 120]),
+    )
+    def put(
+        self,
+        group: Group,
+        lanes: list[tuple[str, int, int]],
+        delay: float,
+        keep: float | None,
+        size: int,
+    ) -> None:
+        puts = []
+        for shard, priority, count in lanes:
+            ids = [f"m{self.made + index}" for index in range(count)]
+            self.made += count
+            self.put_so_far[group] += count
+            if keep is not None:
+                self.recorded += ids
+            puts.append(
+                Put(
+                    group,
+                    [body(id_, size=size) for id_ in ids],
+                    shard,
+                    priority,
+                    micros(delay),
+                    ids=None if keep is None else ids,
+                    record_ttl=micros(keep or 0),
+                )
+            )
+        self.both(lambda broker: broker.put(puts))
+
+    @rule(want=wants)
+    def claim(self, want: Want_) -> None:
+        self._note(self.both(lambda broker: broker.step([], want.real())))
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data(), want=st.none() | wants, count=st.integers(1, 3))
+    def settle(self, data: st.DataObject, want: Want_ | None, count: int) -> None:
+        settlements = []
+        for _ in range(min(count, len(self.claims))):
+            claim = self.claims.pop(data.draw(st.sampled_from(sorted(self.claims)), "claim"))
+            settlements.append(self._settlement(data, claim))
+        real = None if want is None else want.real()
+        self._note(self.both(lambda broker: broker.step(settlements, real)))
+
+    @precondition(lambda self: self.old_claims)
+    @rule(data=st.data())
+    def settle_again(self, data: st.DataObject) -> None:
+        claim = data.draw(st.sampled_from(self.old_claims), "claim")
+        settlement = Settlement(claim.token, keep=self._held(claim.token))
+        self.both(lambda broker: broker.step([settlement], None))
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data(), lease=st.sampled_from([1.0, 60.0]))
+    def extend(self, data: st.DataObject, lease: float) -> None:
+        tokens = data.draw(st.lists(st.sampled_from(sorted(self.claims)), unique=True), "tokens")
+        lost = self.both(lambda broker: broker.extend(tokens, micros(lease)))
+        assert lost == [token for token in tokens if token not in self.model._state.claims]
+
+    @rule(owners=st.lists(st.sampled_from(OWNERS), unique=True))
+    def reap(self, owners: list[str]) -> None:
+        self.both(lambda broker: broker.reap(owners))
+
+    @rule(seconds=st.sampled_from([0.000001, 0.5, 1.0, 3.0, 10.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+    @rule(seconds=st.sampled_from([0.5, 20.0]))
+    def clock_is_set_back(self, seconds: float) -> None:
+        self.clock.set_back(seconds)
+
+    @rule(limit=st.integers(1, 3), queue=st.sampled_from([None, "q", "r"]))
+    def retry_dead(self, limit: int, queue: str | None) -> None:
+        self.both(lambda broker: broker.retry_dead(DeadQuery(queue=queue, limit=limit)))
+
+    @rule(limit=st.integers(1, 3), task=st.sampled_from([None, "plain", "ordered"]))
+    def discard_dead(self, limit: int, task: str | None) -> None:
+        self.both(lambda broker: broker.discard_dead(DeadQuery(task=task, limit=limit)))
+
+    @rule(group=st.sampled_from(GROUPS), shard=st.sampled_from(SHARDS))
+    def release(self, group: Group, shard: str) -> None:
+        self.both(lambda broker: broker.release(group, shard))
+
+    @rule(group=st.sampled_from(GROUPS), size=st.integers(1, 4), within=st.sampled_from([0.0, 5.0]))
+    def redeclare(self, group: Group, size: int, within: float) -> None:
+        policy = GroupPolicy(
+            size=size, within=micros(within), concurrency=POLICIES[group].concurrency
+        )
+        self.both(lambda broker: broker.declare(group, policy, replace=True))
+
+    @rule()
+    def tidy(self) -> None:
+        self.both(lambda broker: broker.tidy())
+
+    # What a worker does
+
+    def _settlement(self, data: st.DataObject, claim: Claim) -> Settlement:
+        settlement = Settlement(claim.token, {}, [], frozenset(), {})
+        keep = set()
+        for lane in claim.lanes:
+            for _, message in lane.messages:
+                id_ = name(message)
+                end = data.draw(ends, f"the end of {id_}")
+                if end == "done":
+                    settlement.results = [*settlement.results, (id_, b"result")]
+                elif end == "keep":
+                    keep.add(message.sequence)
+                else:
+                    settlement.outcomes[message.sequence] = _outcome(end, id_)
+                    settlement.retry_ids[message.sequence] = id_
+        settlement.keep = frozenset(keep)
+        if keep:
+            self.claims[claim.token] = _part(claim, settlement.keep)
+        self.old_claims.append(claim)
+        return settlement
+
+    def _note(self, step: Step) -> None:
+        for token in step.lost:
+            self.claims.pop(token, None)
+        for claim in step.claims:
+            self.claims[claim.token] = claim
+            for lane in claim.lanes:
+                for priority, message in lane.messages:
+                    starts = self.first_starts[claim.group, lane.shard, priority]
+                    if message.sequence not in starts:
+                        starts.append(message.sequence)
+
+    def _held(self, token: int) -> frozenset[int]:
+        claim = self.claims.get(token)
+        return frozenset(message.sequence for message in deliveries(claim))
+
+    # What must always hold
+
+    @invariant()
+    def both_are_observed_alike(self) -> None:
+        self.both(lambda broker: _counts(broker))
+        self.both(lambda broker: _dead(broker))
+        self.both(lambda broker: broker.records(self.recorded))
+        self.both(lambda broker: broker.step([], None))
+
+    @invariant()
+    def no_lane_has_more_claims_than_its_concurrency(self) -> None:
+        held = Counter(
+            (claim.group.key, part.shard)
+            for claim in self.model._state.claims.values()
+            for part in claim.parts
+        )
+        for (group, _), claims in held.items():
+            limit = POLICIES[group].concurrency
+            assert not limit or claims <= limit
+
+    @invariant()
+    def ordered_lanes_begin_their_messages_in_order(self) -> None:
+        for (group, _, _), starts in self.first_starts.items():
+            if POLICIES[group].concurrency == 1:
+                assert starts == sorted(starts)
+
+    @invariant()
+    def nothing_is_lost_or_doubled(self) -> None:
+        for counts in self.drivers[0][1].run(self.model.counts()):
+            here = counts.waiting + counts.delayed + counts.running + counts.dead
+            totals = counts.totals
+            gone = totals["done"] + totals["discarded"] + totals["dead_dropped"]
+            assert self.put_so_far[counts.group] == totals["put"] == here + gone
+
+
+def _outcome(end: str, id_: str) -> Outcome:
+    outcomes: dict[str, Outcome] = {
+        "back": Back(),
+        "started": Back(started=True),
+        "park": Back(started=True, park=True),
+        "retry": Retried(0),
+        "later": Retried(micros(2)),
+        "dead": Dead(Failure("failed"), id_),
+        "discard": Discard(id_),
+    }
+    return outcomes[end]
+
+
+def _part(claim: Claim, keep: frozenset[int]) -> Claim:
+    """What is left of a claim."""
+    lanes = []
+    for lane in claim.lanes:
+        messages = [entry for entry in lane.messages if entry[1].sequence in keep]
+        if messages:
+            lanes.append(msgspec.structs.replace(lane, messages=messages))
+    return msgspec.structs.replace(claim, lanes=lanes)
+
+
+def _counts(broker: Broker) -> Operation[list[Counts]]:
+    """Counts in which a counter that never counted is as good as none."""
+    counted = yield from broker.counts()
+    for counts in counted:
+        counts.totals = {key: value for key, value in counts.totals.items() if value}
+    return counted
+
+
+def _dead(broker: Broker) -> Operation[list[DeadLetter]]:
+    """Dead letters without the words of their failures, which every broker may choose."""
+    letters = yield from broker.dead(DeadQuery(limit=1000))
+    for letter in letters:
+        letter.failure = Failure(letter.failure.reason)
+    return letters
+
+
+OTHERS = [broker for broker in BROKERS if broker != "memory"]
+
+
+def hold_against_the_model(broker: str, examples: int, steps: int) -> None:
+    machine = type(f"{broker} and memory", (Twins,), {"make_other": staticmethod(BROKERS[broker])})
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+@pytest.mark.parametrize("broker", OTHERS)
+def test_a_broker_is_observed_like_the_model(broker: str) -> None:
+    hold_against_the_model(broker, examples=60, steps=30)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("broker", OTHERS)
+def test_a_broker_is_observed_like_the_model_for_long(broker: str) -> None:
+    hold_against_the_model(broker, examples=2000, steps=80)
+
+
+def test_the_model_is_observed_like_itself() -> None:
+    """Holds the invariants against the model alone, and the machine against mistakes."""
+    hold_against_the_model("memory", examples=60, steps=40)
