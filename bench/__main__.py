@@ -18,7 +18,9 @@ def main() -> int:
     names = options.only.split(",") if options.only else list(MEASUREMENTS)
     unknown = sorted(set(names) - MEASUREMENTS.keys())
     if unknown:
-        print(f"unknown: {', '.join(unknown)}; there are {', '.join(MEASUREMENTS)}", file=sys.stderr)
+        print(
+            f"unknown: {', '.join(unknown)}; there are {', '.join(MEASUREMENTS)}", file=sys.stderr
+        )
         return 2
     place = Place(options.dir)
     bench = Bench(place, options.quick, options.repeat or (3 if options.quick else 5))

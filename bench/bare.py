@@ -18,7 +18,7 @@ class Stored(msgspec.Struct, array_like=True, gc=False):
     """A message as taskyard stores it."""
 
     id: str
-    payload: Item
+    payload: tuple[Item]
     task: str = ""
 
 
@@ -38,7 +38,7 @@ def _put(connection: sqlite3.Connection, count: int, size: int) -> float:
     made = 0
     began = perf_counter()
     for part in batches(count, size):
-        rows = [(encode(Stored(f"{_PREFIX}{made + i:05x}", row)),) for i, row in enumerate(part)]
+        rows = [(encode(Stored(f"{_PREFIX}{made + i:05x}", (row,))),) for i, row in enumerate(part)]
         made += len(rows)
         connection.execute("BEGIN IMMEDIATE")
         connection.executemany("INSERT INTO row (body) VALUES (?)", rows)
@@ -73,7 +73,7 @@ def drain(path: str, count: int, size: int) -> dict[str, Any]:
         if not rows:
             connection.execute("COMMIT")
             break
-        items = [decode(body).payload for _, body in rows]
+        items = [decode(body).payload[0] for _, body in rows]
         connection.execute("DELETE FROM row WHERE id <= ?", (rows[-1][0],))
         connection.execute("COMMIT")
         done += len(items)

@@ -17,7 +17,9 @@ def describe(folder: Path) -> dict[str, Any]:
     """Describe this machine, and the disk under a folder."""
     return {
         "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
         "ram_gib": _ram(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "file_system": _file_system(folder),

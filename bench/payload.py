@@ -1,4 +1,4 @@
-"""The message that everything here stores: 127 bytes with its envelope."""
+"""The message that everything here stores: 128 bytes with its envelope."""
 
 from __future__ import annotations
 

@@ -35,7 +35,9 @@ def table(rows: Sequence[Row], machine: dict[str, Any]) -> None:
     shown.add_column("met")
     for row in rows:
         met = {True: "[green]yes[/]", False: "[red]NO[/]", None: ""}[row.met]
-        spread = "" if row.low is None or row.high is None else f"{number(row.low)} … {number(row.high)}"
+        spread = (
+            "" if row.low is None or row.high is None else f"{number(row.low)} … {number(row.high)}"
+        )
         shown.add_row(
             row.title,
             number(row.value),

@@ -1,4 +1,7 @@
-"""The yard of the demonstration: a task that stores lines of files, and the worker for it."""
+"""The demonstration's task: file lines of source code away, in batches, in order per file.
+
+DEMO_BROKER=sqlite:///queue.db DEMO_STORE=store.db python tasks.py 2
+"""
 
 import os
 import sqlite3
@@ -9,10 +12,12 @@ from typing import NamedTuple
 
 from taskyard import Batch, Yard
 
-yard = Yard(os.environ.get("DEMO_BROKER", "sqlite:///yard.db"))
+yard = Yard(os.environ["DEMO_BROKER"])
 
 
 class Line(NamedTuple):
+    """A line of a file, with its line ending. One without any text ends the file."""
+
     file: str
     number: int
     text: bytes
@@ -20,10 +25,7 @@ class Line(NamedTuple):
 
 @yard.task(queue="lines", shard="file", ordered=True, batch=Batch(size=500, within=0.5))
 def store(lines: list[Line]) -> None:
-    """Store some lines of one file.
-
-    They may come again after a crash, so lines that are there already are left alone.
-    """
+    """Store lines of one file; those that are there already, because they came again, stay."""
     with database(threading.get_ident()) as db:  # one transaction
         new = db.executemany("INSERT OR IGNORE INTO lines VALUES (?, ?, ?)", lines).rowcount
         db.execute(
@@ -34,10 +36,9 @@ def store(lines: list[Line]) -> None:
 
 @cache
 def database(thread: int) -> sqlite3.Connection:
-    db = sqlite3.connect(os.environ["DEMO_STORE"], timeout=60, isolation_level="IMMEDIATE")
-    db.execute("PRAGMA journal_mode=WAL")
-    return db
+    """A connection per thread."""
+    return sqlite3.connect(os.environ["DEMO_STORE"], timeout=60, isolation_level="IMMEDIATE")
 
 
 if __name__ == "__main__":
-    yard.run_worker(processes=int(sys.argv[1]), concurrency=int(os.environ.get("CONC", "1")))
+    yard.run_worker(processes=int(sys.argv[1]), concurrency=2, grace=5)

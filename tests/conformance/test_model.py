@@ -60,7 +60,9 @@ GROUPS = list(POLICIES)
 SHARDS = ["", "a", "b"]
 OWNERS = ["ann", "bob"]
 
-some_groups = st.lists(st.sampled_from(GROUPS), min_size=1, max_size=5, unique=True)
+some_groups = st.just(GROUPS) | st.lists(
+    st.sampled_from(GROUPS), min_size=1, max_size=5, unique=True
+)
 lanes = st.lists(
     st.tuples(st.sampled_from(SHARDS), st.integers(-1, 1), st.integers(1, 4)),
     min_size=1,
@@ -173,6 +175,11 @@ class Twins(RuleBasedStateMachine):
 
     @rule(want=wants)
     def claim(self, want: Want_) -> None:
+        self._note(self.both(lambda broker: broker.step([], want.real())))
+
+    @rule(messages=st.integers(1, 7), claims=st.integers(1, 4), owner=st.sampled_from(OWNERS))
+    def claim_anything(self, messages: int, claims: int, owner: str) -> None:
+        want = Want_(GROUPS, messages, claims, owner, 30.0, 1 << 20, drain=False)
         self._note(self.both(lambda broker: broker.step([], want.real())))
 
     @precondition(lambda self: self.claims)

@@ -148,6 +148,11 @@ class Claim(msgspec.Struct):
     def __len__(self) -> int:
         return sum(len(lane.messages) for lane in self.lanes)
 
+    @property
+    def suspect(self) -> bool:
+        """Whether it is a message that was lost and singled out: it may kill its worker again."""
+        return self.lanes[0].messages[0][1].cap == 1
+
 
 class Retried(msgspec.Struct, frozen=True):
     """The attempt failed, another follows after `delay` microseconds.
@@ -240,6 +245,9 @@ class Want(msgspec.Struct):
         claims: how many claims at most (its free slots).
         bytes: payload bytes of one claim at most; a single message may be larger.
         drain: hand out batches that still wait to fill.
+        alone: the worker runs nothing now, so it may get a suspect (see `Claim.suspect`). That
+            is then the only claim of the step, and whoever gets it runs nothing beside it:
+            otherwise messages would die of what their neighbour did.
         listener: where to be woken if there is nothing.
     """
 
@@ -249,6 +257,7 @@ class Want(msgspec.Struct):
     claims: int = 1
     bytes: int = 1 << 22
     drain: bool = False
+    alone: bool = True
     listener: str | None = None
 
 
@@ -260,12 +269,14 @@ class Step(msgspec.Struct):
         claims: what was claimed.
         now: the broker's time, microseconds.
         next_at: when something that waits for its time becomes eligible; 0: nothing does.
+        suspects: a suspect was passed over, because the worker does not run `alone`.
     """
 
     lost: list[int]
     claims: list[Claim]
     now: int
     next_at: int = 0
+    suspects: bool = False
 
 
 class Record(msgspec.Struct):

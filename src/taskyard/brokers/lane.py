@@ -10,7 +10,17 @@ from enum import IntEnum, StrEnum
 
 import msgspec
 
-__all__ = ["Flush", "GroupPolicy", "LaneState", "Place", "cap_after_loss", "flush", "place", "take"]
+__all__ = [
+    "Flush",
+    "GroupPolicy",
+    "LaneState",
+    "Place",
+    "cap_after_loss",
+    "flush",
+    "is_given_up",
+    "place",
+    "take",
+]
 
 
 class Place(IntEnum):
@@ -139,6 +149,21 @@ def take(lane: LaneState, policy: GroupPolicy, room: int, reason: Flush) -> int:
     if reason is Flush.SIZE and policy.within and count > policy.size:
         count -= count % policy.size
     return count
+
+
+def is_given_up(policy: GroupPolicy, *, claimed: int, singled_out: bool, losses: int) -> bool:
+    """Say whether a lost message ends as a dead letter.
+
+    Arguments:
+        policy: its group's policy.
+        claimed: how many messages there were in the lost claim.
+        singled_out: whether it ran with nothing beside it in its worker, because of earlier
+            losses. Else the loss may be the doing of another claim in the same process.
+        losses: how often it was lost, with this time.
+    """
+    if claimed != 1 or losses < policy.max_deliveries:
+        return False
+    return singled_out or policy.max_deliveries == 1
 
 
 def cap_after_loss(claimed: int) -> int:

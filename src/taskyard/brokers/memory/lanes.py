@@ -169,7 +169,8 @@ class Lane:
             if fifo.first() is not None:
                 break
             del self._fifos[priority]
-        self._count_out(taken)
+        if taken:
+            self._count_out(taken)
         return taken
 
     def _fifo(self, priority: int) -> Fifo:

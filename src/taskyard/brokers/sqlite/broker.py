@@ -12,12 +12,12 @@ from typing import TypeVar
 import msgspec
 
 from taskyard.brokers.base import (
-    Claim,
     Counts,
     DeadLetter,
     DeadQuery,
     Delivery,
     Group,
+    GroupWant,
     Operation,
     Put,
     Record,
@@ -26,7 +26,7 @@ from taskyard.brokers.base import (
     Want,
 )
 from taskyard.brokers.lane import GroupPolicy
-from taskyard.brokers.sqlite.claims import claim, servable
+from taskyard.brokers.sqlite.claims import Claimer, servable
 from taskyard.brokers.sqlite.database import Settings
 from taskyard.brokers.sqlite.drivers import Read, SQLiteAsyncDriver, SQLiteDriver, Write
 from taskyard.brokers.sqlite.groups import GroupRow
@@ -182,18 +182,21 @@ class SQLiteBroker:
         lanes = Lanes(tx)
         settler = Settler(tx, lanes, self._dead_limit)
         lost = [item.token for item in settlements if not settler.settle(item)]
-        claims: list[Claim] = []
-        if want is not None:
-            _take_back_expired(tx, settler)
+        if want is None:
             lanes.save()
-            promote(tx, lanes, PROMOTED)
-            claims = _claim(tx, lanes, want)
-        else:
-            lanes.save()
+            return Step(lost, [], tx.now, _next_at(tx))
+        _take_back_expired(tx, settler)
+        lanes.save()
+        promote(tx, lanes, PROMOTED)
+        served = servable(tx, want.groups)
+        claimer = Claimer(tx, lanes, served, want)
+        claims = claimer.claims() if served else []
         next_at = _next_at(tx)
-        if want is not None and want.listener is not None:
-            _sleep_or_wake(tx, want, want.listener, next_at, found=bool(claims))
-        return Step(lost, claims, tx.now, next_at)
+        if claims:
+            _leave_the_rest_to_others(tx, served, next_at, want.listener)
+        elif want.listener is not None:
+            _sleep(tx, want, want.listener, next_at)
+        return Step(lost, claims, tx.now, next_at, claimer.suspects)
 
     def _reap(self, tx: Transaction, owners: Sequence[str]) -> int:
         # A clock that was set back must not turn a lease into a long one.
@@ -331,20 +334,6 @@ def _take_back_expired(tx: Transaction, settler: Settler) -> int:
     return len(tokens)
 
 
-def _claim(tx: Transaction, lanes: Lanes, want: Want) -> list[Claim]:
-    groups = servable(tx, want.groups)
-    claims: list[Claim] = []
-    while len(claims) < want.claims:
-        made = claim(tx, lanes, groups, want) if groups else None
-        if made is None:
-            break
-        claims.append(made)
-    if claims:
-        for row, _ in groups:
-            tx.has_ready(row)  # what is left may wake the next one
-    return claims
-
-
 def _next_at(tx: Transaction) -> int:
     times = tx.execute(
         "SELECT (SELECT min(at) FROM taskyard_due),"
@@ -353,20 +342,26 @@ def _next_at(tx: Transaction) -> int:
     return min((at for at in times if at is not None), default=0)
 
 
-def _sleep_or_wake(
-    tx: Transaction, want: Want, listener: str, next_at: int, *, found: bool
+def _leave_the_rest_to_others(
+    tx: Transaction,
+    served: Sequence[tuple[GroupRow, GroupWant]],
+    next_at: int,
+    listener: str | None,
 ) -> None:
-    # A group that nobody has put to is created here, or its first put would wake nobody.
-    rows = [(tx.group(item.group), item) for item in want.groups]
-    served = [row for row, item in rows if item.members.issuperset(row.policy.members)]
-    if found:
+    if listener is not None:
         tx.unlisten(listener)
-        for row in served if next_at else ():
-            tx.has_later(row, next_at)  # the sleeper that was to wake then is busy now
-    else:
-        topics = [f"g:{row.id}" for row in served]
-        # 0 would mean "no wake-up of its own", so "never" is a time that never comes.
-        tx.listen(listener, topics, next_at or (1 << 62))
+    for group, _ in served:
+        tx.has_ready(group)
+        if next_at:
+            tx.has_later(group, next_at)  # whoever was to wake then may be busy now
+
+
+def _sleep(tx: Transaction, want: Want, listener: str, next_at: int) -> None:
+    # A group that nobody has put to is made here, or its first message would wake nobody.
+    rows = [(tx.group(item.group), item) for item in want.groups]
+    topics = [f"g:{row.id}" for row, item in rows if item.members.issuperset(row.policy.members)]
+    # 0 would mean "no wake-up of its own", so "never" is a time that never comes.
+    tx.listen(listener, topics, next_at or (1 << 62))
 
 
 def _extend(tx: Transaction, tokens: Sequence[int], lease: int) -> list[int]:

@@ -13,7 +13,7 @@ from taskyard.brokers.sqlite.groups import GroupRow
 from taskyard.brokers.sqlite.lanes import DELIVERY, Lane, Lanes, delivery
 from taskyard.brokers.sqlite.transaction import Transaction
 
-__all__ = ["HeldClaim", "claim", "find_claim", "keep_claim", "remove_claim", "servable"]
+__all__ = ["Claimer", "HeldClaim", "find_claim", "keep_claim", "remove_claim", "servable"]
 
 FIRST = (-(1 << 40), 0)
 """Before every priority and turn."""
@@ -56,10 +56,8 @@ def servable(tx: Transaction, wants: Sequence[GroupWant]) -> list[tuple[GroupRow
     return groups
 
 
-def claim(
-    tx: Transaction, lanes: Lanes, groups: Sequence[tuple[GroupRow, GroupWant]], want: Want
-) -> Claim | None:
-    """Claim messages of the group whose turn it is.
+class Claimer:
+    """Makes the claims of one step.
 
     Arguments:
         tx: the transaction.
@@ -67,62 +65,124 @@ def claim(
         groups: what may be served.
         want: the worker's wishes.
 
-    Returns:
-        The claim, stored; None when nothing is ready.
+    Attributes:
+        suspects: whether a suspect was passed over, because it must run alone.
     """
-    chosen = _next_group(tx, groups)
-    if chosen is not None:
-        group, limit = chosen
-        taker = _Taker(tx, lanes, group, limit.messages, want.bytes)
+
+    def __init__(
+        self,
+        tx: Transaction,
+        lanes: Lanes,
+        groups: Sequence[tuple[GroupRow, GroupWant]],
+        want: Want,
+    ) -> None:
+        self.suspects = False
+        self._tx = tx
+        self._lanes = lanes
+        self._groups = {row.id: (row, wish.messages) for row, wish in groups}
+        self._want = want
+
+    def claims(self) -> list[Claim]:
+        """Claim, group after group as it is their turn, until the worker's slots are full."""
+        claims: list[Claim] = []
+        while len(claims) < self._want.claims:
+            made = self._next(alone=self._want.alone and not claims)
+            if made is None:
+                break
+            claims.append(made)
+            if made.suspect:
+                break
+        return claims
+
+    def _next(self, *, alone: bool) -> Claim | None:
+        while (group_id := self._next_group()) is not None:
+            group, room = self._groups[group_id]
+            taker = _Taker(self._tx, self._lanes, group, room, self._want.bytes, alone=alone)
+            self._take_ready(taker)
+            made = self._store(taker)
+            if made is not None:
+                return made
+            del self._groups[group_id]  # it has only suspects, and they are not for now
+        return self._drain() if self._want.drain else None
+
+    def _next_group(self) -> int | None:
+        first = self._tx.execute(
+            "SELECT lane.grp FROM json_each(?) AS served JOIN taskyard_lane AS lane ON lane.id ="
+            " (SELECT id FROM taskyard_lane WHERE grp = served.value AND place = 1"
+            " ORDER BY priority, turn LIMIT 1) ORDER BY lane.priority, lane.turn LIMIT 1",
+            (msgspec.json.encode(list(self._groups)),),
+        ).fetchone()
+        return None if first is None else int(first[0])
+
+    def _take_ready(self, taker: _Taker) -> None:
         behind, count = FIRST, 1
         while taker.room > 0:
-            ready = lanes.ready(group, behind, count)
+            ready = self._lanes.ready(taker.group, behind, count)
             if not ready:
-                break
+                return
             behind = (ready[-1].priority, ready[-1].turn)
             taker.take(ready)
             count = min(count * 4, taker.room, 512)
-        return _store(tx, lanes, taker, want)
-    if want.drain:
-        return _drain(tx, lanes, groups, want)
-    return None
 
+    def _drain(self) -> Claim | None:
+        for group, room in self._groups.values():
+            if not group.policy.within:
+                continue
+            taker = _Taker(self._tx, self._lanes, group, room, self._want.bytes, alone=False)
+            taker.take(self._lanes.filling(group, room))
+            made = self._store(taker)
+            if made is not None:
+                return made
+        return None
 
-def _next_group(
-    tx: Transaction, groups: Sequence[tuple[GroupRow, GroupWant]]
-) -> tuple[GroupRow, GroupWant] | None:
-    by_id = {row.id: (row, want) for row, want in groups}
-    first = tx.execute(
-        "SELECT lane.grp FROM json_each(?) AS served JOIN taskyard_lane AS lane ON lane.id ="
-        " (SELECT id FROM taskyard_lane WHERE grp = served.value AND place = 1"
-        " ORDER BY priority, turn LIMIT 1) ORDER BY lane.priority, lane.turn LIMIT 1",
-        (msgspec.json.encode(list(by_id)),),
-    ).fetchone()
-    return None if first is None else by_id[first[0]]
-
-
-def _drain(
-    tx: Transaction, lanes: Lanes, groups: Sequence[tuple[GroupRow, GroupWant]], want: Want
-) -> Claim | None:
-    for group, limit in groups:
-        if not group.policy.within:
-            continue
-        taker = _Taker(tx, lanes, group, limit.messages, want.bytes)
-        taker.take(lanes.filling(group, limit.messages))
-        made = _store(tx, lanes, taker, want)
-        if made is not None:
-            return made
-    return None
+    def _store(self, taker: _Taker) -> Claim | None:
+        self.suspects = self.suspects or taker.suspects
+        if not taker.parts:
+            return None
+        tx, group, want = self._tx, taker.group, self._want
+        self._lanes.save()
+        token = tx.sequences(1)
+        messages = sum(len(part.messages) for part in taker.parts)
+        deadline = tx.now + want.lease
+        tx.execute(
+            "INSERT INTO taskyard_claim"
+            " (token, grp, owner, deadline, lease, messages, lanes, parts)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                token,
+                group.id,
+                want.owner,
+                deadline,
+                want.lease,
+                messages,
+                msgspec.json.encode(taker.lane_ids) if taker.lane_ids else None,
+                msgspec.msgpack.encode(taker.parts),
+            ),
+        )
+        tx.gauge(group, "waiting", -messages)
+        tx.gauge(group, "running", messages)
+        again = [1 for part in taker.parts for _, message in part.messages if message.deliveries]
+        tx.count(group, "redelivered", len(again))
+        return Claim(token, group.group, taker.parts, deadline)
 
 
 class _Taker:
     """Takes messages from lanes into one claim, until its room is used up."""
 
     def __init__(
-        self, tx: Transaction, lanes: Lanes, group: GroupRow, room: int, size: int
+        self,
+        tx: Transaction,
+        lanes: Lanes,
+        group: GroupRow,
+        room: int,
+        size: int,
+        *,
+        alone: bool,
     ) -> None:
         self.group = group
         self.room = room
+        self.suspects = False
+        self._alone = alone
         self.parts: list[ClaimedLane] = []
         self.lane_ids: list[int] = []
         self._tx = tx
@@ -229,6 +289,9 @@ class _Taker:
         for row in rows[:wanted]:
             message = delivery(row[1:])
             history = (message.losses, message.cap)
+            if self._history is None and message.cap == 1 and not self._alone:
+                self.suspects = True
+                break
             if self._history is None:
                 self._history = history
                 if message.cap:
@@ -276,34 +339,6 @@ def _heads(tx: Transaction, lane_id: int) -> list[tuple[int, int]]:
             return heads
         heads.append(row)
         priority = row[0]
-
-
-def _store(tx: Transaction, lanes: Lanes, taker: _Taker, want: Want) -> Claim | None:
-    if not taker.parts:
-        return None
-    lanes.save()
-    token = tx.sequences(1)
-    messages = sum(len(part.messages) for part in taker.parts)
-    deadline = tx.now + want.lease
-    tx.execute(
-        "INSERT INTO taskyard_claim (token, grp, owner, deadline, lease, messages, lanes, parts)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            token,
-            taker.group.id,
-            want.owner,
-            deadline,
-            want.lease,
-            messages,
-            msgspec.json.encode(taker.lane_ids) if taker.lane_ids else None,
-            msgspec.msgpack.encode(taker.parts),
-        ),
-    )
-    tx.gauge(taker.group, "waiting", -messages)
-    tx.gauge(taker.group, "running", messages)
-    again = sum(1 for part in taker.parts for _, message in part.messages if message.deliveries)
-    tx.count(taker.group, "redelivered", again)
-    return Claim(token, taker.group.group, taker.parts, deadline)
 
 
 # Holding

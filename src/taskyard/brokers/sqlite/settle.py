@@ -14,7 +14,7 @@ from taskyard.brokers.base import (
     Retried,
     Settlement,
 )
-from taskyard.brokers.lane import cap_after_loss
+from taskyard.brokers.lane import cap_after_loss, is_given_up
 from taskyard.brokers.sqlite.claims import HeldClaim, find_claim, keep_claim, remove_claim
 from taskyard.brokers.sqlite.groups import GroupRow
 from taskyard.brokers.sqlite.lanes import DELIVERY, Lane, Lanes, delivery, delivery_row
@@ -123,12 +123,18 @@ class Settler:
         tx.gauge(group, "running", -held.messages)
         tx.count(group, "lost", held.messages)
         cap = cap_after_loss(held.messages)
+        alone = held.lanes[0].messages[0][1].cap == 1
         for part in held.lanes:
             for _, message in part.messages:
                 message.losses += 1
                 message.deliveries += 1
                 message.cap = cap
-            if held.messages == 1 and part.messages[0][1].losses >= group.policy.max_deliveries:
+            if is_given_up(
+                group.policy,
+                claimed=held.messages,
+                singled_out=alone,
+                losses=part.messages[0][1].losses,
+            ):
                 self._bury_lost(group, part)
             else:
                 self._give_back(group, part.shard, part.messages)

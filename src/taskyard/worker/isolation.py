@@ -1,0 +1,70 @@
+"""Running suspects alone.
+
+A message that was lost and singled out may kill its process again. If anything ran beside it, that
+would be lost with it, and would seem to kill processes too. So a worker that hears of a suspect
+first lets everything end, then claims it, and claims nothing else until it has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from taskyard.brokers.base import Step, Want
+
+__all__ = ["Isolation"]
+
+
+class Isolation:
+    """What the pools of a worker must know of each other.
+
+    Arguments:
+        held: how many claims all pools hold.
+        notify: called when pools that could not claim may be able to.
+    """
+
+    def __init__(self, held: Callable[[], int], notify: Callable[[], None]) -> None:
+        self._held = held
+        self._notify = notify
+        self._asking = 0
+        self._asking_alone = False
+        self._waiting = False
+        self._suspect: int | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs, and nobody is about to get something to run."""
+        return self._asking == 0 and self._held() == 0
+
+    @property
+    def may_claim(self) -> bool:
+        """Whether a pool may ask for claims now."""
+        if self._suspect is not None or self._asking_alone:
+            return False
+        return self.is_idle or not self._waiting
+
+    def asks(self, want: Want) -> None:
+        """Note that a pool asks for claims."""
+        self._asking += 1
+        self._asking_alone = want.alone
+
+    def is_answered(self, want: Want, step: Step | None) -> None:
+        """Note the answer; None: there was none."""
+        self._asking -= 1
+        if want.alone:
+            self._asking_alone = False
+        if step is None:
+            return
+        self._waiting = step.suspects or (self._waiting and not want.alone)
+        for claim in step.claims:
+            if claim.suspect:
+                self._suspect = claim.token
+        if want.alone and self._suspect is None:
+            self._notify()
+
+    def has_ended(self, token: int) -> None:
+        """Note that a claim has left its slot."""
+        if token == self._suspect:
+            self._suspect = None
+            self._notify()
+        elif self._waiting and self.is_idle:
+            self._notify()

@@ -1,0 +1,305 @@
+"""Slots: claims are asked for as slots get free, run, and settled with the next question."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+from taskyard.brokers.base import (
+    AsyncDriver,
+    Broker,
+    Claim,
+    Dead,
+    Group,
+    GroupWant,
+    Settlement,
+    Step,
+    Want,
+)
+from taskyard.errors import BrokerError
+from taskyard.task import Task
+from taskyard.worker.execution import Execution
+from taskyard.worker.instances import Instances
+from taskyard.worker.isolation import Isolation
+from taskyard.worker.settings import WorkerSettings
+from taskyard.worker.slices import SliceSizes
+
+__all__ = ["Host", "Pool", "Run"]
+
+log = logging.getLogger("taskyard.worker")
+
+LONGEST_SLEEP = 10.0
+"""Seconds after which an idle worker asks again: its health is a claim attempt that succeeded."""
+RECONNECT = (0.1, 5.0)
+"""Seconds between tries while the broker fails: at first, at most."""
+
+
+class Host(Protocol):
+    """The worker that a pool belongs to."""
+
+    broker: Broker
+    settings: WorkerSettings
+    owner: str
+    isolation: Isolation
+
+    @property
+    def stopping(self) -> bool:
+        """Whether nothing new is to be started."""
+        ...
+
+    def tasks_of(self, group: Group) -> Mapping[str, Task[..., Any]]:
+        """The tasks of a group, by name."""
+        ...
+
+    def note_progress(self, messages: int = 0) -> None:
+        """Note a successful exchange with the broker, and messages that ended."""
+        ...
+
+    def note_dead(self, task: str, dead: Dead) -> None:
+        """Note a dead letter; with `fail_fast`, it ends the worker."""
+        ...
+
+
+class Run:
+    """A claim in a slot."""
+
+    def __init__(self, execution: Execution, deadline: float) -> None:
+        self.execution = execution
+        self.deadline = deadline
+        self.task: asyncio.Task[None] | None = None
+        self.work: asyncio.Future[None] | None = None
+
+    def lose(self) -> None:
+        """The lease was lost: tell the handler, and cancel it if that is possible."""
+        if not self.execution.lost.is_set():
+            log.warning(
+                "claim %s of %s was lost", self.execution.claim.token, self.execution.claim.group
+            )
+        self.execution.lost.set()
+        self._cancel()
+
+    def give_up(self) -> None:
+        """The grace time is over."""
+        self.execution.stop(cancelled=True)
+        self._cancel()
+
+    def _cancel(self) -> None:
+        if self.work is not None and self.execution.is_async:
+            self.work.cancel()
+
+
+class Pool:
+    """Slots that serve the same groups."""
+
+    def __init__(self, host: Host, groups: list[Group], slots: int) -> None:
+        self.slots = slots
+        self.held: dict[int, Run] = {}
+        self._host = host
+        self._broker = host.broker
+        self._settings = host.settings
+        self._groups = groups
+        self._sizes = SliceSizes(host.settings.slice)
+        self._settlements: list[Settlement] = []
+        self._changed = asyncio.Event()
+        self._hard = False
+
+    async def serve(
+        self, driver: AsyncDriver, threads: ThreadPoolExecutor, instances: Instances
+    ) -> None:
+        """Claim, run and settle until the worker stops."""
+        self._driver, self._threads, self._instances = driver, threads, instances
+        listener = driver.listener()
+        try:
+            while not self._finished():
+                self._changed.clear()
+                want = self._want(listener.name or None)
+                if want is not None or self._settlements:
+                    step = await self._exchange(want)
+                    if step.claims:
+                        continue
+                    if want is not None and self._has_drained(step):
+                        return
+                    await self._sleep(listener if want else None, step)
+                else:
+                    await self._changed.wait()
+        finally:
+            listener.close()
+
+    def stop(self, *, hard: bool) -> None:
+        """Start nothing new; with `hard`, give up what runs."""
+        self._hard = self._hard or hard
+        for run in list(self.held.values()):
+            if hard:
+                run.give_up()
+            else:
+                run.execution.stop()
+        self._changed.set()
+
+    def notify(self) -> None:
+        """Look again whether something can be claimed."""
+        self._changed.set()
+
+    def _finished(self) -> bool:
+        return self._host.stopping and not self.held and not self._settlements
+
+    def _has_drained(self, step: Step) -> bool:
+        idle = not step.claims and not self.held and not self._settlements
+        return self._settings.burst and idle and not step.suspects
+
+    def _want(self, listener: str | None) -> Want | None:
+        free = self.slots - len(self.held)
+        if free <= 0 or self._host.stopping or not self._host.isolation.may_claim:
+            return None
+        return Want(
+            [self._group_want(group) for group in self._groups],
+            self._host.owner,
+            round(self._settings.lease * 1e6),
+            claims=free,
+            drain=self._settings.burst,
+            alone=self._host.isolation.is_idle,
+            listener=listener,
+        )
+
+    def _group_want(self, group: Group) -> GroupWant:
+        tasks = self._host.tasks_of(group)
+        batch = max(task.policy.batch.size if task.policy.batch else 1 for task in tasks.values())
+        return GroupWant(group, self._sizes.size(group, batch), frozenset(tasks))
+
+    async def _exchange(self, want: Want | None) -> Step:
+        settlements, self._settlements = self._settlements, []
+        if want is None:
+            return await self._step(settlements, None)
+        isolation, step = self._host.isolation, None
+        isolation.asks(want)
+        try:
+            step = await self._step(settlements, want)
+            for claim in step.claims:
+                self._launch(claim, step.now)
+        finally:
+            isolation.is_answered(want, step)
+        return step
+
+    async def _step(self, settlements: list[Settlement], want: Want | None) -> Step:
+        delay, most = RECONNECT
+        while True:
+            try:
+                step = await self._driver.run(self._broker.step(settlements, want))
+            except BrokerError as error:
+                log.error("the broker failed, trying again in %.1f s: %s", delay, error)
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, most)
+                if self._host.stopping:
+                    want = None
+                    if self._hard:
+                        return Step([], [], 0)
+            else:
+                if step.lost:
+                    log.warning("%s claims had been lost; nothing of them is settled", step.lost)
+                self._host.note_progress()
+                return step
+
+    async def _sleep(self, listener: Any, step: Step) -> None:
+        changed = asyncio.ensure_future(self._changed.wait())
+        waiting = {changed}
+        timeout = LONGEST_SLEEP
+        if step.next_at:
+            timeout = min(timeout, max(0.0, (step.next_at - step.now) / 1e6))
+        if listener is not None:
+            waiting.add(asyncio.ensure_future(listener.wait_async(timeout)))
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+    # A claim's way through a slot
+
+    def _launch(self, claim: Claim, now: int) -> None:
+        tasks = self._host.tasks_of(claim.group)
+        # The broker answered a moment ago, so the true deadline is a little earlier.
+        run = Run(Execution(claim, tasks, now), time.monotonic() + self._settings.lease)
+        self.held[claim.token] = run
+        run.task = asyncio.create_task(self._run(claim, run, tasks))
+
+    async def _run(self, claim: Claim, run: Run, tasks: Mapping[str, Task[..., Any]]) -> None:
+        began = time.monotonic()
+        execution = run.execution
+        classes = any(task.is_class for task in tasks.values())
+        try:
+            if classes:
+                execution.instances = await self._instances.acquire(claim, tasks)
+            await self._watch(run)
+        except Exception:  # ours, not a handler's: the lease gives the messages back
+            log.exception("running claim %s failed", claim.token)
+            execution.lost.set()
+        finally:
+            if classes:
+                self._instances.release(claim, tasks)
+        elapsed = time.monotonic() - began
+        self._sizes.observe(claim.group, execution.started, elapsed)
+        del self.held[claim.token]
+        self._host.isolation.has_ended(claim.token)
+        if not execution.lost.is_set():
+            settlement = execution.settlement()
+            self._settlements.append(settlement)
+            self._note_outcomes(claim, settlement)
+        self._host.note_progress(execution.started)
+        self._changed.set()
+
+    async def _watch(self, run: Run) -> None:
+        execution = run.execution
+        if execution.is_async:
+            work: asyncio.Future[None] = asyncio.ensure_future(execution.run_async())
+        else:
+            loop = asyncio.get_running_loop()
+            work = loop.run_in_executor(self._threads, execution.run)
+        run.work = work
+        timeout = self._settings.slice * 2
+        while True:
+            await asyncio.wait({work}, timeout=timeout)
+            if work.done():
+                break
+            timeout = self._overrun(execution)
+            if self._hard and not execution.is_async:
+                execution.stop(cancelled=True)
+                return  # its thread cannot be stopped; nobody waits for it any more
+        if not work.cancelled():
+            work.result()
+
+    def _overrun(self, execution: Execution) -> float:
+        slice_ = self._settings.slice
+        seconds, limit = execution.running_for()
+        if seconds >= slice_ and (partial := execution.hand_back()) is not None:
+            self._settlements.append(partial)
+            self._note_outcomes(execution.claim, partial)
+            self._changed.set()
+        if limit is None or execution.is_async:
+            return 1.0 if seconds >= slice_ else slice_
+        if seconds >= limit:
+            execution.time_out()
+            return 1.0
+        return min(1.0, limit - seconds, max(slice_, 0.01))
+
+    def _note_outcomes(self, claim: Claim, settlement: Settlement) -> None:
+        for outcome in settlement.outcomes.values():
+            if isinstance(outcome, Dead):
+                task = outcome.task or claim.group.name
+                log.error(
+                    "message %s of task %s is dead: %s",
+                    outcome.id or "(unreadable)",
+                    task,
+                    outcome.failure.reason,
+                    extra={
+                        "message_id": outcome.id,
+                        "task": task,
+                        "queue": claim.group.queue,
+                        "reason": outcome.failure.reason,
+                        "error": outcome.failure.kind,
+                    },
+                )
+                self._host.note_dead(task, outcome)
