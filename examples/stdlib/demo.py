@@ -198,7 +198,7 @@ class Workers:
         self._supervisor.terminate()
         try:
             self._supervisor.wait(10)
-        except subprocess.TimeoutExpired:
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
             os.killpg(self._supervisor.pid, signal.SIGKILL)
             self._supervisor.wait()
 
@@ -256,7 +256,7 @@ class Demo:
         last, since = self.counts(), time.monotonic()
         while not done():
             self.workers.check()
-            time.sleep(0.02)
+            time.sleep(0.05)
             if (now := self.counts()) != last:
                 last, since = now, time.monotonic()
             elif time.monotonic() - since > PATIENCE:

@@ -29,18 +29,21 @@ class Isolation:
         self._asking_alone = False
         self._waiting = False
         self._suspect: int | None = None
+        self._refused = False
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing runs, and nobody is about to get something to run."""
         return self._asking == 0 and self._held() == 0
 
-    @property
     def may_claim(self) -> bool:
-        """Whether a pool may ask for claims now."""
+        """Whether a pool may ask for claims now; if not, it is notified when that changes."""
         if self._suspect is not None or self._asking_alone:
-            return False
-        return self.is_idle or not self._waiting
+            allowed = False
+        else:
+            allowed = self.is_idle or not self._waiting
+        self._refused = self._refused or not allowed
+        return allowed
 
     def asks(self, want: Want) -> None:
         """Note that a pool asks for claims."""
@@ -58,13 +61,16 @@ class Isolation:
         for claim in step.claims:
             if claim.suspect:
                 self._suspect = claim.token
-        if want.alone and self._suspect is None:
-            self._notify()
+        self._look_again()
 
     def has_ended(self, token: int) -> None:
         """Note that a claim has left its slot."""
         if token == self._suspect:
             self._suspect = None
-            self._notify()
-        elif self._waiting and self.is_idle:
+        self._look_again()
+
+    def _look_again(self) -> None:
+        blocked = self._suspect is not None or (self._waiting and not self.is_idle)
+        if self._refused and not blocked:
+            self._refused = False
             self._notify()

@@ -152,7 +152,7 @@ class Pool:
 
     def _want(self, listener: str | None) -> Want | None:
         free = self.slots - len(self.held)
-        if free <= 0 or self._host.stopping or not self._host.isolation.may_claim:
+        if free <= 0 or self._host.stopping or not self._host.isolation.may_claim():
             return None
         return Want(
             [self._group_want(group) for group in self._groups],
