@@ -5,17 +5,35 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+from bench import process_rows, sqlite_rows
+from bench.machine import describe
 from bench.measure import ROOT, Place
 from bench.report import draw, table, write_json
-from bench.sqlite_rows import MEASUREMENTS, Bench
-from bench.machine import describe
+from bench.rows import Bench, Row
+
+MEASUREMENTS: dict[str, Callable[[Bench], list[Row]]] = {
+    "put": sqlite_rows.putting,
+    "put_one": sqlite_rows.putting_singly,
+    "drain": sqlite_rows.draining,
+    "ordered": sqlite_rows.ordered_shards,
+    "waiting": sqlite_rows.many_waiting,
+    "waiting_shards": sqlite_rows.many_waiting_in_shards,
+    "latency": process_rows.latency,
+    "together": process_rows.together,
+    "import": process_rows.importing,
+    "idle": process_rows.idling,
+    "memory": process_rows.memory,
+}
+SLOW = {"memory"}
+"""Not with --quick, unless asked for."""
 
 
 def main() -> int:
     options = _parse()
-    names = options.only.split(",") if options.only else list(MEASUREMENTS)
+    names = options.only.split(",") if options.only else _all(options.quick)
     unknown = sorted(set(names) - MEASUREMENTS.keys())
     if unknown:
         print(
@@ -25,7 +43,7 @@ def main() -> int:
     place = Place(options.dir)
     bench = Bench(place, options.quick, options.repeat or (3 if options.quick else 5))
     began = time.monotonic()
-    rows = []
+    rows: list[Row] = []
     try:
         machine = describe(place.path)
         for name in names:
@@ -41,6 +59,10 @@ def main() -> int:
     if options.chart:
         draw(options.chart, rows, machine)
     return 0
+
+
+def _all(quick: bool) -> list[str]:
+    return [name for name in MEASUREMENTS if not (quick and name in SLOW)]
 
 
 def _parse() -> argparse.Namespace:

@@ -2,12 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import median
 from typing import Any
 
-from bench.measure import ratio
+from bench.measure import Place, Samples, interleaved, ratio, run
+
+
+@dataclass
+class Bench:
+    """What a measurement needs.
+
+    Arguments:
+        place: where files go.
+        quick: fewer messages.
+        repeats: rounds.
+    """
+
+    place: Place
+    quick: bool
+    repeats: int
+
+    def count(self, full: int, quick: int) -> int:
+        """A number of messages."""
+        return quick if self.quick else full
+
+    def alone(self, function: str, **arguments: Any) -> Any:
+        """Measure in a fresh process, on a file of its own."""
+        with self.place.folder() as folder:
+            return run(function, path=str(folder / "yard.db"), **arguments)
+
+    def case(self, function: str, **arguments: Any) -> Callable[[], Any]:
+        """The same, later."""
+        return partial(self.alone, function, **arguments)
+
+    def rates(self, **cases: Callable[[], Any]) -> dict[str, list[float]]:
+        """Measure cases in turn; their rates by round."""
+        samples = interleaved(self.repeats, cases)
+        _check_bytes(samples)
+        return {name: [reply["rate"] for reply in replies] for name, replies in samples.items()}
+
+
+def _check_bytes(samples: Samples) -> None:
+    lengths = {
+        reply["bytes"] for replies in samples.values() for reply in replies if "bytes" in reply
+    }
+    if len(lengths) > 1:
+        raise RuntimeError(f"the bodies compared are not equally long: {sorted(lengths)} bytes")
 
 
 @dataclass

@@ -3,57 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from bench.measure import Place, Samples, copy, interleaved, run
-from bench.rows import Row, measured
+from bench.measure import copy, run
+from bench.rows import Bench, Row, measured
 
 BARE_PUT = "bare inserts"
 BARE_DRAIN = "bare claim-and-delete"
-
-
-@dataclass
-class Bench:
-    """What a measurement needs.
-
-    Arguments:
-        place: where files go.
-        quick: fewer messages.
-        repeats: rounds.
-    """
-
-    place: Place
-    quick: bool
-    repeats: int
-
-    def count(self, full: int, quick: int) -> int:
-        """A number of messages."""
-        return quick if self.quick else full
-
-    def alone(self, function: str, **arguments: Any) -> Any:
-        """Measure in a fresh process, on a file of its own."""
-        with self.place.folder() as folder:
-            return run(function, path=str(folder / "yard.db"), **arguments)
-
-    def case(self, function: str, **arguments: Any) -> Callable[[], Any]:
-        """The same, later."""
-        return partial(self.alone, function, **arguments)
-
-    def rates(self, **cases: Callable[[], Any]) -> dict[str, list[float]]:
-        """Measure cases in turn; their rates by round."""
-        samples = interleaved(self.repeats, cases)
-        _check_bytes(samples)
-        return {name: [reply["rate"] for reply in replies] for name, replies in samples.items()}
-
-
-def _check_bytes(samples: Samples) -> None:
-    lengths = {
-        reply["bytes"] for replies in samples.values() for reply in replies if "bytes" in reply
-    }
-    if len(lengths) > 1:
-        raise RuntimeError(f"the bodies compared are not equally long: {sorted(lengths)} bytes")
 
 
 def putting(bench: Bench) -> list[Row]:
@@ -66,7 +23,7 @@ def putting(bench: Bench) -> list[Row]:
         other=case("yards.put", shards=count),
         other_ordered=case("yards.put", shards=count, ordered=True),
     )
-    against = {"against": rates["bare"], "base": BARE_PUT}
+    against: dict[str, Any] = {"against": rates["bare"], "base": BARE_PUT}
     return [
         measured("bare_put", "bare: 100 inserts per transaction", rates["bare"]),
         measured(
@@ -113,7 +70,7 @@ def draining(bench: Bench) -> list[Row]:
         shards=case(shards=count),
         shards_ordered=case(shards=count, ordered=True),
     )
-    against = {"against": rates["bare"], "base": BARE_DRAIN}
+    against: dict[str, Any] = {"against": rates["bare"], "base": BARE_DRAIN}
     return [
         measured("bare_drain", "bare: claim and delete 100 per transaction", rates["bare"]),
         measured(
@@ -176,28 +133,29 @@ def _waiting(
     long, short = bench.count(1_000_000, 100_000), 10_000
     if bench.quick:
         shards //= 10
-    ordered = bool(shards)
     with bench.place.folder() as folder:
-        run("yards.put", path=str(folder / "long"), count=long, size=1000, shards=shards,
-            ordered=ordered)  # fmt: skip
-        run("yards.put", path=str(folder / "short"), count=short, size=1000, shards=short_shards,
-            ordered=ordered)  # fmt: skip
+        run("yards.fill", path=str(folder / "long"), count=long, shards=shards)
+        run("yards.fill", path=str(folder / "short"), count=short, shards=short_shards)
 
         def on_copy(source: str, function: str, **arguments: Any) -> Callable[[], Any]:
+            arguments["shards"] = short_shards if source == "short" else shards
+
             def measure() -> Any:
                 with bench.place.folder() as own:
                     copy(folder / source, own / "yard.db")
-                    return run(function, path=str(own / "yard.db"), ordered=ordered, **arguments)
+                    return run(
+                        function, path=str(own / "yard.db"), ordered=bool(shards), **arguments
+                    )
 
             return measure
 
-        some = {"most": bench.count(100_000, 50_000), "skip": 2_000}
         more = {"count": bench.count(50_000, 10_000), "seed": 8}
+        some = bench.count(100_000, 50_000)
         rates = bench.rates(
-            put_short=on_copy("short", "yards.put", shards=short_shards, **more),
-            put=on_copy("long", "yards.put", shards=shards, **more),
-            drain_short=on_copy("short", "yards.drain_some", shards=short_shards, **some),
-            drain=on_copy("long", "yards.drain_some", shards=shards, **some),
+            put_short=on_copy("short", "yards.put", **more),
+            put=on_copy("long", "yards.put", **more),
+            drain_short=on_copy("short", "yards.drain_some", most=short),
+            drain=on_copy("long", "yards.drain_some", most=some),
         )
     where = f" in {shards:,} ordered shards" if shards else ""
     base = f"{short:,} waiting" + (f" in {short_shards}" if shards else "")
@@ -209,17 +167,7 @@ def _waiting(
         ),
         measured(f"drain_{name}_short", f"batch handler, {base}", rates["drain_short"]),
         measured(
-            f"drain_{name}", f"batch handler, {long:,} waiting{where}", rates["drain"],
+            f"drain_{name}", f"batch handler, {some:,} of {long:,} waiting{where}", rates["drain"],
             rates["drain_short"], base=base, least_ratio=0.8,
         ),
     ]  # fmt: skip
-
-
-MEASUREMENTS: dict[str, Callable[[Bench], list[Row]]] = {
-    "put": putting,
-    "put_one": putting_singly,
-    "drain": draining,
-    "ordered": ordered_shards,
-    "waiting": many_waiting,
-    "waiting_shards": many_waiting_in_shards,
-}

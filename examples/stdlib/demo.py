@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 PATIENCE = 60.0
 """Seconds without any progress after which something is wrong."""
 
+FOREIGN = {"site-packages", "dist-packages"}
+"""Folders of installed packages, which live inside the standard library's."""
+
 console = Console(highlight=False)
 
 
@@ -53,12 +56,14 @@ class Source(NamedTuple):
 
     @classmethod
     def of(cls, folder: Path, limit: int | None) -> "Source":
-        found = sorted(path.relative_to(folder) for path in folder.rglob("*.py") if path.is_file())
-        # Installed packages live inside the standard library's folder, but are no part of it.
-        own = [path for path in found if path.parts[0] not in ("site-packages", "dist-packages")]
-        if not own:
+        found = []
+        for parent, folders, names in os.walk(folder):
+            folders[:] = sorted(set(folders) - FOREIGN)
+            paths = [Path(parent, name) for name in sorted(names) if name.endswith(".py")]
+            found += [path.relative_to(folder).as_posix() for path in paths]
+        if not found:
             raise Failed(f"there are no .py files in {folder}")
-        return cls(folder, [path.as_posix() for path in own[:limit]])
+        return cls(folder, found[:limit])
 
     def read(self, file: str) -> list[bytes]:
         """The lines of a file with their endings, and an empty one for its end."""
@@ -107,15 +112,15 @@ class Store:
             CREATE TABLE IF NOT EXISTS lines (
                 file TEXT, number INTEGER, text BLOB, PRIMARY KEY (file, number)
             );
-            CREATE TABLE IF NOT EXISTS workers (pid INTEGER PRIMARY KEY, lines INTEGER);
+            CREATE TABLE IF NOT EXISTS workers (pid INTEGER UNIQUE, lines INTEGER);
         """)
 
     def close(self) -> None:
         self.db.close()
 
     def workers(self) -> dict[int, int]:
-        """How many lines each worker process has stored."""
-        return dict(self.db.execute("SELECT pid, lines FROM workers"))
+        """How many lines each worker process has stored, in the order in which they began."""
+        return dict(self.db.execute("SELECT pid, lines FROM workers ORDER BY rowid"))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -165,10 +170,16 @@ def compare(source: Source, store: Store) -> str:
         file = differing[0]
         pairs = zip_longest(source.read(file), store.read(file))
         number, sent, stored = next((i, a, b) for i, (a, b) in enumerate(pairs, 1) if a != b)
-        raise Failed(f"{verdict}\n{file}, line {number}: {sent!r} was sent, {stored!r} is stored")
+        raise Failed(
+            f"{verdict}\n{file}, line {number}: {shown(sent)} was sent, {shown(stored)} arrived"
+        )
     if strange := store.files() - set(source.files):
         raise Failed(f"{verdict}, but nobody sent {min(strange)}")
     return verdict
+
+
+def shown(text: bytes | None) -> str:
+    return "nothing" if text is None else repr(text) if text else "the end of the file"
 
 
 # The queue between them
@@ -266,6 +277,8 @@ class Demo:
 
     def kill_one(self, lines: "Iterator[Line]", progress: Progress) -> None:
         """Kill a worker process that has lines in hand, with others stored and others to come."""
+        if self.messages < 20:
+            raise Failed(f"{self.messages} lines are too few to kill a worker amid them: --no-kill")
         self.wait(lambda: bool(self.store.workers()))
         with self.store.locked():
             self.task.enqueue_many(islice(lines, self.messages // 20))
@@ -344,6 +357,7 @@ def show(options: argparse.Namespace, folder: Path, stack: ExitStack) -> None:
     log = folder / "workers.log"
     workers = stack.enter_context(closing(Workers(options.processes, log)))
     demo = Demo(source, store, workers)
+    stack.enter_context(demo.yard)
     sizes = demo.sizes
     console.print(
         f"{options.source}: {sizes['files']:,} files with {sizes['lines']:,} lines, "
@@ -355,6 +369,7 @@ def show(options: argparse.Namespace, folder: Path, stack: ExitStack) -> None:
     seconds = demo.run(kill=options.kill)
     if options.tamper:
         store.tamper()
+    console.print()
     console.print(demo.report(seconds))
     console.print(f"[bold green]{compare(source, store)}")
 

@@ -102,16 +102,23 @@ class Progress:
             ("put", sample.put, self._rate(lambda at: at.put)),
             ("stored", sample.stored, self._rate(lambda at: at.stored)),
         ]:
-            bar = ProgressBar(total=self._total, completed=value, width=40)
-            table.add_row(name, bar, f"{value / self._total:.0%}", f"{value:,}", rate)
-        for pid in sample.workers:
-            share = ProgressBar(total=self._total, completed=sample.workers[pid], width=40)
+            table.add_row(name, self._bar(value), f"{value / self._total:.0%}", f"{value:,}", rate)
+        for pid, lines in sample.workers.items():
             of_worker: Callable[[Sample], int] = partial(_of_worker, pid)
             end = "[red]kill -9" if pid in self.killed else self._rate(of_worker)
-            table.add_row(f"  worker {pid}", share, "", f"{sample.workers[pid]:,}", end)
+            table.add_row(f"  worker {pid}", self._bar(lines), "", f"{lines:,}", end)
         waiting = f"{sample.waiting:,} lines of {sample.files:,} files"
         table.add_row("in the queue", waiting, "", "", f"{time.monotonic() - self._began:.0f} s")
         return table
+
+    def _bar(self, value: int) -> ProgressBar:
+        return ProgressBar(
+            total=self._total,
+            completed=value,
+            width=40,
+            complete_style="cyan",
+            finished_style="green",
+        )
 
     def _line(self, sample: Sample) -> str:
         workers = ", ".join(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
+from datetime import timedelta
 from typing import NoReturn
 
 import msgspec
@@ -132,7 +133,7 @@ class Context:
         """Note that the timeout is over (called by the worker)."""
         self._timed_out = True
 
-    def retry(self, delay: float = 0.0) -> NoReturn:
+    def retry(self, delay: float | timedelta = 0.0) -> NoReturn:
         """See `taskyard.retry`."""
         retry(delay)
 
@@ -164,11 +165,11 @@ def current_context() -> Context:
     return context
 
 
-def retry(delay: float = 0.0) -> NoReturn:
+def retry(delay: float | timedelta = 0.0) -> NoReturn:
     """Stop here and run the message again later, whatever its retry policy says.
 
     Arguments:
-        delay: seconds to wait.
+        delay: seconds to wait, or a timedelta.
 
     Raises:
         RetryMessage: always; that is how the worker learns of it.

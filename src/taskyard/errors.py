@@ -30,6 +30,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -194,10 +195,12 @@ class RetryMessage(Verdict):
     """Run the message again later, whatever the retry policy says. It counts as an attempt.
 
     Arguments:
-        delay: seconds to wait.
+        delay: seconds to wait, or a timedelta.
     """
 
-    def __init__(self, delay: float = 0.0) -> None:
+    def __init__(self, delay: float | timedelta = 0.0) -> None:
+        if isinstance(delay, timedelta):
+            delay = delay.total_seconds()
         if not 0 <= delay < float("inf"):
             raise PolicyError(f"retry delay must be 0 or more seconds, not {delay!r}")
         self.delay = float(delay)

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar, overload
 
 import msgspec
 
-__all__ = ["Envelope", "Failure", "IdMaker", "Ids", "Reason", "State", "read_envelope"]
+__all__ = ["Envelope", "Failure", "IdMaker", "Ids", "Reason", "State", "is_text", "read_envelope"]
 
 T = TypeVar("T")
 
@@ -84,9 +84,11 @@ class Failure(msgspec.Struct, frozen=True):
             kind = f"{type(error).__module__}.{kind}"
         try:
             message = str(error)
-        except Exception as broken:  # noqa: BLE001 - a user's __str__ may raise
+        except BaseException as broken:  # noqa: BLE001 - a user's __str__ may raise
             message = f"(its text could not be made: {type(broken).__name__})"
-        return cls(str(reason), kind, message[:10_000], _traceback(error)[-20_000:])
+        return cls(
+            str(reason), kind, _storable(message[:10_000]), _storable(_traceback(error)[-20_000:])
+        )
 
     def summary(self) -> str:
         """One line for people."""
@@ -101,8 +103,13 @@ def _traceback(error: BaseException) -> str:
         frames = frames.tb_next
     try:
         return "".join(tracebacks.format_exception(type(error), error, frames))
-    except Exception as broken:  # noqa: BLE001 - it calls the user's __str__ too
+    except BaseException as broken:  # noqa: BLE001 - it calls the user's __str__ too
         return f"(the traceback could not be made: {type(broken).__name__})"
+
+
+def _storable(text: str) -> str:
+    """Half a surrogate pair (of a file's name, say) is no text that could be stored."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 _lenient = msgspec.msgpack.Decoder(Envelope[Any])
@@ -154,6 +161,11 @@ class Ids(Sequence[str]):
         prefix = self._prefix
         for number in range(self._first, self._first + self._length):
             yield f"{prefix}{number:05x}"
+
+
+def is_text(value: str) -> bool:
+    """Whether a str can be encoded: half of a surrogate pair cannot."""
+    return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 class IdMaker:

@@ -21,6 +21,7 @@ __all__ = [
     "Retry",
     "RetryFunction",
     "ShardKey",
+    "checked_name",
     "policy",
     "seconds",
 ]
@@ -70,7 +71,12 @@ def _whole(name: str, value: object, least: int, most: int) -> int:
     return value
 
 
-def _name(what: str, value: object) -> str:
+def checked_name(what: str, value: object) -> str:
+    """Check the name of a task, queue or order.
+
+    Raises:
+        PolicyError: it is no short printable text.
+    """
     if not isinstance(value, str) or not value or len(value) > 200 or not value.isprintable():
         raise PolicyError(f"{what} must be 1 to 200 printable characters, not {value!r}")
     return value
@@ -134,8 +140,10 @@ class Retry:
             )
         object.__setattr__(self, "delay", seconds("retry delay", self.delay))
         object.__setattr__(self, "longest", seconds("longest retry delay", self.longest))
-        if isinstance(self.jitter, bool) or not 0 <= self.jitter <= 1:
-            raise PolicyError(f"jitter must be a share from 0 to 1, not {self.jitter!r}")
+        jitter: object = self.jitter
+        number = isinstance(jitter, (int, float)) and not isinstance(jitter, bool)
+        if not number or not 0 <= self.jitter <= 1:
+            raise PolicyError(f"jitter must be a share from 0 to 1, not {jitter!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,14 +170,16 @@ class Policy:
     linger: float = 1.0
 
     def __post_init__(self) -> None:
-        _name("queue", self.queue)
+        checked_name("queue", self.queue)
         if self.order is not None:
-            _name("order", self.order)
+            checked_name("order", self.order)
         if self.shard is not None and not isinstance(self.shard, str) and not callable(self.shard):
             raise PolicyError(
                 f"shard must be the name of an argument or field, or a function of the "
                 f"arguments, not {self.shard!r}"
             )
+        if not isinstance(self.ordered, bool):
+            raise PolicyError(f"ordered must be True or False, not {self.ordered!r}")
         if self.shard_concurrency is not None:
             _whole("shard_concurrency", self.shard_concurrency, 1, 1_000_000)
         _whole("priority", self.priority, PRIORITIES.start, PRIORITIES.stop - 1)
@@ -178,7 +188,7 @@ class Policy:
             raise PolicyError(f"on_error must be 'block', 'skip' or 'park', not {self.on_error!r}")
         for name in ("timeout", "expires", "result_ttl"):
             value = getattr(self, name)
-            if value is not None and value != "auto":
+            if value is not None and not (name == "result_ttl" and value == "auto"):
                 object.__setattr__(self, name, seconds(name, value, open_=True))
         object.__setattr__(self, "linger", seconds("linger", self.linger))
         self._refuse_contradictions()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
@@ -18,9 +19,9 @@ from taskyard.brokers.base import (
     Put,
 )
 from taskyard.brokers.urls import open_broker
-from taskyard.errors import NotFound, PolicyError
+from taskyard.errors import BrokerError, NotFound, PolicyError
 from taskyard.payload import decode_plain
-from taskyard.policy import Backoff, Batch, OnError, Retry, ShardKey, policy
+from taskyard.policy import Backoff, Batch, OnError, Retry, ShardKey, checked_name, policy
 from taskyard.result import RecordReader, Result
 from taskyard.task import BatchTask, Handler, Task
 
@@ -76,14 +77,14 @@ class Yard:
     """
 
     def __init__(self, broker: str | Broker) -> None:
-        self.broker: Broker = open_broker(broker) if isinstance(broker, str) else broker
+        self.broker = _broker(broker)
         self.tasks: dict[str, Task[..., Any]] = {}
         self.dead = DeadLetters(self)
         self._driver: Driver | None = None
         self._async_driver: AsyncDriver | None = None
         self._opening = threading.Lock()
         self._declared: set[str] = set()
-        self._reader = RecordReader(self.broker, lambda: self.driver, lambda: self.async_driver)
+        self._reader = self._make_reader()
 
     # Declaring
 
@@ -175,10 +176,9 @@ class Yard:
         return self._declare(function, name, declared)
 
     def _declare(self, function: Any, name: str | None, declared: Any) -> Task[..., Any]:
-        if not callable(function):
-            raise PolicyError(f"a task is made of a function or a Handler class, not {function!r}")
+        _check_handler(function)
         self._check_importable(function, name)
-        chosen = name or function.__name__
+        chosen = checked_name("name", function.__name__ if name is None else name)
         if chosen in self.tasks:
             raise PolicyError(
                 f"there are two tasks called {chosen!r}; their messages could not be told apart. "
@@ -243,10 +243,11 @@ class Yard:
         """
         declared = policy({"queue": queue, "batch": batch})
 
-        def elsewhere(*_args: Any) -> Any:
+        def elsewhere(*_args: Any, **_kwargs: Any) -> Any:
             raise NotFound(f"task {name!r} is declared elsewhere, so it cannot be called here")
 
         kind: type[Task[..., Any]] = BatchTask if batch else Task
+        checked_name("name", name)
         return kind(self, name, elsewhere, declared, known=False)
 
     # Storing (called by tasks)
@@ -356,10 +357,22 @@ class Yard:
             BrokerError: the URL is wrong.
         """
         self.close()
-        self.broker = open_broker(broker) if isinstance(broker, str) else broker
+        self.broker = _broker(broker)
         self._async_driver = None
         self._declared.clear()
-        self._reader = RecordReader(self.broker, lambda: self.driver, lambda: self.async_driver)
+        self._reader = self._make_reader()
+
+    def _make_reader(self) -> RecordReader:
+        broker = self.broker
+
+        def current() -> Yard:
+            if self.broker is not broker:
+                raise BrokerError(
+                    f"this result belongs to {broker.url}, but its yard uses {self.broker.url} now"
+                )
+            return self
+
+        return RecordReader(broker, lambda: current().driver, lambda: current().async_driver)
 
     @property
     def driver(self) -> Driver:
@@ -405,6 +418,28 @@ class Yard:
 
     def __repr__(self) -> str:
         return f"<Yard at {self.broker.url}, {len(self.tasks)} tasks>"
+
+
+def _check_handler(function: Any) -> None:
+    handler = function
+    if inspect.isclass(function):
+        handler = getattr(function, "handle", Handler.handle)
+        if not issubclass(function, Handler) or handler is Handler.handle:
+            handler = None
+    if not callable(handler):
+        raise PolicyError(
+            f"a task is made of a function or a Handler class that has a handle(), not {function!r}"
+        )
+    if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
+        raise PolicyError(f"{function!r} has a yield in it, so calling it would run nothing")
+
+
+def _broker(given: str | Broker) -> Broker:
+    if isinstance(given, str):
+        return open_broker(given)
+    if not hasattr(given, "async_driver"):
+        raise BrokerError(f"a broker is a URL (sqlite:///yard.db) or a broker, not {given!r}")
+    return given
 
 
 class DeadLetters:

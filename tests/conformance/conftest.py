@@ -31,7 +31,7 @@ BROKERS: dict[str, Callable[..., Broker]] = {"memory": memory, "sqlite": sqlite}
 
 @pytest.fixture(
     params=[(broker, runner) for broker in BROKERS for runner in RUNNERS],
-    ids=lambda param: "-".join(param),
+    ids="-".join,
 )
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
     """Makes a harness of an empty broker with the given arguments."""

@@ -283,6 +283,7 @@ class Harness:
         lease: float = 30,
         bytes: int = 1 << 22,  # noqa: A002  # the broker's word
         drain: bool = False,
+        alone: bool = True,
         members: Iterable[str] = (),
         listener: Sleeper | None = None,
     ) -> Want:
@@ -293,8 +294,9 @@ class Harness:
             micros(lease),
             claims,
             bytes,
-            drain,
-            None if listener is None else listener.name,
+            drain=drain,
+            alone=alone,
+            listener=None if listener is None else listener.name,
         )
 
     def claims(self, messages: int = 1, **want: Any) -> list[Claim]:

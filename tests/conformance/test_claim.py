@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tests.conformance.harness import TASK, Harness, body, deliveries, micros, name, names
@@ -189,24 +190,13 @@ def test_two_claimers_never_share_a_message(harness: Harness) -> None:
     expected = {f"{shard}/{index}" for shard in range(20) for index in range(50)}
     for shard in range(20):
         harness.put(*(f"{shard}/{index}" for index in range(50)), shard=str(shard))
-    seen: list[str] = []
-    errors: list[BaseException] = []
 
-    def work(owner: str) -> None:
-        try:
-            while (claim := harness.claim(7, owner=owner)) is not None:
-                seen.extend(names(claim))  # extend is atomic
-                assert harness.settle(claim)
-        except BaseException as error:
-            errors.append(error)
-            raise
+    def work(owner: str) -> list[str]:
+        return harness.work_off(7, owner=owner)
 
-    threads = [threading.Thread(target=work, args=(f"worker {index}",)) for index in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not errors
+    with ThreadPoolExecutor(4) as threads:
+        parts = list(threads.map(work, ["ann", "bob", "cyd", "dan"]))
+    seen = [id_ for part in parts for id_ in part]
     assert len(seen) == len(expected)
     assert set(seen) == expected
 
@@ -214,7 +204,6 @@ def test_two_claimers_never_share_a_message(harness: Harness) -> None:
 def test_many_producers_and_workers_lose_nothing(harness: Harness) -> None:
     harness.declare(concurrency=1)
     done: dict[str, list[int]] = {str(shard): [] for shard in range(5)}
-    errors: list[BaseException] = []
     finished = threading.Event()
 
     def produce(shard: str) -> None:
@@ -222,28 +211,19 @@ def test_many_producers_and_workers_lose_nothing(harness: Harness) -> None:
             harness.put(f"{index}", shard=shard)
 
     def work() -> None:
-        try:
-            while True:
-                last = finished.is_set()
-                claim = harness.claim(5)
-                if claim is None and last:
-                    return
-                if claim is not None:
-                    for lane in claim.lanes:
-                        done[lane.shard] += [int(name(message)) for message in deliveries(lane)]
-                    assert harness.settle(claim)
-        except BaseException as error:
-            errors.append(error)
-            raise
+        last = False
+        while (claim := harness.claim(5)) is not None or not last:
+            last = finished.is_set()
+            if claim is not None:
+                for lane in claim.lanes:
+                    done[lane.shard] += [int(name(message)) for message in deliveries(lane)]
+                assert harness.settle(claim)
 
-    producers = [threading.Thread(target=produce, args=(shard,)) for shard in done]
-    workers = [threading.Thread(target=work) for _ in range(3)]
-    for thread in producers + workers:
-        thread.start()
-    for thread in producers:
-        thread.join()
-    finished.set()
-    for thread in workers:
-        thread.join()
-    assert not errors
+    with ThreadPoolExecutor(8) as threads:
+        workers = [threads.submit(work) for _ in range(3)]
+        for producer in [threads.submit(produce, shard) for shard in done]:
+            producer.result()
+        finished.set()
+        for worker in workers:
+            worker.result()
     assert all(numbers == list(range(40)) for numbers in done.values())

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 
+from tests.conformance.harness import TASK, Harness, names
+
 from taskyard.brokers.base import Back, Dead, Discard, Group, Outcome, Retried
 from taskyard.message import Failure
-from tests.conformance.harness import TASK, Harness, names
 
 OTHER = Group("orders", "mail")
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from tests.conformance.harness import TASK, Harness, Make, body, deliveries, names
 
 from taskyard.brokers.base import Dead, DeadLetter, Group, Retried
 from taskyard.message import Failure, Reason
-from tests.conformance.harness import TASK, Harness, Make, body, deliveries, names
 
 OTHER = Group("orders", "mail")
 BROKEN = Failure("failed", "ValueError", "it is broken", "Traceback: …")
@@ -123,7 +123,8 @@ def test_a_dead_letter_is_retried_as_new(harness: Harness) -> None:
     record = harness.record("a")
     assert record is not None
     assert record.failure is None
-    assert names(claim := harness.take(2)) == ["b", "a"]
+    claim = harness.take(2)
+    assert names(claim) == ["b", "a"]
     message = deliveries(claim)[1]
     assert (message.deliveries, message.attempts, message.losses, message.cap) == (0, 0, 0, 0)
     assert message.since == message.sequence >= harness.clock.now

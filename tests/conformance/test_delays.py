@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from taskyard.brokers.base import Back, Retried
 from tests.conformance.harness import Harness, deliveries, micros, names
+
+from taskyard.brokers.base import Back, Retried
 
 
 def test_a_delayed_message_is_never_early(harness: Harness) -> None:

@@ -235,6 +235,81 @@ def test_a_killer_in_one_of_many_lanes_takes_nobody_with_it(harness: Harness) ->
     assert len(done) == 199
 
 
+# Suspects: messages that were lost and singled out
+
+
+def suspect(harness: Harness, id_: str = "suspect", shard: str = "") -> None:
+    """Put a message that was lost once, alone in its claim."""
+    harness.put(id_, shard=shard)
+    harness.take(owner="dead")
+    harness.reap("dead")
+
+
+def test_a_suspect_is_for_a_worker_that_runs_nothing_else(harness: Harness) -> None:
+    suspect(harness)
+    step = harness.step([], harness.want(5, claims=3, alone=False))
+    assert (step.claims, step.suspects) == ([], True)
+    step = harness.step([], harness.want(5, claims=3, alone=True))
+    assert [names(claim) for claim in step.claims] == [["suspect"]]
+    assert step.claims[0].suspect
+    assert not step.suspects
+
+
+def test_a_suspect_is_the_only_claim_of_its_step(harness: Harness) -> None:
+    suspect(harness, shard="1")
+    harness.put("innocent", shard="2")
+    assert [names(claim) for claim in harness.claims(5, claims=3)] == [["suspect"]]
+    assert [names(claim) for claim in harness.claims(5, claims=3)] == [["innocent"]]
+
+
+def test_a_suspect_hinders_nobody(harness: Harness) -> None:
+    suspect(harness, shard="1")
+    harness.put("a", shard="2")
+    harness.put("b", group=Group("orders", "mail"))
+    groups = [TASK, Group("orders", "mail")]
+    step = harness.step([], harness.want(5, claims=3, alone=False, groups=groups))
+    assert [names(claim) for claim in step.claims] == [["a"], ["b"]]
+    assert step.suspects
+
+
+def test_a_suspect_does_not_follow_another_claim(harness: Harness) -> None:
+    harness.put("innocent", shard="1")
+    suspect_after = harness.take(owner="dead")
+    harness.put("first", shard="2")
+    harness.reap("dead")
+    assert names(suspect_after) == ["innocent"]
+    step = harness.step([], harness.want(1, claims=3))
+    assert [names(claim) for claim in step.claims] == [["first"]]
+    assert step.suspects
+
+
+def test_messages_behind_a_suspect_wait_for_it(harness: Harness) -> None:
+    harness.declare(concurrency=1)
+    suspect(harness, shard="s")
+    harness.put("behind", shard="s")
+    assert harness.claim(5, alone=False) is None
+    assert harness.work_off(5) == ["suspect", "behind"]
+
+
+def test_a_worker_that_claims_nothing_was_offered_no_suspect(harness: Harness) -> None:
+    assert not harness.step([], harness.want(alone=False)).suspects
+    harness.put("a")
+    assert not harness.step([], harness.want(alone=False)).suspects
+
+
+def test_nobody_dies_of_its_neighbour(harness: Harness) -> None:
+    harness.declare(max_deliveries=2)
+    harness.put(*(f"m{index}" for index in range(8)))
+    for _ in range(5):  # each alone in its claim, but beside others in one worker
+        assert len(harness.claims(1, claims=8, owner="dead", alone=False)) in (0, 8)
+        harness.reap("dead")
+    assert harness.dead() == []
+    assert sorted(harness.work_off(8)) == [f"m{index}" for index in range(8)]
+
+
+# Clocks
+
+
 def test_a_clock_set_back_does_not_prolong_a_lease(harness: Harness) -> None:
     harness.put("a")
     harness.take(lease=30)

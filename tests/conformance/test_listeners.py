@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 
 import pytest
+from tests.conformance.harness import TASK, Harness, Sleeper, micros, names
 
 from taskyard.brokers.base import Back, Dead, Discard, Group, Retried
 from taskyard.message import Failure
-from tests.conformance.harness import TASK, Harness, Sleeper, micros, names
 
 OTHER = Group("orders", "mail")
 ORDER = Group("orders", "account")
@@ -281,7 +281,7 @@ def test_all_who_wait_for_a_message_are_woken_at_its_end(harness: Harness, end: 
             harness.settle(claim, every=Discard("a"))
         case "lost":
             harness.reap("dead")
-    assert all([sleeper.is_woken() for sleeper in waiting])
+    assert all(sleeper.is_woken() for sleeper in waiting)
 
 
 def test_what_is_no_end_wakes_nobody(harness: Harness) -> None:

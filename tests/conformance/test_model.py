@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -21,6 +21,8 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from tests.conformance.conftest import BROKERS
+from tests.conformance.harness import Clock, body, deliveries, micros, name
 
 from taskyard.brokers.base import (
     Back,
@@ -44,8 +46,6 @@ from taskyard.brokers.base import (
 from taskyard.brokers.lane import GroupPolicy
 from taskyard.brokers.memory import MemoryBroker
 from taskyard.message import Failure
-from tests.conformance.conftest import BROKERS
-from tests.conformance.harness import Clock, body, deliveries, micros, name
 
 T = TypeVar("T")
 
@@ -73,31 +73,20 @@ ends = st.sampled_from(
 )
 
 
-class Want_(msgspec.Struct):  # noqa: N801  # beside `Want`, which it becomes
-    """What a worker of the test asks for."""
-
-    groups: list[Group]
-    messages: int
-    claims: int
-    owner: str
-    lease: float
-    bytes: int
-    drain: bool
-
-    def real(self) -> Want:
-        wanted = [GroupWant(group, self.messages) for group in self.groups]
-        return Want(wanted, self.owner, micros(self.lease), self.claims, self.bytes, self.drain)
+def want(groups: list[Group], messages: int, lease: float = 30, **wish: Any) -> Want:
+    return Want([GroupWant(group, messages) for group in groups], lease=micros(lease), **wish)
 
 
 wants = st.builds(
-    Want_,
+    want,
     groups=some_groups,
     messages=st.integers(1, 7),
-    claims=st.integers(1, 3),
-    owner=st.sampled_from(OWNERS),
     lease=st.sampled_from([2.0, 30.0]),
+    owner=st.sampled_from(OWNERS),
+    claims=st.integers(1, 3),
     bytes=st.sampled_from([150, 400, 1 << 20]),
     drain=st.booleans(),
+    alone=st.booleans(),
 )
 
 
@@ -155,7 +144,7 @@ class Twins(RuleBasedStateMachine):
     ) -> None:
         puts = []
         for shard, priority, count in lanes:
-            ids = [f"m{self.made + index}" for index in range(count)]
+            ids = [f"m{self.made + index:05}" for index in range(count)]
             self.made += count
             self.put_so_far[group] += count
             if keep is not None:
@@ -173,24 +162,23 @@ class Twins(RuleBasedStateMachine):
             )
         self.both(lambda broker: broker.put(puts))
 
-    @rule(want=wants)
-    def claim(self, want: Want_) -> None:
-        self._note(self.both(lambda broker: broker.step([], want.real())))
+    @rule(wish=wants)
+    def claim(self, wish: Want) -> None:
+        self._note(self.both(lambda broker: broker.step([], wish)))
 
     @rule(messages=st.integers(1, 7), claims=st.integers(1, 4), owner=st.sampled_from(OWNERS))
     def claim_anything(self, messages: int, claims: int, owner: str) -> None:
-        want = Want_(GROUPS, messages, claims, owner, 30.0, 1 << 20, drain=False)
-        self._note(self.both(lambda broker: broker.step([], want.real())))
+        wish = want(GROUPS, messages, owner=owner, claims=claims)
+        self._note(self.both(lambda broker: broker.step([], wish)))
 
     @precondition(lambda self: self.claims)
-    @rule(data=st.data(), want=st.none() | wants, count=st.integers(1, 3))
-    def settle(self, data: st.DataObject, want: Want_ | None, count: int) -> None:
+    @rule(data=st.data(), wish=st.none() | wants, count=st.integers(1, 3))
+    def settle(self, data: st.DataObject, wish: Want | None, count: int) -> None:
         settlements = []
         for _ in range(min(count, len(self.claims))):
             claim = self.claims.pop(data.draw(st.sampled_from(sorted(self.claims)), "claim"))
             settlements.append(self._settlement(data, claim))
-        real = None if want is None else want.real()
-        self._note(self.both(lambda broker: broker.step(settlements, real)))
+        self._note(self.both(lambda broker: broker.step(settlements, wish)))
 
     @precondition(lambda self: self.old_claims)
     @rule(data=st.data())
@@ -282,8 +270,8 @@ class Twins(RuleBasedStateMachine):
 
     @invariant()
     def both_are_observed_alike(self) -> None:
-        self.both(lambda broker: _counts(broker))
-        self.both(lambda broker: _dead(broker))
+        self.both(_counts)
+        self.both(_dead)
         self.both(lambda broker: broker.records(self.recorded))
         self.both(lambda broker: broker.step([], None))
 
@@ -352,6 +340,8 @@ def _dead(broker: Broker) -> Operation[list[DeadLetter]]:
     return letters
 
 
+pytestmark = pytest.mark.timeout(600)  # finding the shortest way to a failure takes its time
+
 OTHERS = [broker for broker in BROKERS if broker != "memory"]
 
 
@@ -363,6 +353,8 @@ def hold_against_the_model(broker: str, examples: int, steps: int) -> None:
             max_examples=examples,
             stateful_step_count=steps,
             deadline=None,
+            phases=[Phase.generate, Phase.shrink],
+            report_multiple_bugs=False,
             suppress_health_check=list(HealthCheck),
         ),
     )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from tests.conformance.harness import TASK, Harness, names
 
 from taskyard.brokers.base import Retried
 from taskyard.errors import PolicyConflict
-from tests.conformance.harness import TASK, Harness, names
 
 
 def test_the_first_declaration_is_stored_whoever_makes_it(harness: Harness) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from tests.conformance.harness import TASK, Harness, micros
+
 from taskyard.brokers.base import Back, Dead, Discard, Group, Record, Retried
 from taskyard.message import Failure, State
-from tests.conformance.harness import TASK, Harness, micros
 
 BROKEN = Failure("failed", "ValueError", "it is broken", "Traceback: …")
 
@@ -147,3 +148,11 @@ def test_a_message_that_runs_after_the_clock_was_set_back_runs(harness: Harness)
     harness.take()
     harness.clock.set_back(5)
     assert harness.state("a") == "running"
+
+
+def test_ids_that_contain_each_other_are_not_confused(harness: Harness) -> None:
+    harness.put("order-1", "order-12", "1", keep=60)
+    claim = harness.take(3)
+    harness.settle(claim, {"order-1": Back(), "1": Back()}, keep=["order-12"])
+    states = [harness.state(id_) for id_ in ("order-1", "order-12", "1")]
+    assert states == ["waiting", "running", "waiting"]

@@ -359,8 +359,9 @@ class Counts(msgspec.Struct):
         lanes: shards with messages.
         parked: shards that are held until released.
         oldest: when the oldest waiting message entered its lane, microseconds; 0: none waits.
-        totals: counters since the beginning: put, done, retried, dead, discarded, redelivered,
-            lost, dead_dropped, flush_size, flush_bytes, flush_age, flush_drain.
+        totals: counters since the beginning. Of messages: put, done, retried, dead, discarded,
+            redelivered, lost, dead_dropped; of batches: flush_size, flush_bytes, flush_age,
+            flush_drain.
     """
 
     group: Group

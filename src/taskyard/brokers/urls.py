@@ -25,7 +25,7 @@ _LATER = {
 def _memory(url: str) -> Broker:
     from taskyard.brokers.memory import MemoryBroker
 
-    if url.removeprefix("memory:").strip("/"):
+    if url.partition(":")[2].strip("/"):
         raise BrokerError(f"{url}: memory:// takes nothing behind it; each one is a new, empty one")
     return MemoryBroker()
 
@@ -83,6 +83,7 @@ def open_broker(url: str) -> Broker:
         BrokerError: the rest of the URL is wrong.
     """
     scheme, found, _ = url.partition(":")
+    scheme = scheme.lower()
     known = ", ".join(sorted(f"{name}://" for name in _SCHEMES))
     if not found:
         raise UnknownScheme(f"{url!r} is no broker URL; there are {known}")

@@ -119,11 +119,11 @@ class Pool:
                 want = self._want(listener.name or None)
                 if want is not None or self._settlements:
                     step = await self._exchange(want)
-                    if step.claims:
+                    if step.claims or want is None:  # it may have been the last settlement
                         continue
-                    if want is not None and self._has_drained(step):
+                    if self._has_drained(step):
                         return
-                    await self._sleep(listener if want else None, step)
+                    await self._sleep(listener, step)
                 else:
                     await self._changed.wait()
         finally:
@@ -208,8 +208,7 @@ class Pool:
         timeout = LONGEST_SLEEP
         if step.next_at:
             timeout = min(timeout, max(0.0, (step.next_at - step.now) / 1e6))
-        if listener is not None:
-            waiting.add(asyncio.ensure_future(listener.wait_async(timeout)))
+        waiting.add(asyncio.ensure_future(listener.wait_async(timeout)))
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         finally:

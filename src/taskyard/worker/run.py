@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -14,7 +15,29 @@ from taskyard.task import Task
 from taskyard.worker.settings import WorkerSettings
 from taskyard.worker.worker import Worker
 
-__all__ = ["TaskSource", "check_shared", "run_worker", "serve"]
+__all__ = ["Signals", "TaskSource", "check_shared", "run_worker", "serve"]
+
+
+class Signals:
+    """Counts signals to stop, but as one those that come within a moment.
+
+    Whoever stops a whole group of processes (`timeout`, systemd, a shell) may reach one twice.
+    """
+
+    MOMENT = 0.5
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._last = float("-inf")
+
+    def count(self) -> int:
+        """Count one more; say the how-manieth it is, or 0 when it came with the one before."""
+        now = time.monotonic()
+        since, self._last = now - self._last, now
+        if since < self.MOMENT:
+            return 0
+        self._count += 1
+        return self._count
 
 
 class TaskSource(Protocol):
@@ -93,12 +116,11 @@ def serve(
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        signals = 0
+        signals = Signals()
 
         def on_signal() -> None:
-            nonlocal signals
-            signals += 1
-            worker.stop(hard=signals > 1)
+            if count := signals.count():
+                worker.stop(hard=count > 1)
 
         ours = threading.current_thread() is threading.main_thread()
         if ours:

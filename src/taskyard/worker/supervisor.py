@@ -11,12 +11,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from taskyard.errors import TaskyardError, WorkerError
-from taskyard.worker.run import TaskSource, check_shared, serve
+from taskyard.worker.run import Signals, TaskSource, check_shared, serve
 from taskyard.worker.settings import WorkerSettings
 from taskyard.worker.worker import Worker, make_owner
 
@@ -26,6 +27,11 @@ log = logging.getLogger("taskyard.supervisor")
 
 REFUSED = 78
 """Exit code of a child that cannot work (EX_CONFIG): no use in starting it again."""
+HARD = signal.SIGQUIT
+"""Tells a child to wait for nothing. A second SIGTERM would be no sign of that: systemd, for one,
+sends SIGTERM to every process of a service, and the supervisor passes its own on."""
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals that end the supervisor."""
 PROGRESS = b"."
 """What a child tells when it made progress; anything else says why it cannot work."""
 LONGEST_REFUSAL = 20_000
@@ -74,6 +80,7 @@ class Supervisor:
         self._settings = settings
         self._fork = multiprocessing.get_context("fork")
         self._children = [_Child(number, BACKOFF[0]) for number in range(settings.processes)]
+        self._received = Signals()
         self._signals = 0
         self._kill_at: float | None = None
         self._refusal = ""
@@ -100,8 +107,7 @@ class Supervisor:
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
         previous_fd = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-        previous = {number: signal.signal(number, self._on_signal) for number in numbers}
+        previous = {number: signal.signal(number, self._on_signal) for number in STOPPING}
         try:
             yield reading
         finally:
@@ -113,15 +119,19 @@ class Supervisor:
 
     def _on_signal(self, number: int, frame: object) -> None:
         del frame
+        if self._received.count():
+            log.info("received %s", signal.Signals(number).name)
+            self._stop()
+
+    def _stop(self) -> None:
         self._signals += 1
-        log.info("received %s", signal.Signals(number).name)
         self._kill_at = time.monotonic() + KILL_AFTER
         if self._signals == 1:
             self._kill_at += self._settings.grace
         for child in self._children:
             if child.process is not None and child.process.pid is not None:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(child.process.pid, signal.SIGTERM)
+                    os.kill(child.process.pid, signal.SIGTERM if self._signals == 1 else HARD)
 
     # Children
 
@@ -143,7 +153,12 @@ class Supervisor:
             args=(self._load, self._settings, child.owner, writing, [reading, *others]),
             name=f"taskyard-worker-{child.number}",
         )
-        child.process.start()
+        # A signal while only one side knows of the other would be lost for that child.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+        try:
+            child.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
         writing.close()
         child.pipe = reading
         child.started = child.progress = time.monotonic()
@@ -201,7 +216,7 @@ class Supervisor:
         if code == REFUSED:
             self._refusal = self._refusal or "a worker process refused to work"
             if not self._signals:
-                os.kill(os.getpid(), signal.SIGTERM)
+                self._stop()
         elif code != 0:
             name = signal.Signals(-code).name if code is not None and code < 0 else f"code {code}"
             log.error("a worker process died (%s); its claims are given back", name)
@@ -260,10 +275,13 @@ def _child_main(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     try:
         source = load()
         check_shared(source)
-        serve(source, settings, owner=owner, progress=_Reporter(pipe), watch=_orphan_watch(pipe))
+        serve(
+            source, settings, owner=owner, progress=_Reporter(pipe), watch=_watch_supervisor(pipe)
+        )
         code = 0
     except TaskyardError as error:
         with contextlib.suppress(OSError):
@@ -279,7 +297,7 @@ def _child_main(
     os._exit(code)
 
 
-def _orphan_watch(pipe: Connection) -> Callable[[asyncio.AbstractEventLoop, Worker], None]:
+def _watch_supervisor(pipe: Connection) -> Callable[[asyncio.AbstractEventLoop, Worker], None]:
     def watch(loop: asyncio.AbstractEventLoop, worker: Worker) -> None:
         def on_end() -> None:
             # Nothing is ever sent this way: it is readable when the supervisor is gone.
@@ -288,6 +306,8 @@ def _orphan_watch(pipe: Connection) -> Callable[[asyncio.AbstractEventLoop, Work
             worker.stop()
 
         loop.add_reader(pipe.fileno(), on_end)
+        loop.add_signal_handler(signal.SIGTERM, worker.stop)
+        loop.add_signal_handler(HARD, partial(worker.stop, hard=True))
 
     return watch
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from datetime import timedelta
+from typing import SupportsFloat, SupportsIndex
 
 from taskyard.brokers.base import Back, Dead, Delivery, Discard, Outcome, Retried
 from taskyard.context import Context
@@ -88,21 +89,30 @@ def _by_function(
 ) -> Outcome:
     try:
         answer = decide(context, error)
+        if answer is None:
+            return Dead(Failure.of(error, _reason(error)), message_id, task.name)
+        if answer is FailMessage:
+            raise FailMessage("refused by the retry function")
+        if answer is RetryMessage or answer is DiscardMessage:
+            answer = answer()
+        if isinstance(answer, Verdict):
+            raise answer
+        return Retried(_us(min(max(0.0, _seconds(answer)), LONGEST)))
     except Verdict as verdict:
         return _by_verdict(verdict, error, task, message_id)
-    except Exception as broken:  # noqa: BLE001 - the user's function; the message must end somewhere
+    except BaseException as broken:  # noqa: BLE001 - the user's; the message must end somewhere
         failure = Failure.of(error, _reason(error))
-        note = f"\nThe retry function failed too: {type(broken).__name__}: {broken}"
+        note = f"\nThe retry function failed too: {Failure.of(broken).summary()}"
         return Dead(Failure(*_fields(failure, failure.traceback + note)), message_id, task.name)
-    if isinstance(answer, type) and issubclass(answer, Verdict):
-        answer = answer("refused by the retry function") if answer is FailMessage else answer()
-    if isinstance(answer, Verdict):
-        return _by_verdict(answer, error, task, message_id)
+
+
+def _seconds(answer: object) -> float:
     if isinstance(answer, timedelta):
-        answer = answer.total_seconds()
-    if answer is None or math.isnan(answer):
-        return Dead(Failure.of(error, _reason(error)), message_id, task.name)
-    return Retried(_us(min(max(0.0, answer), LONGEST)))
+        return answer.total_seconds()
+    number = isinstance(answer, (SupportsFloat, SupportsIndex)) and not isinstance(answer, bool)
+    if not number or math.isnan(seconds := float(answer)):  # type: ignore[arg-type]
+        raise TypeError(f"it answered {answer!r}, not seconds, None or a verdict")
+    return seconds
 
 
 def _by_verdict(

@@ -11,14 +11,13 @@ from taskyard.brokers.base import (
     Dead,
     Delivery,
     Discard,
-    GroupWant,
     Outcome,
     Retried,
     Settlement,
     Step,
     Want,
 )
-from taskyard.brokers.lane import Flush, cap_after_loss, flush, take
+from taskyard.brokers.lane import Flush, cap_after_loss, flush, is_given_up, take
 from taskyard.brokers.memory.agenda import Agenda
 from taskyard.brokers.memory.groups import GroupState, OpenClaim, Part
 from taskyard.brokers.memory.lanes import Lane, Room
@@ -32,19 +31,18 @@ REAPED = 4
 
 NEVER_RAN = (Reason.EXPIRED, Reason.UNREADABLE)
 
-Served = Sequence[tuple[GroupState, GroupWant]]
-
 
 def step(state: MemoryState, settlements: Sequence[Settlement], want: Want | None) -> Step:
     """Settle claims, then claim more."""
     lost = [item.token for item in settlements if not _settle(state, item)]
-    claims: list[Claim] = []
-    if want is not None:
-        _reap_expired(state)
-        state.promote()
-        claims = _take_claims(state, want)
-        _sleep_or_pass_on(state, want, found=bool(claims))
-    return Step(lost, claims, state.now, state.next_at())
+    if want is None:
+        return Step(lost, [], state.now, state.next_at())
+    _reap_expired(state)
+    state.promote()
+    claimer = Claimer(state, want)
+    claims = claimer.claims()
+    _sleep_or_pass_on(state, want, found=bool(claims))
+    return Step(lost, claims, state.now, state.next_at(), claimer.suspects)
 
 
 def _sleep_or_pass_on(state: MemoryState, want: Want, *, found: bool) -> None:
@@ -157,7 +155,9 @@ def _look_at(state: MemoryState, group: GroupState, shard: str, *, released: boo
     if lane is not None:
         if released and group.policy.concurrency:
             lane.state.held = max(0, lane.state.held - 1)
-        state.settle_down(lane)
+            lane.changed = True
+        if lane.changed:
+            state.settle_down(lane)
 
 
 def _close(state: MemoryState, claim: OpenClaim) -> None:
@@ -169,66 +169,93 @@ def _close(state: MemoryState, claim: OpenClaim) -> None:
 # Taking
 
 
-def _take_claims(state: MemoryState, want: Want) -> list[Claim]:
-    served = [
-        (group, item)
-        for item in want.groups
-        if (group := state.groups.get(item.group)) is not None and group.known_to(item)
-    ]
-    claims: list[Claim] = []
-    while len(claims) < want.claims:
-        claim = _take_ready(state, served, want)
-        if claim is None and want.drain:
-            claim = _take_filling(state, served, want)
-        if claim is None:
-            break
-        claims.append(claim)
-    return claims
+class Claimer:
+    """Makes the claims of one step.
 
+    Arguments:
+        state: the broker's.
+        want: the worker's wishes.
 
-def _take_ready(state: MemoryState, served: Served, want: Want) -> Claim | None:
-    best: tuple[tuple[int, int], GroupState, GroupWant] | None = None
-    for group, item in served:
-        head = group.ready.first()
-        if head is not None and (best is None or head[0] < best[0]):
-            best = (head[0], group, item)
-    if best is None:
+    Attributes:
+        suspects: whether a suspect was passed over, because it must run alone.
+    """
+
+    def __init__(self, state: MemoryState, want: Want) -> None:
+        self.suspects = False
+        self._state = state
+        self._want = want
+        self._served: dict[GroupState, int] = {}
+        for item in want.groups:
+            group = state.groups.get(item.group)
+            if group is not None and group.known_to(item):
+                self._served[group] = item.messages
+
+    def claims(self) -> list[Claim]:
+        """Claim, group after group as it is their turn, until the worker's slots are full."""
+        claims: list[Claim] = []
+        while len(claims) < self._want.claims:
+            claim = self._next(alone=self._want.alone and not claims)
+            if claim is None:
+                break
+            claims.append(claim)
+            if claim.suspect:
+                break
+        return claims
+
+    def _next(self, *, alone: bool) -> Claim | None:
+        while (group := self._first_group()) is not None:
+            # Only a batch's age can be undone after it made a lane ready: by a clock set back.
+            claim = self._fill(group, group.ready, Flush.AGE, alone=alone)
+            if claim is not None:
+                return claim
+            del self._served[group]  # it has only suspects, and they are not for now
+        for group in self._served if self._want.drain else ():
+            claim = self._fill(group, group.filling, Flush.DRAIN, alone=False)
+            if claim is not None:
+                return claim
         return None
-    _, group, item = best
-    # Nothing but the age of a batch can be undone after it made a lane ready: by a clock set back.
-    return _fill(state, group, Room(item.messages, want.bytes), want, group.ready, Flush.AGE)
 
+    def _first_group(self) -> GroupState | None:
+        first: tuple[tuple[int, int], GroupState] | None = None
+        for group in self._served:
+            head = group.ready.first()
+            if head is not None and (first is None or head[0] < first[0]):
+                first = (head[0], group)
+        return None if first is None else first[1]
 
-def _take_filling(state: MemoryState, served: Served, want: Want) -> Claim | None:
-    for group, item in served:
-        room = Room(item.messages, want.bytes)
-        claim = _fill(state, group, room, want, group.filling, Flush.DRAIN)
-        if claim is not None:
-            return claim
-    return None
+    def _fill(
+        self, group: GroupState, lanes: Agenda[Lane], otherwise: Flush, *, alone: bool
+    ) -> Claim | None:
+        room = Room(self._served[group], self._want.bytes, alone=alone)
+        taken: list[ClaimedLane] = []
+        served: list[Lane] = []
+        passed: list[tuple[Lane, tuple[int, int]]] = []
+        while room.messages > 0 and (head := lanes.first()) is not None:
+            key, lane = head
+            part = _take_from(lane, room, self._state.now, otherwise)
+            if part is None:
+                passed.append((lane, key))
+            else:
+                taken.append(part)
+                served.append(lane)
+            lanes.drop(lane)  # until the claim is full: it looks at a lane once
+        for lane, key in passed:
+            lanes.put(lane, key)
+        for lane in served:
+            self._state.settle_down(lane, served=True)
+        self.suspects |= room.suspects
+        return self._open(group, taken) if taken else None
 
-
-def _fill(
-    state: MemoryState,
-    group: GroupState,
-    room: Room,
-    want: Want,
-    lanes: Agenda[Lane],
-    otherwise: Flush,
-) -> Claim | None:
-    taken: list[ClaimedLane] = []
-    served: list[Lane] = []
-    while room.messages > 0 and (head := lanes.first()) is not None:
-        lane = head[1]
-        part = _take_from(lane, room, state.now, otherwise)
-        if part is None:
-            break
-        taken.append(part)
-        served.append(lane)
-        lanes.drop(lane)  # it goes behind when the claim is full: a claim serves a lane once
-    for lane in served:
-        state.settle_down(lane, served=True)
-    return _open(state, group, taken, want) if taken else None
+    def _open(self, group: GroupState, taken: list[ClaimedLane]) -> Claim:
+        state, want = self._state, self._want
+        token, deadline = state.sequences(1), state.now + want.lease
+        claim = OpenClaim(token, group, want.owner, want.lease, deadline, taken)
+        state.claims[token] = group.claims[token] = claim
+        state.leases.put(token, (deadline, token))
+        group.totals["redelivered"] += sum(
+            [1 for lane in taken for _, message in lane.messages if message.deliveries]
+        )
+        return Claim(token, group.key, taken, deadline)
 
 
 def _take_from(lane: Lane, room: Room, now: int, otherwise: Flush) -> ClaimedLane | None:
@@ -245,17 +272,6 @@ def _take_from(lane: Lane, room: Room, now: int, otherwise: Flush) -> ClaimedLan
     if reason is not None:
         lane.group.totals[f"flush_{reason}"] += 1
     return ClaimedLane(lane.shard, reason, messages)
-
-
-def _open(state: MemoryState, group: GroupState, taken: list[ClaimedLane], want: Want) -> Claim:
-    token, deadline = state.sequences(1), state.now + want.lease
-    claim = OpenClaim(token, group, want.owner, want.lease, deadline, taken)
-    state.claims[token] = group.claims[token] = claim
-    state.leases.put(token, (deadline, token))
-    group.totals["redelivered"] += sum(
-        [1 for lane in taken for _, message in lane.messages if message.deliveries]
-    )
-    return Claim(token, group.key, taken, deadline)
 
 
 # Leases
@@ -306,10 +322,11 @@ def _take_back(state: MemoryState, claim: OpenClaim) -> None:
     group, size = claim.group, len(claim)
     _close(state, claim)
     group.totals["lost"] += size
+    singled_out = claim.parts[0].messages[0][1].cap == 1
     for part in claim.parts:
         for priority, message in part.messages:
             lost = _lost(message, cap_after_loss(size))
-            if size == 1 and lost.losses >= group.policy.max_deliveries:
+            if is_given_up(group.policy, claimed=size, singled_out=singled_out, losses=lost.losses):
                 _bury_lost(state, group, part.shard, priority, lost)
             else:
                 state.lane(group, part.shard).put_back(priority, lost)

@@ -18,44 +18,54 @@ _COMPACT = 64
 
 
 class Room:
-    """What still fits into a claim. It is full at the first message that may not join.
+    """What still fits into a claim.
 
     Arguments:
         messages: how many messages the claim may hold.
         size: how many bytes, unless it is a single message.
+        alone: whether a suspect may begin it (see `Claim.suspect`).
+
+    Attributes:
+        messages: how many messages more it may hold; none from the first one that is too large.
+        suspects: whether a suspect was passed over.
     """
 
-    __slots__ = ("_history", "_size", "empty", "messages")
+    __slots__ = ("_alone", "_history", "_size", "messages", "suspects")
 
-    def __init__(self, messages: int, size: int) -> None:
+    def __init__(self, messages: int, size: int, *, alone: bool) -> None:
         self.messages = max(1, messages)
-        self.empty = True
+        self.suspects = False
         self._size = size
-        self._history = (0, 0)
+        self._alone = alone
+        self._history: tuple[int, int] | None = None
 
     def book(self, message: Delivery) -> bool:
-        """Let a message in, or close."""
-        history = (message.losses, message.cap)
-        if self.empty:
-            self._history = history
+        """Let a message in if it may join."""
+        size, history = len(message.body), (message.losses, message.cap)
+        if self._history is None:
+            if message.cap == 1 and not self._alone:
+                self.suspects = True
+                return False
             if message.cap:
                 self.messages = min(self.messages, message.cap)
-        elif history != self._history or len(message.body) > self._size:
+        elif history != self._history:
+            return False
+        elif size > self._size:
             self.messages = 0
         if self.messages == 0:
             return False
-        self._enter(1, len(message.body))
+        self._enter(1, size, history)
         return True
 
-    def book_fresh(self, count: int, size: int) -> bool:
-        """Let in messages that were never lost; False when they have to be looked at singly."""
-        if size > self._size or count > self.messages or self._history != (0, 0):
+    def book_new(self, count: int, size: int) -> bool:
+        """Let in messages that were never lost, if they may all join."""
+        if size > self._size or count > self.messages or self._history not in (None, (0, 0)):
             return False
-        self._enter(count, size)
+        self._enter(count, size, (0, 0))
         return True
 
-    def _enter(self, count: int, size: int) -> None:
-        self.empty = False
+    def _enter(self, count: int, size: int, history: tuple[int, int]) -> None:
+        self._history = history
         self.messages -= count
         self._size -= size
 
@@ -93,7 +103,7 @@ class Fifo:
         """Remove the first messages, `count` at most, as far as there is room."""
         if not self._back:
             taken = self._fresh[self._start : self._start + count]
-            if room.book_fresh(len(taken), sum([len(message.body) for message in taken])):
+            if room.book_new(len(taken), sum([len(message.body) for message in taken])):
                 self._advance(len(taken))
                 return taken
         taken = []
@@ -130,9 +140,10 @@ class Lane:
         state: what decides about its place.
         place: where it is.
         at: when it must be looked at again, while it is `LATER`.
+        changed: whether its state was changed since its place was decided.
     """
 
-    __slots__ = ("_fifos", "at", "group", "number", "place", "shard", "state")
+    __slots__ = ("_fifos", "at", "changed", "group", "number", "place", "shard", "state")
 
     def __init__(self, group: GroupState, shard: str, number: int) -> None:
         self.group = group
@@ -141,6 +152,7 @@ class Lane:
         self.state = LaneState()
         self.place = Place.NOWHERE
         self.at = 0
+        self.changed = False
         self._fifos: dict[int, Fifo] = {}
 
     @property
@@ -181,6 +193,7 @@ class Lane:
 
     def _count_in(self, priority: int, oldest: int, count: int, size: int) -> None:
         state = self.state
+        self.changed = True
         if state.waiting == 0:
             state.oldest, state.priority = oldest, priority
         else:
@@ -192,6 +205,7 @@ class Lane:
 
     def _count_out(self, taken: list[tuple[int, Delivery]]) -> None:
         state = self.state
+        self.changed = True
         state.waiting -= len(taken)
         state.bytes -= sum([len(message.body) for _, message in taken])
         state.mixed = len(self._fifos) > 1

@@ -94,8 +94,7 @@ class MemoryState:
             lane: it has been changed.
             served: it was claimed from, so it goes behind the others if it stays ready.
         """
-        # A clock that was set back would otherwise put off the end of a batch's patience at every
-        # look, until it has caught up with the messages that were put before.
+        # A clock that was set back must not put off the end of a batch's patience at every look.
         lane.state.oldest = min(lane.state.oldest, self.now)
         where, at = place(lane.state, lane.group.policy, self.now)
         if where is not lane.place:
@@ -107,6 +106,7 @@ class MemoryState:
         elif lane.idle:
             lane.group.lanes.pop(lane.shard, None)
         lane.place, lane.at = where, at
+        lane.changed = False
 
     def _leave_place(self, lane: Lane) -> None:
         if lane.place is Place.READY:

@@ -57,6 +57,10 @@ CHUNK = 500
 """Rows that a step of a longer operation touches."""
 
 
+def no_probe(point: str) -> None:
+    """Take no notice of a point that was reached."""
+
+
 def wall_clock() -> int:
     """Microseconds since 1970, by this machine's clock."""
     return time.time_ns() // 1000
@@ -72,6 +76,9 @@ class SQLiteBroker:
             or "off".
         busy: seconds to wait for other processes at most.
         clock: microseconds since 1970, for tests.
+        probe: told of the points that a step or a put reaches ("settling", "settled", "claimed",
+            "put" before the commit; "settle committed", "claim committed", "put committed" before
+            the reply is used), for tests.
         dead_limit: dead letters that a group keeps; the oldest go.
         dead_age: seconds that dead letters are kept.
 
@@ -89,6 +96,7 @@ class SQLiteBroker:
         synchronous: str = "full",
         busy: float = 30.0,
         clock: Callable[[], int] = wall_clock,
+        probe: Callable[[str], None] = no_probe,
         dead_limit: int = 10_000,
         dead_age: float = 30 * 86_400.0,
     ) -> None:
@@ -99,6 +107,7 @@ class SQLiteBroker:
         self.path = Path(path).absolute()
         self.url = f"sqlite:///{self.path}"
         self._settings = Settings(self.path, synchronous, busy, clock)
+        self._probe = probe
         self._dead_limit = dead_limit
         self._dead_age = round(dead_age * 1e6)
 
@@ -120,11 +129,16 @@ class SQLiteBroker:
 
     def put(self, puts: Sequence[Put]) -> Operation[None]:
         """See `Broker.put`."""
-        yield Write(partial(_put, puts=puts))
+        yield Write(partial(self._put, puts=puts))
+        self._probe("put committed")
 
     def step(self, settlements: Sequence[Settlement], want: Want | None) -> Operation[Step]:
         """See `Broker.step`."""
         reply: Step = yield Write(partial(self._step, settlements=settlements, want=want))
+        if settlements:
+            self._probe("settle committed")
+        if reply.claims:
+            self._probe("claim committed")
         return reply
 
     def extend(self, tokens: Sequence[int], lease: int) -> Operation[list[int]]:
@@ -178,10 +192,18 @@ class SQLiteBroker:
 
     # Steps that need the broker's settings
 
+    def _put(self, tx: Transaction, puts: Sequence[Put]) -> None:
+        _put(tx, puts)
+        self._probe("put")
+
     def _step(self, tx: Transaction, settlements: Sequence[Settlement], want: Want | None) -> Step:
         lanes = Lanes(tx)
         settler = Settler(tx, lanes, self._dead_limit)
+        if settlements:
+            self._probe("settling")
         lost = [item.token for item in settlements if not settler.settle(item)]
+        if settlements:
+            self._probe("settled")
         if want is None:
             lanes.save()
             return Step(lost, [], tx.now, _next_at(tx))
@@ -193,6 +215,7 @@ class SQLiteBroker:
         claims = claimer.claims() if served else []
         next_at = _next_at(tx)
         if claims:
+            self._probe("claimed")
             _leave_the_rest_to_others(tx, served, next_at, want.listener)
         elif want.listener is not None:
             _sleep(tx, want, want.listener, next_at)

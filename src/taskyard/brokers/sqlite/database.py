@@ -83,8 +83,8 @@ class Database:
         try:
             connection.execute(f"PRAGMA synchronous = {self._settings.synchronous}")
             connection.execute("PRAGMA cache_size = -16000")
-            self._gate.enter()
             try:
+                self._gate.enter()
                 _migrate(connection, self._settings.path)
             finally:
                 self._gate.leave()
@@ -97,8 +97,8 @@ class Database:
         """Run a step in one transaction; whatever it raises, nothing of it is stored then."""
         connection = self._connection
         with self._explained():
-            self._gate.enter()
             try:
+                self._gate.enter()
                 # IMMEDIATE: a transaction that reads first and writes later fails at once when
                 # another one committed in between, without waiting for any timeout.
                 connection.execute("BEGIN IMMEDIATE")
@@ -133,6 +133,15 @@ class Database:
         with self._explained():
             row = self._connection.execute("PRAGMA data_version").fetchone()
         return int(row[0])
+
+    def abandon(self) -> None:
+        """Let go of a connection that was inherited by a fork.
+
+        It stays open: closing it would drop the locks that this process holds on the file by
+        another connection. The parent's place at the gate must not outlive the parent, though.
+        """
+        self.bells.close()
+        self._gate.close()
 
     def close(self) -> None:
         """Close the connection."""

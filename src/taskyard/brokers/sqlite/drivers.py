@@ -66,8 +66,8 @@ class _Runner:
     def database(self) -> Database:
         if self._pid != os.getpid():
             if self._database is not None:
-                # The parent's connection: closing it here would drop the parent's file locks.
-                self._abandoned.append(self._database)
+                self._database.abandon()
+                self._abandoned.append(self._database)  # garbage collection would close it
             self._database = None
             self._pid = os.getpid()
         if self._database is None:

@@ -63,8 +63,14 @@ class Gate:
         # The kernel's queue makes the gate fair, but nothing limits the time in it. So a thread
         # waits there; if it gets the lock too late, closing its file lets the next one in.
         waiter = _Waiter(self._fd)
-        if not waiter.wait(self._timeout):
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        granted = False
+        try:
+            granted = waiter.wait(self._timeout)
+        finally:
+            if not granted:  # too late, or Ctrl-C: the thread must not keep what it still gets
+                waiter.abandon()
+                self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        if not granted:
             raise BrokerUnavailable(
                 f"{self._path.name}: another process has held the write lock for "
                 f"{self._timeout:g} s. Is one of them stopped, or a debugger attached?"
@@ -94,7 +100,10 @@ class _Waiter:
                 self._granted.set()
 
     def wait(self, timeout: float) -> bool:
-        self._granted.wait(timeout)
+        return self._granted.wait(timeout)
+
+    def abandon(self) -> None:
         with self._state:
-            self._abandoned = not self._granted.is_set()
-            return not self._abandoned
+            self._abandoned = True
+            if self._granted.is_set():
+                os.close(self._fd)

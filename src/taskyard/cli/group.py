@@ -1,0 +1,75 @@
+"""The `taskyard` command, which the others belong to, and what errors look like there."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+from taskyard.cli.output import printable
+from taskyard.errors import TaskyardError
+
+__all__ = ["taskyard"]
+
+
+class _Failed(click.ClickException):
+    """What went wrong, for people: one line, no traceback of ours."""
+
+    exit_code = 1
+
+    def show(self, file: object = None) -> None:
+        """Print it on stderr."""
+        del file
+        click.echo(f"Error: {printable(self.message, lines=True)}", err=True)
+
+
+COMMANDS = ("start", "add", "worker", "queues", "dead", "release")
+
+
+class _Commands(click.Group):
+    """Loads the command that is asked for, not all of them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"taskyard.cli.{cmd_name}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except TaskyardError as error:
+            raise _Failed(str(error) or type(error).__name__) from error
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="taskyard", message="taskyard %(version)s")
+def taskyard() -> None:
+    """Tasks in batches, in order, in time, and never lost.
+
+    \b
+    Without writing any code:
+      taskyard start -t q1 print --batch-size 3     serve queue q1 with print
+      taskyard add -t q1 '{"a": 1}' -n 5            add five messages to it
+      taskyard queues --watch                       look at what happens
+      taskyard dead list                            what failed, and why
+      taskyard dead retry --all                     try it again
+
+    \b
+    With tasks of your own:
+      taskyard worker tasks:yard --processes 4
+
+    Messages wait in the broker that --broker or the environment variable TASKYARD_BROKER names:
+    by default the file taskyard.db in the current directory.
+
+    Exit codes: 0: fine. 1: it failed, or what was asked for is not there. 2: wrong usage.
+    """

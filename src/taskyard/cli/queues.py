@@ -1,0 +1,171 @@
+"""`taskyard queues`: what waits, runs and failed, per queue and task."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from taskyard.brokers.base import Counts, Group
+from taskyard.cli.options import broker_option, json_option, opened
+from taskyard.cli.output import age, console, instant, print_json, table
+from taskyard.yard import Yard
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["queues", "rates"]
+
+COLUMNS = "queue task waiting delayed running dead shards parked oldest done"
+FLUSHES = ("size", "bytes", "age", "drain")
+Rates = Mapping[Group, float]
+
+
+@click.command()
+@click.option(
+    "-w",
+    "--watch",
+    is_flag=False,
+    flag_value=2.0,
+    type=click.FloatRange(min=0.1, max=86_400),
+    metavar="[SECONDS]",
+    help="Look again every 2 seconds, or as often as given, until Ctrl-C; shows rates too.",
+)
+@json_option("A JSON object; with --watch one per look, a line each.")
+@broker_option
+def queues(watch: float | None, as_json: bool, url: str) -> None:
+    """Show what waits, runs and failed, per queue and task.
+
+    \b
+    waiting  messages that wait for a worker, or for their batch to fill
+    delayed  messages whose due time, or retry, is yet to come
+    running  messages that a worker holds
+    dead     dead letters: see `taskyard dead --help`
+    shards   shards with messages
+    parked   shards that are held until `taskyard release`
+    oldest   for how long the oldest waiting message has waited
+    done     messages done since the beginning
+    rate     messages done per second (with --watch)
+
+    \b
+    With --json:
+      {"broker": URL, "at": time, "queues": [{"queue", "task", "waiting", "delayed", "running",
+       "dead", "shards", "parked", "oldest": time or null, "oldest_seconds": seconds or null,
+       "totals": {"put", "done", "retried", "dead", "discarded", "redelivered", "lost", ...},
+       "flushes": {"size", "bytes", "age", "drain"}, "rate": per second or null}]}
+
+    \b
+    Examples:
+      taskyard queues
+      taskyard queues --watch
+      taskyard queues --json | jq '.queues[] | select(.dead > 0)'
+    """
+    with opened(url) as yard:
+        if watch is None:
+            _show(yard, as_json)
+            return
+        with contextlib.suppress(KeyboardInterrupt):  # the way to end it
+            _watch(yard, watch, as_json)
+
+
+def rates(before: Sequence[Counts], after: Sequence[Counts], seconds: float) -> dict[Group, float]:
+    """Messages done per second between two looks."""
+    done = {counts.group: counts.totals.get("done", 0) for counts in before}
+    return {
+        counts.group: (counts.totals.get("done", 0) - done.get(counts.group, 0)) / seconds
+        for counts in after
+    }
+
+
+def _show(yard: Yard, as_json: bool) -> None:
+    counted = yard.counts()
+    if as_json:
+        print_json(_document(yard, counted, None))
+    elif not counted:
+        click.echo(f"no queues yet in {yard.broker.url}")
+    else:
+        console().print(_table(counted, None))
+
+
+def _watch(yard: Yard, seconds: float, as_json: bool) -> None:
+    from rich.live import Live
+
+    screen = console()
+    live = screen.is_terminal and not as_json
+    before, looked = yard.counts(), time.monotonic()
+    found: Rates | None = None
+    with Live(console=screen, auto_refresh=False) if live else contextlib.nullcontext() as shown:
+        while True:
+            if as_json:
+                print_json(_document(yard, before, found))
+            elif isinstance(shown, Live):
+                shown.update(_table(before, found or {}), refresh=True)
+            else:
+                screen.print(_table(before, found or {}))
+            time.sleep(seconds)
+            after, now = yard.counts(), time.monotonic()
+            found = rates(before, after, now - looked)
+            before, looked = after, now
+
+
+def _table(counted: Sequence[Counts], found: Rates | None) -> Table:
+    columns = COLUMNS.split()
+    rows: list[list[object]] = []
+    for counts in counted:
+        waited = _waited(counts)
+        rows.append(
+            [
+                counts.group.queue,
+                counts.group.name,
+                counts.waiting,
+                counts.delayed,
+                counts.running,
+                counts.dead,
+                counts.lanes,
+                counts.parked,
+                None if waited is None else age(waited),
+                counts.totals.get("done", 0),
+            ]
+        )
+        if found is not None:
+            rate = found.get(counts.group)
+            rows[-1].append(None if rate is None else f"{rate:,.1f}/s")
+    if found is not None:
+        columns.append("rate")
+    return table(columns, rows, right=" ".join(columns[2:]))
+
+
+def _waited(counts: Counts) -> float | None:
+    return max(0.0, time.time() - counts.oldest / 1e6) if counts.oldest else None
+
+
+def _document(yard: Yard, counted: Sequence[Counts], found: Rates | None) -> dict[str, Any]:
+    return {
+        "broker": yard.broker.url,
+        "at": instant(round(time.time() * 1e6)),
+        "queues": [_entry(counts, found or {}) for counts in counted],
+    }
+
+
+def _entry(counts: Counts, found: Rates) -> dict[str, Any]:
+    flushes = {reason: counts.totals.get(f"flush_{reason}", 0) for reason in FLUSHES}
+    return {
+        "queue": counts.group.queue,
+        "task": counts.group.name,
+        "waiting": counts.waiting,
+        "delayed": counts.delayed,
+        "running": counts.running,
+        "dead": counts.dead,
+        "shards": counts.lanes,
+        "parked": counts.parked,
+        "oldest": instant(counts.oldest),
+        "oldest_seconds": _waited(counts),
+        "totals": {
+            name: count for name, count in counts.totals.items() if not name.startswith("flush_")
+        },
+        "flushes": flushes,
+        "rate": found.get(counts.group),
+    }

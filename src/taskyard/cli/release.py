@@ -1,0 +1,31 @@
+"""`taskyard release`: let a parked shard go on."""
+
+from __future__ import annotations
+
+import click
+
+from taskyard.cli.options import broker_option, opened
+from taskyard.errors import NotFound
+
+__all__ = ["release"]
+
+
+@click.command(short_help="Let a parked shard go on.")
+@click.argument("task", metavar="QUEUE/TASK")
+@click.argument("shard", default="")
+@broker_option
+def release(task: str, shard: str, url: str) -> None:
+    """Let a parked shard go on: the message that parked it is tried again.
+
+    \b
+    Examples:
+      taskyard release default/notify user-42
+    """
+    queue, slash, name = task.rpartition("/")
+    if not slash or not queue or not name:
+        raise click.UsageError(f"{task!r}: write QUEUE/TASK, as `taskyard queues` shows them")
+    with opened(url) as yard:
+        what = f"shard {shard!r} of {task}" if shard else task
+        if not yard.release(yard.remote(name, queue=queue), shard):
+            raise NotFound(f"{what} is not parked")
+        click.echo(f"released {what}")

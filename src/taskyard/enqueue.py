@@ -1,0 +1,270 @@
+"""Enqueueing: from a call, and what was said with it, to what is put into the broker."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
+
+import msgspec
+
+from taskyard.brokers.base import Put
+from taskyard.errors import EnqueueError, PayloadError, PolicyError
+from taskyard.message import IdMaker, is_text
+from taskyard.policy import LONGEST, PRIORITIES, seconds
+from taskyard.result import RecordReader, Result, Results
+from taskyard.sharding import shard_text
+
+if TYPE_CHECKING:
+    from taskyard.task import Task
+
+__all__ = ["OPTION_NAMES", "PLAIN", "Enqueuer", "Options", "Outlet", "make_options"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+CHUNK_MESSAGES = 1000
+CHUNK_BYTES = 4 << 20
+
+_ids = IdMaker()
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What can be said with a single call of `enqueue`.
+
+    Attributes:
+        delay: seconds until the message may run.
+        due: the moment from which it may run; a datetime without a zone is local time.
+        priority: instead of the task's.
+        shard: instead of what the task's `shard` makes of the arguments.
+        id: instead of a random one. For `enqueue_many`, `id` and `shard` and `priority` may be
+            functions of the item.
+    """
+
+    delay: float | timedelta | None = None
+    due: datetime | None = None
+    priority: int | Callable[[Any], int] | None = None
+    shard: Any = None
+    id: str | Callable[[Any], str] | None = None
+
+
+OPTION_NAMES = frozenset(Options.__struct_fields__)
+
+
+class Outlet(Protocol):
+    """Where tasks put messages: the yard."""
+
+    def put(self, task: Task[..., Any], puts: Sequence[Put]) -> None:
+        """Store messages."""
+        ...
+
+    async def put_async(self, task: Task[..., Any], puts: Sequence[Put]) -> None:
+        """Store messages without blocking the event loop."""
+        ...
+
+    @property
+    def reader(self) -> RecordReader:
+        """Where results are looked up."""
+        ...
+
+
+PLAIN = Options()
+
+
+def make_options(given: dict[str, Any]) -> Options:
+    unknown = sorted(set(given) - OPTION_NAMES)
+    if unknown:
+        raise EnqueueError(
+            f"unknown option {', '.join(unknown)}; there are {', '.join(sorted(OPTION_NAMES))}"
+        )
+    return Options(**given)
+
+
+class Enqueuer(Generic[P, R]):
+    """Enqueues calls of a task with fixed options."""
+
+    __slots__ = ("_delay", "_due", "_options", "_task")
+
+    def __init__(self, task: Task[P, R], options: Options) -> None:
+        self._task = task
+        self._options = options
+        self._delay = 0
+        self._due = 0
+        if options is not PLAIN:
+            self._check(options)
+
+    def _check(self, options: Options) -> None:
+        if options.delay is not None and options.due is not None:
+            raise EnqueueError("delay= and due= contradict each other: give one of them")
+        try:
+            if options.delay is not None:
+                self._delay = round(seconds("delay", options.delay) * 1e6)
+        except PolicyError as error:
+            raise EnqueueError(str(error)) from None
+        if options.due is not None:
+            if not isinstance(options.due, datetime):
+                raise EnqueueError(f"due must be a datetime, not {options.due!r}")
+            self._due = _due(options.due)
+        if options.priority is not None and not callable(options.priority):
+            _priority(options.priority)
+
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Result[R]:
+        """See `Task.enqueue`."""
+        message_id, put = self._one(args, kwargs)
+        self._task._outlet.put(self._task, [put])
+        return self._task._handle(message_id)
+
+    async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> Result[R]:
+        """See `Task.aenqueue`."""
+        message_id, put = self._one(args, kwargs)
+        await self._task._outlet.put_async(self._task, [put])
+        return self._task._handle(message_id)
+
+    def enqueue_many(self, items: Iterable[Any]) -> Results[R]:
+        """See `Task.enqueue_many`."""
+        chunks = []
+        for ids, puts in self._chunks(items):
+            self._task._outlet.put(self._task, puts)
+            chunks.append(ids)
+        return self._results(chunks)
+
+    async def aenqueue_many(self, items: Iterable[Any]) -> Results[R]:
+        """See `Task.aenqueue_many`."""
+        chunks = []
+        for ids, puts in self._chunks(items):
+            await self._task._outlet.put_async(self._task, puts)
+            chunks.append(ids)
+        return self._results(chunks)
+
+    def _results(self, chunks: list[Sequence[str]]) -> Results[R]:
+        return Results(chunks, self._task._reader(), self._task.codec.decode_result)
+
+    def _one(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, Put]:
+        task, options = self._task, self._options
+        message_id = _ids.take(1)[0] if options.id is None else _message_id(options.id)
+        body = task.codec.encode(message_id, args, kwargs, group_task=task.envelope_task)
+        priority = task.policy.priority if options.priority is None else _priority(options.priority)
+        put = self._put(self._shard(args, kwargs), priority, [body], [message_id])
+        return message_id, put
+
+    def _put(self, shard: str, priority: int, bodies: list[bytes], ids: Sequence[str]) -> Put:
+        ttl = self._task.result_ttl
+        return Put(
+            self._task.group,
+            bodies,
+            shard,
+            priority,
+            self._delay,
+            self._due,
+            ids if ttl else None,
+            round(ttl * 1e6) if ttl else 0,
+        )
+
+    def _shard(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        if callable(self._options.shard):
+            raise EnqueueError("shard= may be a function only for enqueue_many: give its value")
+        if self._options.shard is not None:
+            return shard_text(self._options.shard)
+        return self._task.sharding.of_call(args, kwargs)
+
+    # Many
+
+    def _chunks(self, items: Iterable[Any]) -> Iterator[tuple[Sequence[str], list[Put]]]:
+        if isinstance(items, (str, bytes)):
+            raise EnqueueError("enqueue_many takes many items; enqueue takes one text or bytes")
+        if not isinstance(items, Iterable):
+            raise EnqueueError(f"enqueue_many takes an iterable of items, not {items!r}")
+        iterator = iter(items)
+        position = 0
+        while chunk := list(itertools.islice(iterator, CHUNK_MESSAGES)):
+            try:
+                ids, bodies = self._encode(chunk)
+            except PayloadError as error:
+                if position == 0:
+                    raise
+                text = f"in the chunk that begins at item {position}: {error}"
+                raise PayloadError(text) from error.__cause__
+            position += len(chunk)
+            for first, last in _by_bytes(bodies):
+                part = ids[first:last]
+                yield part, self._grouped(chunk[first:last], part, bodies[first:last])
+
+    def _encode(self, chunk: list[Any]) -> tuple[Sequence[str], list[bytes]]:
+        make_id = self._options.id
+        ids: Sequence[str]
+        if make_id is None:
+            ids = _ids.take(len(chunk))
+        elif callable(make_id):
+            ids = [_message_id(make_id(item)) for item in chunk]
+        else:
+            raise EnqueueError("enqueue_many needs an id per item: give id= as a function of it")
+        return ids, self._task.codec.encode_many(ids, chunk, group_task=self._task.envelope_task)
+
+    def _grouped(self, items: Sequence[Any], ids: Sequence[str], bodies: list[bytes]) -> list[Put]:
+        policy, options = self._task.policy, self._options
+        shard = policy.shard if options.shard is None else options.shard
+        if not callable(options.priority) and not callable(shard) and not policy.shard:
+            priority = policy.priority if options.priority is None else options.priority
+            return [self._put(shard_text(shard), priority, bodies, ids)]
+        groups: dict[tuple[str, int], tuple[list[bytes], list[str]]] = {}
+        keys = zip(self._shards(items), map(self._priority_of_item, items), strict=True)
+        for key, message_id, body in zip(keys, ids, bodies, strict=True):
+            group = groups.get(key)
+            if group is None:
+                group = groups[key] = ([], [])
+            group[0].append(body)
+            group[1].append(message_id)
+        return [self._put(*key, *group) for key, group in groups.items()]
+
+    def _shards(self, items: Sequence[Any]) -> Iterable[str]:
+        shard = self._options.shard
+        if callable(shard):
+            return (shard_text(shard(item)) for item in items)
+        if shard is not None:
+            return itertools.repeat(shard_text(shard), len(items))
+        return map(self._task.sharding.of_item, items)
+
+    def _priority_of_item(self, item: Any) -> int:
+        priority = self._options.priority
+        if priority is None:
+            return self._task.policy.priority
+        return _priority(priority(item) if callable(priority) else priority)
+
+
+def _by_bytes(bodies: Sequence[bytes]) -> Iterator[tuple[int, int]]:
+    """Cut a chunk where its bytes would stall everybody else for too long."""
+    first = size = 0
+    for index, body in enumerate(bodies):
+        if size and size + len(body) > CHUNK_BYTES:
+            yield first, index
+            first, size = index, 0
+        size += len(body)
+    yield first, len(bodies)
+
+
+def _due(moment: datetime) -> int:
+    try:
+        due = moment.timestamp()
+    except (OverflowError, ValueError):  # naive, and at the edge of what a datetime can be
+        due = math.inf
+    if due > time.time() + LONGEST:
+        raise EnqueueError(f"due must be within a hundred years, not {moment}")
+    return max(1, round(due * 1e6))
+
+
+def _message_id(value: object) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= 200 or not is_text(value):
+        raise EnqueueError(f"id must be a text of 1 to 200 characters, not {value!r}")
+    return value
+
+
+def _priority(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value not in PRIORITIES:
+        raise EnqueueError(
+            f"priority must be a whole number from {PRIORITIES.start} to "
+            f"{PRIORITIES.stop - 1}, not {value!r}"
+        )
+    return value

@@ -1,0 +1,477 @@
+"""The commands as users run them: real processes, a real file, real signals."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PATIENCE = 20.0
+TASKYARD = (sys.executable, "-m", "taskyard")
+
+HANDLERS = """
+import asyncio, os, pathlib, time
+
+def wait_for(name):
+    while not pathlib.Path(name).exists():
+        time.sleep(0.005)
+
+def show(items):
+    print(f"show {items}")
+
+async def ashow(items):
+    await asyncio.sleep(0)
+    print(f"ashow {items}")
+
+def fail(items):
+    if not pathlib.Path("fixed").exists():
+        raise ValueError(f"Failed {items}")
+    print(f"no failure {items}")
+
+def held(items):
+    print(f"begin {items} in {os.getpid()}")
+    wait_for("go")
+    print(f"end {items} in {os.getpid()}")
+
+def together(items):
+    # Ends only if two programs are here at a time.
+    pathlib.Path(f"here-{os.getppid()}").touch()
+    while len(list(pathlib.Path().glob("here-*"))) < 2:
+        time.sleep(0.005)
+    print(f"met in {os.getppid()}")
+"""
+
+TASKS = """
+import sys
+
+from taskyard import Batch, Yard
+
+yard = Yard("sqlite:///yard.db")
+other = 3
+
+@yard.task
+def double(x: int) -> None:
+    sys.stdout.write(f"double {2 * x}\\n")  # in one piece, as threads do it
+
+@yard.task(queue="mail", batch=Batch(10, 60))
+def mail(addresses: list[str]) -> None:
+    sys.stdout.write(f"mail {addresses}\\n")
+
+if __name__ == "__main__":
+    double.enqueue_many(range(3))
+    mail.enqueue_many(["a", "b"])
+"""
+
+
+class Program:
+    """A running command, whose output can be waited for."""
+
+    def __init__(self, args: Sequence[str], folder: Path) -> None:
+        self.process = subprocess.Popen(
+            [*TASKYARD, *args],
+            cwd=folder,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.lines: list[str] = []
+        self._ended = False
+        self._news = threading.Condition()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self._news:
+                self.lines.append(line.rstrip("\n"))
+                self._news.notify_all()
+        with self._news:
+            self._ended = True
+            self._news.notify_all()
+
+    @property
+    def output(self) -> str:
+        return "\n".join(self.lines)
+
+    def wait_for(self, pattern: str, count: int = 1) -> list[re.Match[str]]:
+        """Wait until as many lines as that match."""
+        deadline = time.monotonic() + PATIENCE
+        with self._news:
+            while True:
+                found = [match for line in self.lines if (match := re.search(pattern, line))]
+                if len(found) >= count:
+                    return found
+                left = deadline - time.monotonic()
+                assert left > 0, f"no {pattern!r} in:\n{self.output}"
+                assert not self._ended, f"it ended without {pattern!r}:\n{self.output}"
+                self._news.wait(left)
+
+    def write(self, text: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(text)
+        self.process.stdin.flush()
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def wait(self) -> int:
+        """Wait for the end."""
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        code = self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        return code
+
+    def stop(self) -> int:
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def destroy(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+class Shell:
+    """Runs commands in a folder of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.programs: list[Program] = []
+
+    def begin(self, *args: str) -> Program:
+        program = Program(args, self.folder)
+        self.programs.append(program)
+        return program
+
+    def start(self, *args: str) -> Program:
+        """`taskyard start`, once all of its processes work."""
+        program = self.begin("start", *args)
+        numbers = [value for name, value in itertools.pairwise(args) if name == "-n"]
+        program.wait_for("worker .* started", max(1, int(numbers[0])) if numbers else 1)
+        return program
+
+    def run(self, *args: str, input: str = "", code: int = 0) -> str:  # noqa: A002 - as subprocess
+        """Run a command to its end; gives what it printed."""
+        done = subprocess.run(
+            [*TASKYARD, *args],
+            cwd=self.folder,
+            input=input,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stdout if code == 0 else done.stderr
+
+    def queues(self, *args: str) -> dict[str, dict[str, Any]]:
+        found = json.loads(self.run("queues", "--json", *args))
+        return {queue["task"]: queue for queue in found["queues"]}
+
+    def dead(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.run("dead", "list", "--json").splitlines()]
+
+    def eventually(self, test: Callable[[], object]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not test():
+            assert time.monotonic() < deadline, "it did not happen"
+
+
+@pytest.fixture
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
+    monkeypatch.delenv("TASKYARD_BROKER", raising=False)
+    (tmp_path / "handlers.py").write_text(HANDLERS)
+    (tmp_path / "tasks.py").write_text(TASKS)
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "module.py").write_text("def call(items): print('called', items)")
+    made = Shell(tmp_path)
+    yield made
+    for program in made.programs:
+        program.destroy()
+
+
+# start, add
+
+
+def test_two_processes_serve_what_another_process_adds(shell: Shell) -> None:
+    program = shell.start(
+        *("-t", "q1", "print", "-t", "q2", "package.module:call", "-t", "q3", "handlers.py:show"),
+        *("-t", "q4", "handlers:ashow", "--batch-size", "3", "--flush-interval", "0.3", "-n", "2"),
+    )
+    shell.run("add", "-t", "q1", "1", "-t", "q2", "2", "-t", "q3", '{"a": 3}', "-n", "4")
+    shell.run("add", "-t", "q4", '"four"')
+    program.wait_for(r"^\[1, 1, 1\]$")
+    program.wait_for(r"^\[1\]$")
+    program.wait_for(r"^called \[2, 2, 2\]$")
+    program.wait_for(r"^called \[2\]$")
+    program.wait_for(r"^show \[\{'a': 3\}, \{'a': 3\}, \{'a': 3\}\]$")
+    program.wait_for(r"^show \[\{'a': 3\}\]$")
+    program.wait_for(r"^ashow \['four'\]$")
+    assert program.stop() == 0
+    assert f"broker=sqlite:///{shell.folder}/taskyard.db" in program.output
+    counted = shell.queues()
+    assert [counted[name]["totals"]["done"] for name in ("q1", "q2", "q3", "q4")] == [4, 4, 4, 1]
+    assert counted["q1"]["flushes"] == {"size": 1, "bytes": 0, "age": 1, "drain": 0}
+
+
+def test_ctrl_c_ends_a_start_in_one_process(shell: Shell) -> None:
+    program = shell.start("-t", "q1", "handlers:show", "-n", "0", "-b", "1")
+    shell.run("add", "-t", "q1", "null")
+    program.wait_for(r"^show \[None\]$")
+    program.signal(signal.SIGINT)
+    assert program.wait() == 0
+
+
+@pytest.mark.parametrize("processes", ["0", "1"])
+def test_a_running_call_ends_after_sigterm_and_the_program_right_behind_it(
+    shell: Shell, processes: str
+) -> None:
+    program = shell.start("-t", "q1", "handlers:held", "-n", processes, "-b", "1")
+    shell.run("add", "-t", "q1", "1")
+    program.wait_for("^begin")
+    # systemd and `timeout` send it to the children too.
+    os.killpg(program.process.pid, signal.SIGTERM)
+    program.wait_for("is stopping")
+    (shell.folder / "go").touch()
+    assert program.wait() == 0
+    assert program.wait_for("^end")
+    assert shell.queues()["q1"]["totals"]["done"] == 1
+
+
+@pytest.mark.parametrize("processes", ["0", "1"])
+def test_a_second_sigterm_waits_for_nothing_and_nothing_is_lost(
+    shell: Shell, processes: str
+) -> None:
+    program = shell.start("-t", "q1", "handlers:held", "-n", processes, "-b", "1")
+    shell.run("add", "-t", "q1", "1")
+    program.wait_for("^begin")
+    program.signal(signal.SIGTERM)
+    program.wait_for("is stopping")
+    # It takes two signals within a moment for one, so it may need a third.
+    deadline = time.monotonic() + PATIENCE
+    while program.process.poll() is None:
+        assert time.monotonic() < deadline
+        program.signal(signal.SIGTERM)
+        with pytest.MonkeyPatch.context():
+            try:
+                program.process.wait(1)
+            except subprocess.TimeoutExpired:
+                continue
+    assert program.wait() == 0
+    assert shell.queues()["q1"]["waiting"] == 1
+
+
+def test_on_error_log_keeps_the_batch_whole_and_goes_on(shell: Shell) -> None:
+    program = shell.start("-t", "good", "print", "-t", "bad", "handlers:fail", "-b", "3")
+    shell.run("add", "-t", "bad", "2", "-t", "good", "1", "-n", "3")
+    program.wait_for(r"^\[1, 1, 1\]$")
+    shell.eventually(lambda: shell.queues()["bad"]["dead"] == 3)
+    (line,) = program.wait_for("ERROR taskyard.start .*queue=bad function=handlers:fail")
+    assert "batch of 3" in line.string
+    program.wait_for(r"ValueError: Failed \[2, 2, 2\]")
+    assert "site-packages" not in program.output
+    assert "taskyard/cli" not in program.output
+    # Look at them, try them again, ...
+    letters = shell.dead()
+    assert [letter["payload"] for letter in letters] == [[2]] * 3
+    assert {letter["error"]["kind"] for letter in letters} == {"ValueError"}
+    assert "in fail" in letters[0]["error"]["traceback"]
+    (shell.folder / "fixed").touch()
+    assert shell.run("dead", "retry", "--all") == "put back 3 dead letters\n"
+    program.wait_for(r"^no failure \[2, 2, 2\]$")
+    assert shell.dead() == []
+    # ... or discard them.
+    (shell.folder / "fixed").unlink()
+    shell.run("add", "-t", "bad", "5", "-n", "3")
+    shell.eventually(lambda: len(shell.dead()) == 3)
+    number = str(shell.dead()[0]["number"])
+    assert "Failed [5, 5, 5]" in shell.run("dead", "list", number, "--full")
+    assert shell.run("dead", "discard", number) == "discarded 1 dead letter\n"
+    assert "no such dead letter" in shell.run("dead", "discard", number, code=1)
+    assert shell.run("dead", "discard", "--queue", "bad", "--yes") == "discarded 2 dead letters\n"
+    assert program.stop() == 0
+
+
+@pytest.mark.parametrize("processes", ["0", "2"])
+def test_on_error_fail_ends_the_program_and_keeps_the_batch(shell: Shell, processes: str) -> None:
+    program = shell.start(
+        *("-t", "bad", "handlers:fail", "-b", "2", "-n", processes, "--on-error", "fail")
+    )
+    shell.run("add", "-t", "bad", "2", "-n", "2")
+    assert program.wait() == 1
+    assert "Error: stopped at the first dead letter" in program.output
+    assert program.output.count("Failed [2, 2]") > 1
+    counted = shell.queues()["bad"]
+    assert (counted["dead"], counted["running"], counted["totals"].get("done", 0)) == (2, 0, 0)
+
+
+def test_the_work_of_a_killed_process_is_done_by_its_replacement(shell: Shell) -> None:
+    program = shell.start("-t", "q1", "handlers:held", "-b", "1")
+    shell.run("add", "-t", "q1", "1")
+    (begun,) = program.wait_for(r"^begin \[1\] in (\d+)")
+    os.kill(int(begun[1]), signal.SIGKILL)
+    again = program.wait_for(r"^begin \[1\] in (\d+)", 2)[1]
+    assert again[1] != begun[1]
+    (shell.folder / "go").touch()
+    program.wait_for(rf"^end \[1\] in {again[1]}")
+    shell.eventually(lambda: shell.queues()["q1"]["totals"].get("done") == 1)
+    assert program.stop() == 0
+    assert not shell.dead()
+
+
+def test_two_programs_on_one_file_share_the_work(shell: Shell) -> None:
+    first = shell.start("-t", "q1", "handlers:together", "-b", "1")
+    second = shell.start("-t", "q1", "handlers:together", "-b", "1")
+    shell.run("add", "-t", "q1", "1", "-n", "2")
+    first.wait_for(f"^met in {first.process.pid}")
+    second.wait_for(f"^met in {second.process.pid}")
+    assert first.stop() == second.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("called", "said"),
+    [
+        ("prnt", "no builtin function is called 'prnt'"),
+        ("nowhere:f", "there is no module 'nowhere'"),
+        ("nowhere.py:f", "there is no file"),
+        ("handlers:shwo", "did you mean show?"),
+        ("math:pi", "cannot be called"),
+    ],
+)
+def test_start_says_what_cannot_be_called(shell: Shell, called: str, said: str) -> None:
+    printed = shell.run("start", "-t", "q1", called, "-l", "error", code=1)
+    assert said in printed
+    assert len(printed.splitlines()) == 1
+
+
+def test_ten_thousand_lines(shell: Shell) -> None:
+    lines = "".join(f'{{"number": {number}}}\n' for number in range(10_000))
+    assert shell.run("add", "--stdin", "q1", input=lines) == "added 10,000 messages to q1\n"
+    assert shell.queues()["q1"]["waiting"] == 10_000
+
+
+def test_a_bad_line_is_named_and_all_before_it_are_stored(shell: Shell) -> None:
+    lines = "1\n" * 600 + "oops\n" + "2\n"
+    printed = shell.run("add", "--stdin", "q1", input=lines, code=2)
+    assert "line 601 is no JSON" in printed
+    assert "600 messages were stored" in printed
+    assert shell.queues()["q1"]["waiting"] == 600
+
+
+def test_lines_are_stored_while_more_may_come(shell: Shell) -> None:
+    shell.run("add", "-t", "q1", "0")
+    program = shell.begin("add", "--stdin", "q1")
+    program.write("1\n2\n")
+    shell.eventually(lambda: shell.queues()["q1"]["waiting"] == 3)
+    program.write("3\n")
+    shell.eventually(lambda: shell.queues()["q1"]["waiting"] == 4)
+    assert program.wait() == 0
+    assert program.output == "added 3 messages to q1"
+
+
+# worker
+
+
+@pytest.mark.parametrize("options", [(), ("-p", "0"), ("-p", "2", "-q", "default:2,mail:1")])
+@pytest.mark.parametrize("module", ["tasks:yard", "tasks.py:yard"])
+def test_a_worker_works_until_nothing_is_left(
+    shell: Shell, module: str, options: tuple[str, ...]
+) -> None:
+    subprocess.run([sys.executable, "tasks.py"], cwd=shell.folder, check=True)
+    printed = shell.run("worker", module, "--burst", *options)
+    assert sorted(printed.splitlines()) == ["double 0", "double 2", "double 4", "mail ['a', 'b']"]
+    counted = shell.queues("--broker", "sqlite:///yard.db")
+    assert (counted["double"]["totals"]["done"], counted["mail"]["totals"]["done"]) == (3, 2)
+    assert counted["mail"]["flushes"]["drain"] == 1
+
+
+def test_a_worker_uses_another_broker_if_told(shell: Shell) -> None:
+    subprocess.run([sys.executable, "tasks.py"], cwd=shell.folder, check=True)
+    os.rename(shell.folder / "yard.db", shell.folder / "moved.db")
+    printed = shell.run("worker", "tasks:yard", "--burst", "--broker", "sqlite:///moved.db")
+    assert "double 4" in printed
+    assert not (shell.folder / "yard.db").exists()
+
+
+def test_the_log_of_a_worker_as_json_in_a_file(shell: Shell) -> None:
+    subprocess.run([sys.executable, "tasks.py"], cwd=shell.folder, check=True)
+    shell.run("worker", "tasks:yard", "--burst", "-f", "log", "-F", "json")
+    entries = [json.loads(line) for line in (shell.folder / "log").read_text().splitlines()]
+    assert {"taskyard.worker", "taskyard.supervisor"} <= {entry["logger"] for entry in entries}
+    assert not any("double 2" in entry["message"] for entry in entries)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["nowhere:yard"], "there is no module 'nowhere'"),
+        (["tasks:yrd"], "tasks has no 'yrd'; tasks has this Yard: yard"),
+        (["tasks:other"], "tasks:other is of type int, not a Yard"),
+        (["handlers:yard"], "handlers has no Yard"),
+        (["tasks:yard", "-q", "nothing"], "no task uses the queue nothing"),
+        (["tasks:yard", "--broker", "memory://"], "lives in one process"),
+        (["tasks:yard", "--broker", "redis://me:secret@host"], "not in this version"),
+    ],
+)
+def test_a_worker_says_why_it_cannot_start(shell: Shell, args: list[str], said: str) -> None:
+    printed = shell.run("worker", *args, "-l", "error", code=1)
+    assert said in printed
+    assert len(printed.splitlines()) == 1
+    assert "secret" not in printed
+
+
+@pytest.mark.parametrize("processes", ["0", "1"])
+def test_a_module_that_fails_shows_the_users_traceback(shell: Shell, processes: str) -> None:
+    (shell.folder / "broken.py").write_text("import nowhere_at_all\n")
+    program = shell.begin("worker", "broken:yard", "-p", processes, "-l", "error", "-f", "log")
+    assert program.wait() == 1
+    assert program.lines == [
+        "Error: broken cannot be imported:",
+        "Traceback (most recent call last):",
+        f'  File "{shell.folder}/broken.py", line 1, in <module>',
+        "    import nowhere_at_all",
+        "ModuleNotFoundError: No module named 'nowhere_at_all'",
+    ]
+    assert "broken cannot be imported" in (shell.folder / "log").read_text()
+
+
+# The rest
+
+
+def test_a_reader_that_goes_away_is_no_failure_of_ours(shell: Shell) -> None:
+    shell.run("add", "-t", "q1", "1")
+    command = " ".join((*TASKYARD, "queues", "--watch", "0.1", "--json"))
+    done = subprocess.run(
+        ["sh", "-c", f"{command} | head -n 2"],
+        cwd=shell.folder,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert len(done.stdout.splitlines()) == 2
+    assert done.stderr == ""
+
+
+def test_the_version() -> None:
+    done = subprocess.run([*TASKYARD, "--version"], capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"taskyard \d+\.\d+\.\d+\S*\n", done.stdout)

@@ -1,0 +1,315 @@
+"""The process that is killed, stopped and starved: `python -m tests.faults.program CONFIG`.
+
+Its handlers write down what they do, and do what their message says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import faulthandler
+import logging
+import mmap
+import os
+import resource
+import signal
+import struct
+import sys
+import time
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from tests.faults.evidence import Event, Journal
+
+import taskyard.worker.pool
+import taskyard.worker.worker
+from taskyard import Batch, Retry, Yard, current_context
+from taskyard.brokers.sqlite import SQLiteBroker
+from taskyard.brokers.sqlite.broker import wall_clock
+from taskyard.context import Context
+
+__all__ = ["Config", "Item", "make_yard"]
+
+
+class Item(msgspec.Struct):
+    """The payload of every message.
+
+    Attributes:
+        name: its message's id.
+        shard: its shard.
+        deed: what the handler does with it (see `_deeds`); " once" behind it: only the first time.
+    """
+
+    name: str
+    shard: str = ""
+    deed: str = ""
+
+
+class Config(msgspec.Struct):
+    """What a process is told.
+
+    Attributes:
+        folder: where the database and the journal are.
+        kind: the task's handler: a key of `HANDLERS`.
+        policy: options of the task.
+        settings: of the worker.
+        probe: a point of the broker's (see `SQLiteBroker`) at which something happens: once, in
+            whatever process is there first.
+        skip: how often the point is passed before.
+        action: what happens there: "kill" or "stop" (SIGTERM) for this process.
+        busy: seconds that the broker waits for others.
+        wakes: seconds after which an idle worker looks by itself.
+        produce: put so many messages instead of working.
+        shards: over which they are spread.
+    """
+
+    folder: str
+    kind: str = "single"
+    policy: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
+    probe: str = ""
+    skip: int = 0
+    action: str = "kill"
+    busy: float = 20.0
+    wakes: float = 0.2
+    produce: int = 0
+    shards: int = 1
+
+
+config: Config
+journal: Journal
+
+
+# Deeds
+
+
+def _first_time(name: str) -> bool:
+    try:
+        os.close(os.open(Path(config.folder) / f"once-{name}", os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
+
+
+def _released() -> bool:
+    return (Path(config.folder) / "release").exists()
+
+
+def _die(how: Callable[[], object]) -> None:
+    journal.write([Event("die", os.getpid())])
+    how()
+
+
+def _crash() -> None:
+    faulthandler.disable()  # its traceback would be noise
+    ctypes.string_at(0)
+
+
+DEATHS: dict[str, Callable[[], object]] = {
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "exit": lambda: os._exit(3),
+    "segfault": _crash,
+}
+
+
+def _deeds(items: Sequence[Item]) -> Generator[None, None, None]:
+    """Do what the items say; a yield is a moment of waiting."""
+    context = current_context()
+    for item in items:
+        deed, _, once = item.deed.partition(" ")
+        if not deed or (once and not _first_time(item.name)):
+            continue
+        if deed in DEATHS:
+            _die(DEATHS[deed])
+        elif deed == "fail":
+            raise RuntimeError(f"{item.name} fails")
+        elif deed == "hold":
+            while not _released():
+                _notice_loss(context, items)
+                yield
+            _notice_loss(context, items)
+        elif deed == "until-lost":
+            while not context.lost:
+                yield
+            _notice_loss(context, items)
+        else:
+            raise AssertionError(f"unknown deed {item.deed}")
+
+
+_noticed: set[tuple[int, str]] = set()
+
+
+def _notice_loss(context: Context, items: Sequence[Item]) -> None:
+    key = (context.token, items[0].name)
+    if context.lost and key not in _noticed:
+        _noticed.add(key)
+        _note("lost", context, items)
+
+
+def _note(kind: str, context: Context, items: Sequence[Item]) -> None:
+    now = _clock()
+    journal.write(
+        Event(
+            kind,
+            os.getpid(),
+            item.name,
+            item.shard,
+            info.sequence,
+            context.token,
+            info.delivery,
+            note=str(now),
+        )
+        for item, info in zip(items, context.messages, strict=True)
+    )
+
+
+@contextlib.contextmanager
+def _noted(items: Sequence[Item]) -> Generator[Context, None, None]:
+    context = current_context()
+    _note("start", context, items)
+    try:
+        yield context
+    except asyncio.CancelledError:
+        _notice_loss(context, items)
+        _note("cancelled", context, items)
+        raise
+    except BaseException:
+        _note("raised", context, items)
+        raise
+    _note("end", context, items)
+
+
+# Handlers. What they return says which claim's settlement was stored.
+
+
+def _run(items: Sequence[Item]) -> str:
+    with _noted(items) as context:
+        for _ in _deeds(items):
+            time.sleep(0.005)
+    return str(context.token)
+
+
+async def _arun(items: Sequence[Item]) -> str:
+    with _noted(items) as context:
+        for _ in _deeds(items):
+            await asyncio.sleep(0.005)
+    return str(context.token)
+
+
+def single(item: Item) -> str:
+    return _run([item])
+
+
+async def coroutine(item: Item) -> str:
+    return await _arun([item])
+
+
+def batch(items: list[Item]) -> list[str]:
+    return [_run(items)] * len(items)
+
+
+async def batch_coroutine(items: list[Item]) -> list[str]:
+    return [await _arun(items)] * len(items)
+
+
+def shard_of(item: Item) -> str:
+    return item.shard
+
+
+ORDERED: dict[str, Any] = {"shard": shard_of, "ordered": True}
+HANDLERS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+    "single": (single, {"shard": shard_of}),
+    "coroutine": (coroutine, {"shard": shard_of}),
+    "batch": (batch, {"batch": 10}),
+    "batch_coroutine": (batch_coroutine, {"batch": 10}),
+    "ordered": (single, ORDERED),
+    "ordered_coroutine": (coroutine, ORDERED),
+    "ordered_batch": (batch, {**ORDERED, "batch": 10}),
+}
+
+
+# The process
+
+
+def shifted_clock(path: Path) -> Callable[[], int]:
+    """The time of day, moved by the microseconds that a file says."""
+    with path.open("r+b") as file:
+        shift = mmap.mmap(file.fileno(), 8)
+
+    def clock() -> int:
+        moved: int = struct.unpack("q", shift[:8])[0]
+        return time.time_ns() // 1000 + moved
+
+    return clock
+
+
+_clock = wall_clock
+
+
+def _probe(point: str) -> None:
+    if point != config.probe:
+        return
+    if config.skip > 0:
+        config.skip -= 1
+    elif _first_time(f"probe {point}"):
+        if config.action == "kill":
+            _die(DEATHS["kill"])
+        journal.write([Event("stop", os.getpid())])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def make_yard(told: Config, *, probe: Callable[[str], None] = lambda point: None) -> Yard:
+    """A yard with the task of a configuration."""
+    global _clock  # noqa: PLW0603 - one clock per process
+    folder = Path(told.folder)
+    shift = folder / "clock"
+    _clock = shifted_clock(shift) if shift.exists() else wall_clock
+    yard = Yard(
+        SQLiteBroker(
+            folder / "yard.db", synchronous="off", busy=told.busy, clock=_clock, probe=probe
+        )
+    )
+    function, policy = HANDLERS[told.kind]
+    options = {**policy, "retry": Retry(3, delay=0.01), **told.policy}
+    if isinstance(options.get("batch"), dict):
+        options["batch"] = Batch(**options["batch"])
+    yard.task(name=told.kind, **options)(function)
+    return yard
+
+
+def _produce(yard: Yard) -> None:
+    task = yard.tasks[config.kind]
+    pid = os.getpid()
+    for first in range(0, config.produce, 100):
+        items = [
+            Item(f"{pid}-{number}", f"{pid}-{number % config.shards}")
+            for number in range(first, min(first + 100, config.produce))
+        ]
+        task.enqueue_many(items, id=lambda item: item.name)
+
+
+def main() -> None:
+    global config, journal  # noqa: PLW0603 - this module is the process
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    config = msgspec.json.decode(sys.argv[1], type=Config)
+    journal = Journal(Path(config.folder) / "journal")
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(process)d %(name)s %(levelname)s %(message)s"
+    )
+    taskyard.worker.pool.LONGEST_SLEEP = config.wakes
+    taskyard.worker.worker.TIDY_EVERY = max(0.3, config.wakes)
+    yard = make_yard(config, probe=_probe)
+    if config.produce:
+        _produce(yard)
+    else:
+        yard.run_worker(**config.settings)
+    logging.shutdown()
+    # A handler's thread that still runs would keep the process.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""A fenced settle: who lost the lease cannot overwrite, and its handler can see that it did."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+from tests.faults.program import Item
+from tests.faults.scene import Scene, is_stopped, until
+
+KINDS = ["single", "coroutine", "batch", "ordered", "ordered_coroutine", "ordered_batch"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_who_lost_the_lease_sees_it_and_settles_nothing(scene: Scene, kind: str) -> None:
+    scene.setup(kind=kind)
+    scene.put([Item("held", "s", "hold once"), Item("behind", "s")])
+    first = scene.worker(settings={"lease": 0.5})
+    began = scene.began("held")
+    scene.pause(first.pid)
+    second = scene.worker()
+    again = scene.began("held", 2)
+    assert again.token > began.token
+    assert again.delivery == 2
+    scene.drained()  # the second one is done, while the first is still stopped
+    scene.resume(first.pid)
+    seen = until(lambda: scene.of("lost", "held"), "the first sees that it lost its lease")
+    assert (seen[0].pid, seen[0].token) == (first.pid, began.token)
+    scene.release()
+    how = "cancelled" if "coroutine" in kind else "end"
+    until(lambda: [e for e in scene.of(how, "held") if e.pid == first.pid], "the first has ended")
+    scene.stop(first)
+    scene.stop(second)
+    assert (first.wait(), second.wait()) == (0, 0)
+    evidence = scene.check(ordered=kind.startswith("ordered"))
+    assert evidence.runs["held"][0].saw_loss
+    assert "was lost" in first.output()
+
+
+@pytest.mark.parametrize("kind", ["single", "batch", "ordered"])
+def test_a_settle_after_the_lease_is_refused_by_the_broker(scene: Scene, kind: str) -> None:
+    """The handler ends in the moment in which its process goes on: nobody had time to tell it."""
+    scene.setup(kind=kind)
+    scene.put([Item("held", "s", "hold once"), Item("behind", "s")])
+    first = scene.worker(settings={"lease": 60.0})
+    began = scene.began("held")
+    scene.pause(first.pid)
+    taken = scene.yard.driver.run(scene.yard.broker.reap(scene.owners()))
+    assert taken == 1
+    scene.worker()
+    scene.began("held", 2)
+    scene.drained()
+    scene.release()
+    scene.resume(first.pid)
+    until(lambda: str(began.token) in first.output(), "the refusal is told")
+    assert "had been lost; nothing of them is settled" in first.output()
+    # Nobody else's claim was open any more, so this overlap is none of the checker's.
+    evidence = scene.check()
+    assert len(evidence.runs["held"]) == 2
+
+
+def test_a_worker_that_only_paused_goes_on(scene: Scene) -> None:
+    """Nobody took the claim meanwhile, so it is still held: nothing is lost and nothing repeated."""
+    scene.setup(kind="ordered")
+    scene.put([Item("held", "s", "hold once"), Item("behind", "s")])
+    worker = scene.worker(settings={"lease": 60.0})
+    scene.began("held")
+    os.kill(worker.pid, signal.SIGSTOP)
+    until(lambda: is_stopped(worker.pid), "it is stopped")
+    scene.release()
+    scene.resume(worker.pid)
+    scene.drained()
+    evidence = scene.check(ordered=True)
+    assert len(evidence.runs["held"]) == 1
+
+
+def test_fifo_holds_while_workers_pause_over_many_shards(scene: Scene) -> None:
+    scene.setup(kind="ordered", policy={"max_deliveries": 1000})
+    holding = {number: "hold once" for number in range(0, 1000, 211)}
+    scene.fill(3000, shards=1000, deeds=holding)
+    first = scene.worker(settings={"lease": 0.5, "concurrency": 4})
+    second = scene.worker(settings={"lease": 0.5, "concurrency": 4})
+    for victim in (first, second):
+        # All that it holds in this moment is lost to the other one.
+        until(
+            lambda: len([e for e in scene.of("start") if e.pid == victim.pid]) >= 2,  # noqa: B023
+            "it works",
+        )
+        scene.pause(victim.pid)
+        survivor = second if victim is first else first
+        until(lambda: not claims_of(scene, victim.pid), "its claims are taken back")  # noqa: B023
+        assert survivor.code is None
+        scene.resume(victim.pid)
+    scene.release()
+    scene.drained()
+    for worker in (first, second):
+        scene.stop(worker)
+        assert worker.wait() == 0
+    scene.check(ordered=True)
+    scene.check_file()
+
+
+def claims_of(scene: Scene, pid: int) -> list[str]:
+    return [owner for owner in scene.owners() if f":{pid}:" in owner]

@@ -1,0 +1,113 @@
+"""Suspects run alone: what the pools of a worker tell each other."""
+
+from __future__ import annotations
+
+from taskyard.brokers.base import Claim, ClaimedLane, Delivery, Group, Step, Want
+from taskyard.worker.isolation import Isolation
+
+GROUP = Group("default", "save")
+
+
+class Pools:
+    """Two pools of a worker, reduced to what an isolation asks of them."""
+
+    def __init__(self) -> None:
+        self.running: set[int] = set()
+        self.notified = 0
+        self.isolation = Isolation(lambda: len(self.running), self._notify)
+
+    def _notify(self) -> None:
+        self.notified += 1
+
+    def ask(self) -> Want:
+        assert self.isolation.may_claim()
+        want = Want([], "worker", 1, alone=self.isolation.is_idle)
+        self.isolation.asks(want)
+        return want
+
+    def answer(self, want: Want, *claims: Claim, suspects: bool = False) -> None:
+        self.running.update(claim.token for claim in claims)
+        self.isolation.is_answered(want, Step([], list(claims), 0, suspects=suspects))
+
+    def end(self, token: int) -> None:
+        self.running.remove(token)
+        self.isolation.has_ended(token)
+
+
+def claim(token: int, *, suspect: bool = False) -> Claim:
+    message = Delivery(1, 1, 0, 0, 0, 1 if suspect else 0, b"")
+    return Claim(token, GROUP, [ClaimedLane("", None, [(0, message)])], 0)
+
+
+def test_at_first_anything_may_be_claimed() -> None:
+    pools = Pools()
+    assert pools.isolation.is_idle
+    assert pools.isolation.may_claim()
+
+
+def test_only_who_runs_nothing_asks_alone() -> None:
+    pools = Pools()
+    pools.answer(pools.ask(), claim(1))
+    assert not pools.isolation.is_idle
+    assert pools.ask().alone is False
+
+
+def test_while_one_asks_alone_nobody_else_asks() -> None:
+    pools = Pools()
+    want = pools.ask()
+    assert want.alone
+    assert not pools.isolation.may_claim()
+    pools.answer(want)
+    assert pools.notified == 1
+    assert pools.isolation.may_claim()
+
+
+def test_nothing_is_claimed_beside_a_suspect() -> None:
+    pools = Pools()
+    pools.answer(pools.ask(), claim(1, suspect=True))
+    assert not pools.isolation.may_claim()
+    pools.end(1)
+    assert pools.notified == 1
+    assert pools.isolation.may_claim()
+
+
+def test_nobody_is_notified_who_was_not_refused() -> None:
+    pools = Pools()
+    pools.answer(pools.ask(), claim(1))
+    pools.end(1)
+    assert pools.notified == 0
+
+
+def test_who_hears_of_a_suspect_lets_everything_end_first() -> None:
+    pools = Pools()
+    pools.answer(pools.ask(), claim(1), claim(2))
+    pools.answer(pools.ask(), claim(3), suspects=True)
+    assert not pools.isolation.may_claim()
+    pools.end(1)
+    pools.end(2)
+    assert not pools.isolation.may_claim()
+    before = pools.notified
+    pools.end(3)
+    assert pools.notified == before + 1
+    want = pools.ask()
+    assert want.alone
+    pools.answer(want, claim(4, suspect=True))
+    pools.end(4)
+    assert pools.isolation.may_claim()
+
+
+def test_a_suspect_that_somebody_else_took_is_not_waited_for() -> None:
+    pools = Pools()
+    pools.answer(pools.ask(), claim(1))
+    pools.answer(pools.ask(), suspects=True)
+    pools.end(1)
+    pools.answer(pools.ask(), claim(2))  # alone, and there was no suspect any more
+    assert pools.isolation.may_claim()
+
+
+def test_a_question_without_an_answer_hinders_nobody() -> None:
+    pools = Pools()
+    want = pools.ask()
+    pools.isolation.is_answered(want, None)
+    assert pools.isolation.is_idle
+    assert pools.isolation.may_claim()

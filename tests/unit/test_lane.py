@@ -1,0 +1,188 @@
+"""The rules of lanes, as tables."""
+
+from __future__ import annotations
+
+import pytest
+
+from taskyard.brokers.lane import (
+    Flush,
+    GroupPolicy,
+    LaneState,
+    Place,
+    cap_after_loss,
+    flush,
+    is_given_up,
+    place,
+    take,
+)
+
+NOW = 1_000_000
+PLAIN = GroupPolicy()
+ORDERED = GroupPolicy(concurrency=1)
+SHARED = GroupPolicy(concurrency=3)
+BATCH = GroupPolicy(size=10, within=500, bytes=1000)
+ORDERED_BATCH = GroupPolicy(size=10, within=500, concurrency=1)
+
+NOWHERE = (Place.NOWHERE, 0)
+READY = (Place.READY, 0)
+
+
+def later(at: int) -> tuple[Place, int]:
+    return Place.LATER, at
+
+
+@pytest.mark.parametrize(
+    ("policy", "lane", "expected"),
+    [
+        # a plain task: ready at once
+        (PLAIN, LaneState(), NOWHERE),
+        (PLAIN, LaneState(waiting=1, oldest=NOW), READY),
+        (PLAIN, LaneState(waiting=1, oldest=NOW, held=99), READY),
+        (PLAIN, LaneState(waiting=1, oldest=NOW + 50), READY),
+        # an ordered shard, or one of limited concurrency: nowhere while its claims are open
+        (ORDERED, LaneState(waiting=1, oldest=NOW), READY),
+        (ORDERED, LaneState(waiting=1, oldest=NOW, held=1), NOWHERE),
+        (ORDERED, LaneState(held=1), NOWHERE),
+        (SHARED, LaneState(waiting=1, oldest=NOW, held=2), READY),
+        (SHARED, LaneState(waiting=1, oldest=NOW, held=3), NOWHERE),
+        (SHARED, LaneState(waiting=1, oldest=NOW, held=4), NOWHERE),
+        # a head that backs off: later, when its retry is due
+        (ORDERED, LaneState(waiting=1, oldest=1, blocked=NOW + 1), later(NOW + 1)),
+        (ORDERED, LaneState(waiting=1, oldest=1, blocked=NOW), READY),
+        (ORDERED, LaneState(waiting=1, oldest=1, blocked=NOW - 1), READY),
+        (ORDERED, LaneState(waiting=1, oldest=1, blocked=NOW + 1, held=1), NOWHERE),
+        (ORDERED, LaneState(blocked=NOW + 1), NOWHERE),
+        # parked: nowhere, whatever else it is
+        (PLAIN, LaneState(waiting=1, oldest=NOW, parked=True), NOWHERE),
+        (ORDERED, LaneState(waiting=1, oldest=1, blocked=NOW + 1, parked=True), NOWHERE),
+        (BATCH, LaneState(waiting=10, oldest=1, parked=True), NOWHERE),
+        # a batch: ready when it is full or old, else later
+        (BATCH, LaneState(), NOWHERE),
+        (BATCH, LaneState(waiting=9, oldest=NOW), later(NOW + 500)),
+        (BATCH, LaneState(waiting=10, oldest=NOW), READY),
+        (BATCH, LaneState(waiting=11, oldest=NOW), READY),
+        (BATCH, LaneState(waiting=1, bytes=999, oldest=NOW), later(NOW + 500)),
+        (BATCH, LaneState(waiting=1, bytes=1000, oldest=NOW), READY),
+        (BATCH, LaneState(waiting=1, oldest=NOW - 499), later(NOW + 1)),
+        (BATCH, LaneState(waiting=1, oldest=NOW - 500), READY),
+        # messages from a future that a clock set back made: waited for no longer than `within`
+        (BATCH, LaneState(waiting=1, oldest=NOW + 9000), later(NOW + 500)),
+        # a batch of an ordered shard: all of it
+        (ORDERED_BATCH, LaneState(waiting=10, oldest=NOW, held=1), NOWHERE),
+        (ORDERED_BATCH, LaneState(waiting=9, oldest=NOW), later(NOW + 500)),
+        (ORDERED_BATCH, LaneState(waiting=10, oldest=1, blocked=NOW + 9), later(NOW + 9)),
+        (ORDERED_BATCH, LaneState(waiting=1, oldest=NOW, blocked=NOW + 9), later(NOW + 9)),
+    ],
+)
+def test_a_lane_is_in_one_place(
+    policy: GroupPolicy, lane: LaneState, expected: tuple[Place, int]
+) -> None:
+    assert place(lane, policy, NOW) == expected
+
+
+@pytest.mark.parametrize(
+    ("waiting", "size", "oldest", "reason"),
+    [
+        (9, 0, NOW, None),
+        (10, 0, NOW, Flush.SIZE),
+        (1, 1000, NOW, Flush.BYTES),
+        (1, 999, NOW, None),
+        (1, 0, NOW - 500, Flush.AGE),
+        (1, 0, NOW - 499, None),
+        (1, 0, NOW + 1, None),
+        # several reasons: the first of size, bytes, age
+        (10, 1000, 1, Flush.SIZE),
+        (9, 1000, 1, Flush.BYTES),
+    ],
+)
+def test_a_batch_is_flushed_for_a_reason(
+    waiting: int, size: int, oldest: int, reason: Flush | None
+) -> None:
+    lane = LaneState(waiting=waiting, bytes=size, oldest=oldest)
+    assert flush(lane, BATCH, NOW) is reason
+
+
+def test_bytes_flush_nothing_unless_declared() -> None:
+    lane = LaneState(waiting=1, bytes=1 << 40, oldest=NOW)
+    assert flush(lane, GroupPolicy(size=10, within=500), NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("policy", "waiting", "room", "reason", "count"),
+    [
+        (PLAIN, 5, 100, Flush.SIZE, 5),
+        (PLAIN, 500, 100, Flush.SIZE, 100),
+        (PLAIN, 1, 1, Flush.SIZE, 1),
+        # batches that never wait are cut by the worker
+        (GroupPolicy(size=10), 25, 100, Flush.SIZE, 25),
+        # full batches only, while the rest may still fill
+        (BATCH, 10, 100, Flush.SIZE, 10),
+        (BATCH, 19, 100, Flush.SIZE, 10),
+        (BATCH, 35, 100, Flush.SIZE, 30),
+        (BATCH, 35, 25, Flush.SIZE, 20),
+        (BATCH, 35, 10, Flush.SIZE, 10),
+        # less room than a batch: what fits
+        (BATCH, 35, 7, Flush.SIZE, 7),
+        # for every other reason, all there is
+        (BATCH, 9, 100, Flush.AGE, 9),
+        (BATCH, 9, 4, Flush.AGE, 4),
+        (BATCH, 9, 100, Flush.BYTES, 9),
+        (BATCH, 3, 100, Flush.DRAIN, 3),
+    ],
+)
+def test_a_claim_takes_what_it_has_room_for(
+    policy: GroupPolicy, waiting: int, room: int, reason: Flush, count: int
+) -> None:
+    assert take(LaneState(waiting=waiting), policy, room, reason) == count
+
+
+@pytest.mark.parametrize(
+    ("claimed", "cap"),
+    [
+        (1, 1),
+        (2, 1),
+        (4, 1),
+        (5, 2),
+        (8, 2),
+        (9, 3),
+        (25, 7),
+        (100, 25),
+        (500, 125),
+        (10_000, 2500),
+    ],
+)
+def test_company_shrinks_to_a_quarter(claimed: int, cap: int) -> None:
+    assert cap_after_loss(claimed) == cap
+
+
+@pytest.mark.parametrize("claimed", [1, 2, 3, 7, 100, 500, 10_000])
+def test_company_ends_at_one(claimed: int) -> None:
+    caps = [claimed]
+    while caps[-1] > 1:
+        caps.append(cap_after_loss(caps[-1]))
+    assert len(caps) <= 8
+    assert cap_after_loss(1) == 1
+
+
+@pytest.mark.parametrize(
+    ("most", "claimed", "singled_out", "losses", "given_up"),
+    [
+        (3, 1, True, 3, True),
+        (3, 1, True, 4, True),
+        (3, 1, True, 2, False),
+        # in company, or beside another claim, it may be somebody else's doing
+        (3, 2, True, 9, False),
+        (3, 2, False, 9, False),
+        (3, 1, False, 9, False),
+        # who allows one delivery only, gets one delivery only
+        (1, 1, False, 1, True),
+        (1, 1, True, 1, True),
+        (1, 2, False, 1, False),
+    ],
+)
+def test_a_lost_message_is_given_up(
+    most: int, claimed: int, singled_out: bool, losses: int, given_up: bool
+) -> None:
+    policy = GroupPolicy(max_deliveries=most)
+    answer = is_given_up(policy, claimed=claimed, singled_out=singled_out, losses=losses)
+    assert answer is given_up

@@ -1,0 +1,533 @@
+"""Enqueueing: options, ids, shards, chunks, and arguments that cannot be sent."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypedDict
+
+import pytest
+
+from taskyard import Batch, Results, State, Task, Yard
+from taskyard.brokers.base import Put
+from taskyard.errors import DuplicateId, EnqueueError, NotFound, PayloadError
+from taskyard.message import read_envelope
+
+NAN, INFINITY = float("nan"), float("inf")
+
+
+class Recording(Yard):
+    """A yard in memory that remembers what was put."""
+
+    def __init__(self) -> None:
+        super().__init__("memory://")
+        self.calls: list[list[Put]] = []
+
+    def put(self, task: Task[..., Any], puts: Sequence[Put]) -> None:
+        super().put(task, puts)
+        self.calls.append(list(puts))
+
+    async def put_async(self, task: Task[..., Any], puts: Sequence[Put]) -> None:
+        await super().put_async(task, puts)
+        self.calls.append(list(puts))
+
+    @property
+    def puts(self) -> list[Put]:
+        return [put for call in self.calls for put in call]
+
+    @property
+    def put_(self) -> Put:
+        (put,) = self.puts
+        return put
+
+    def arguments(self) -> list[Any]:
+        """What was put, call by call: the arguments by position, or as a map."""
+        found = [read_envelope(body) for put in self.puts for body in put.bodies]
+        assert None not in found
+        return [envelope.payload for envelope in found if envelope is not None]
+
+
+@pytest.fixture
+def yard() -> Recording:
+    return Recording()
+
+
+@pytest.fixture
+def save(yard: Recording) -> Task[[int], int]:
+    def save(number: int) -> int:
+        return number
+
+    return yard.task(priority=3)(save)
+
+
+# What a call becomes
+
+
+def test_a_call_of_a_task_calls_its_function(yard: Recording, save: Task[[int], int]) -> None:
+    assert save(5) == 5
+    assert yard.calls == []
+
+
+def test_a_message_takes_what_the_policy_says(yard: Recording, save: Task[[int], int]) -> None:
+    result = save.enqueue(5)
+    put = yard.put_
+    assert (put.group.queue, put.group.name, put.shard, put.priority) == ("default", "save", "", 3)
+    assert (put.delay, put.due, put.record_ttl) == (0, 0, 86_400_000_000)
+    assert list(put.ids or ()) == [result.id]
+    assert yard.arguments() == [[5]]
+    assert repr(result) == f"Result({result.id!r})"
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "value"),
+    [
+        ({"delay": 5}, "delay", 5_000_000),
+        ({"delay": 0}, "delay", 0),
+        ({"delay": timedelta(milliseconds=1)}, "delay", 1000),
+        ({"due": datetime(2030, 1, 1, tzinfo=UTC)}, "due", 1_893_456_000_000_000),
+        ({"due": datetime(1969, 1, 1, tzinfo=UTC)}, "due", 1),
+        ({"due": datetime(2030, 1, 1)}, "due", int(datetime(2030, 1, 1).timestamp()) * 1_000_000),  # noqa: DTZ001
+        ({"priority": -5}, "priority", -5),
+        ({"shard": "a"}, "shard", "a"),
+        ({"shard": 17}, "shard", "17"),
+        ({"shard": ""}, "shard", ""),
+        ({"shard": None}, "shard", ""),
+        ({"shard": "x" * 500}, "shard", "x" * 500),
+        ({"id": "order-17"}, "ids", ["order-17"]),
+    ],
+)
+def test_options_of_a_call(
+    yard: Recording, save: Task[[int], int], options: dict[str, Any], field: str, value: object
+) -> None:
+    save.enqueue(1, **options)
+    save.options(**options | ({"id": "another"} if "id" in options else {})).enqueue(1)
+    save.enqueue_many([1], **options | ({"id": lambda item: "third"} if "id" in options else {}))
+    found = [getattr(put, field) for put in yard.puts]
+    assert found == [value] * 3 if field != "ids" else [value, ["another"], ["third"]]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"delay": -1}, "delay must be at least 0 seconds, not -1"),
+        ({"delay": NAN}, "delay must be a number of seconds or a timedelta, not nan"),
+        ({"delay": INFINITY}, "delay must be a number of seconds or a timedelta, not inf"),
+        ({"delay": True}, "delay must be a number of seconds or a timedelta, not True"),
+        ({"delay": "5"}, "delay must be a number of seconds or a timedelta, not '5'"),
+        ({"delay": 1e12}, "longer than a hundred years"),
+        ({"delay": timedelta(days=-1)}, "delay must be at least 0 seconds"),
+        ({"due": 5.0}, "due must be a datetime, not 5.0"),
+        ({"due": "2030-01-01"}, "due must be a datetime, not '2030-01-01'"),
+        ({"due": datetime(2030, 1, 1).date()}, "due must be a datetime"),  # noqa: DTZ001
+        ({"due": datetime.max}, "due must be within a hundred years, not 9999-12-31"),
+        ({"due": datetime.min}, "due must be within"),
+        ({"due": datetime(9000, 1, 1, tzinfo=UTC)}, "due must be"),
+        (
+            {"delay": 1, "due": datetime(2030, 1, 1, tzinfo=UTC)},
+            "delay= and due= contradict each other: give one of them",
+        ),
+        ({"priority": 1024}, "priority must be a whole number from -1024 to 1023, not 1024"),
+        ({"priority": 1.0}, "priority must be a whole number"),
+        ({"priority": True}, "priority must be a whole number"),
+        ({"priority": "high"}, "priority must be a whole number"),
+        ({"id": ""}, "id must be a text of 1 to 200 characters, not ''"),
+        ({"id": 5}, "id must be a text of 1 to 200 characters, not 5"),
+        ({"id": "x" * 201}, "id must be a text of 1 to 200 characters"),
+        ({"id": b"x"}, "id must be a text of 1 to 200 characters, not b'x'"),
+        ({"id": "half \ud800 a pair"}, "id must be a text"),
+        ({"shard": "x" * 501}, "a shard key may have 500 characters; this one has 501"),
+        ({"shard": "half \ud800 a pair"}, "shard key"),
+        ({"shard": lambda number: "a"}, "shard"),
+        ({"priority": lambda number: 1}, "priority must be a whole number"),
+        ({"id": lambda number: "a"}, "id must be a text"),
+    ],
+)
+async def test_wrong_options_of_a_call(
+    yard: Recording, save: Task[[int], int], options: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(EnqueueError, match=re.escape(text)):
+        save.enqueue(1, **options)
+    with pytest.raises(EnqueueError, match=re.escape(text)):
+        await save.aenqueue(1, **options)
+    with pytest.raises(EnqueueError, match=re.escape(text)):
+        save.options(**options).enqueue(1)
+    assert yard.calls == []
+
+
+@pytest.mark.parametrize("name", ["prio", "delays", "eta", "countdown", "queue"])
+async def test_an_option_that_does_not_exist(
+    yard: Recording, save: Task[[int], int], name: str
+) -> None:
+    with pytest.raises(PayloadError, match=f"unexpected keyword argument '{name}'"):
+        save.enqueue(1, **{name: 5})
+    with pytest.raises(TypeError, match=name):
+        save.options(**{name: 5})
+    with pytest.raises(EnqueueError, match=f"unknown option {name}; there are delay, due, id, "):
+        save.enqueue_many([1], **{name: 5})
+    with pytest.raises(EnqueueError, match=f"unknown option {name}"):
+        await save.aenqueue_many([1], **{name: 5})
+    assert yard.calls == []
+
+
+def test_an_argument_of_an_options_name_is_an_argument(yard: Recording) -> None:
+    @yard.task
+    def remind(text: str, delay: int, *, priority: int = 0) -> None: ...
+
+    remind.enqueue("a", delay=60, priority=5, shard="s")
+    remind.options(delay=10, priority=7).enqueue("a", delay=60)
+    remind.enqueue("a", 60)
+    first, second, third = yard.puts
+    assert (first.delay, first.priority, first.shard) == (0, 0, "s")
+    assert (second.delay, second.priority) == (10_000_000, 7)
+    assert third.delay == 0
+    assert yard.arguments() == [{0: ["a", 60], "priority": 5}, ["a", 60], ["a", 60]]
+
+
+def test_an_id_is_taken_only_once(save: Task[[int], int]) -> None:
+    save.enqueue(1, id="order-17")
+    with pytest.raises(DuplicateId, match="order-17"):
+        save.enqueue(2, id="order-17")
+    with pytest.raises(DuplicateId, match="order-18"):
+        save.enqueue_many([1, 2], id=lambda item: "order-18")
+    assert save.enqueue(1, id="order-18").status() is State.WAITING
+
+
+# Shards
+
+
+class Order(NamedTuple):
+    id: int
+    user: str
+
+
+class Row(TypedDict):
+    user: str
+
+
+def test_a_shard_by_an_arguments_name(yard: Recording) -> None:
+    @yard.task(shard="user")
+    def notify(text: str, user: str = "nobody") -> None: ...
+
+    notify.enqueue("hi", "ann")
+    notify.enqueue("hi", user="bob")
+    notify.enqueue("hi")
+    notify.enqueue(user="eve", text="hi")
+    notify.enqueue("hi", "ann", shard="special")
+    assert [put.shard for put in yard.puts] == ["ann", "bob", "nobody", "eve", "special"]
+
+
+def test_a_shard_by_a_function(yard: Recording) -> None:
+    @yard.task(shard=lambda text, user: user.upper())
+    def notify(text: str, user: str) -> None: ...
+
+    notify.enqueue("hi", "ann")
+    notify.enqueue("hi", user="bob")
+    notify.enqueue_many([("a", "eve"), {"text": "b", "user": "kim"}])
+    assert [put.shard for put in yard.puts] == ["ANN", "BOB", "EVE", "KIM"]
+
+
+def test_a_shard_by_a_field_of_a_batchs_elements(yard: Recording) -> None:
+    @yard.task(batch=10, shard="user")
+    def save(orders: list[Order]) -> None: ...
+
+    @yard.task(batch=10, shard="user")
+    def save_rows(rows: list[Row]) -> None: ...
+
+    save.enqueue(Order(1, "ann"))
+    save.enqueue_many([Order(2, "bob"), Order(3, "ann"), Order(4, "bob")])
+    save_rows.enqueue({"user": "eve"})
+    found = [(put.shard, len(put.bodies)) for put in yard.puts]
+    assert found == [("ann", 1), ("bob", 2), ("ann", 1), ("eve", 1)]
+
+
+@pytest.mark.parametrize("item", [("hi", "ann"), ["hi", "ann"], {"text": "hi", "user": "ann"}])
+def test_the_shard_of_an_item(yard: Recording, item: Any) -> None:
+    @yard.task(shard="user")
+    def notify(text: str, user: str) -> None: ...
+
+    notify.enqueue_many([item])
+    assert yard.put_.shard == "ann"
+
+
+def test_the_shard_of_an_item_that_is_another_kind_of_mapping(yard: Recording) -> None:
+    @yard.task(shard="user")
+    def notify(text: str, user: str) -> None: ...
+
+    notify.enqueue_many([MappingProxyType({"text": "hi", "user": "ann"})])
+    assert yard.put_.shard == "ann"
+    assert yard.arguments() == [["hi", "ann"]]
+
+
+def test_an_argument_none_is_in_no_shard(yard: Recording) -> None:
+    @yard.task(shard="user")
+    def notify(user: str | None) -> None: ...
+
+    notify.enqueue(None)
+    assert yard.put_.shard == ""
+
+
+@pytest.mark.parametrize("shard", ["usr", lambda order: order.usr, lambda: "x"])
+def test_a_shard_that_cannot_be_made(yard: Recording, shard: Any) -> None:
+    @yard.task(batch=10, shard=shard)
+    def save(orders: list[Order]) -> None: ...
+
+    with pytest.raises(EnqueueError, match="task 'save': the shard key .* cannot be made of this"):
+        save.enqueue(Order(1, "ann"))
+    with pytest.raises(EnqueueError, match="task 'save': the shard key"):
+        save.enqueue_many([Order(1, "ann")])
+    assert yard.calls == []
+
+
+# Many
+
+
+def test_many_is_few_calls(yard: Recording, save: Task[[int], int]) -> None:
+    results = save.enqueue_many(range(2500), priority=9)
+    assert [len(put.bodies) for put in yard.puts] == [1000, 1000, 500]
+    assert {put.priority for put in yard.puts} == {9}
+    assert [argument for (argument,) in yard.arguments()] == list(range(2500))
+    assert len(results) == 2500
+    ids = [result.id for result in results]
+    assert ids == sorted(set(ids))
+    assert repr(results) == "<2500 results>"
+
+
+def test_results_of_many_are_a_sequence(save: Task[[int], int]) -> None:
+    results = save.enqueue_many(range(1500))
+    ids = [result.id for result in results]
+    assert isinstance(results, Results)
+    assert [results[0].id, results[1499].id, results[-1].id] == [ids[0], ids[1499], ids[-1]]
+    assert [result.id for result in results[999:1002]] == ids[999:1002]
+    assert [result.id for result in results[::-500]] == ids[::-500]
+    for index in (1500, -1501):
+        with pytest.raises(IndexError, match="there are 1500 results"):
+            results[index]
+
+
+@pytest.mark.parametrize("items", [[], (), {}, iter([])])
+def test_nothing_is_no_call(yard: Recording, save: Task[[int], int], items: Any) -> None:
+    assert len(save.enqueue_many(items)) == 0
+    assert yard.calls == []
+
+
+def test_ids_shards_and_priorities_by_item(yard: Recording, save: Task[[int], int]) -> None:
+    results = save.enqueue_many(
+        range(6),
+        id=lambda number: f"n-{number}",
+        shard=lambda number: number % 2,
+        priority=lambda number: number // 3,
+    )
+    assert [result.id for result in results] == [f"n-{number}" for number in range(6)]
+    found = {(put.shard, put.priority): list(put.ids or ()) for put in yard.puts}
+    assert found == {
+        ("0", 0): ["n-0", "n-2"],
+        ("1", 0): ["n-1"],
+        ("1", 1): ["n-3", "n-5"],
+        ("0", 1): ["n-4"],
+    }
+
+
+async def test_the_same_without_blocking(yard: Recording, save: Task[[int], int]) -> None:
+    result = await save.aenqueue(5, delay=1)
+    results = await save.aenqueue_many(range(1001), shard=str)
+    assert yard.puts[0].delay == 1_000_000
+    assert list(yard.puts[0].ids or ()) == [result.id]
+    assert [len(call) for call in yard.calls] == [1, 1000, 1]
+    assert len(results) == 1001
+    await yard.aclose()
+
+
+@pytest.mark.parametrize("items", ["text", b"bytes", ""])
+async def test_one_text_is_not_many_items(yard: Recording, items: Any) -> None:
+    @yard.task
+    def greet(name: str) -> None: ...
+
+    with pytest.raises(EnqueueError, match="enqueue_many takes many items; enqueue takes one"):
+        greet.enqueue_many(items)
+    with pytest.raises(EnqueueError, match="enqueue_many takes many items"):
+        await greet.aenqueue_many(items)
+    assert yard.calls == []
+
+
+@pytest.mark.parametrize("items", [5, None])
+def test_what_cannot_be_iterated_is_not_many_items(save: Task[[int], int], items: Any) -> None:
+    with pytest.raises(EnqueueError, match="enqueue_many takes"):
+        save.enqueue_many(items)
+
+
+def test_one_id_is_not_enough_for_many(yard: Recording, save: Task[[int], int]) -> None:
+    with pytest.raises(EnqueueError, match="give id= as a function of it"):
+        save.enqueue_many([1, 2], id="order-17")
+    assert yard.calls == []
+
+
+def test_wrong_answers_of_functions_of_the_item(yard: Recording, save: Task[[int], int]) -> None:
+    with pytest.raises(EnqueueError, match="id must be a text of 1 to 200 characters, not 1"):
+        save.enqueue_many([1], id=lambda number: number)
+    with pytest.raises(EnqueueError, match="priority must be a whole number"):
+        save.enqueue_many([1], priority=lambda number: 0.5)
+    with pytest.raises(EnqueueError, match="a shard key may have 500 characters"):
+        save.enqueue_many([1], shard=lambda number: "x" * 501)
+    assert yard.calls == []
+
+
+def test_a_wrong_item_says_which_and_earlier_chunks_are_kept(
+    yard: Recording, save: Task[[int], int]
+) -> None:
+    items: list[Any] = list(range(3000))
+    items[2345] = "two"
+    with pytest.raises(PayloadError, match="2345|item 345") as caught:
+        save.enqueue_many(items)
+    assert "expected" in str(caught.value).lower()
+    assert [len(put.bodies) for put in yard.puts] == [1000, 1000]
+
+
+def test_items_that_raise_midway(yard: Recording, save: Task[[int], int]) -> None:
+    def items() -> Iterator[int]:
+        yield from range(1500)
+        raise OSError("the file ended")
+
+    with pytest.raises(OSError, match="the file ended"):
+        save.enqueue_many(items())
+    assert [len(put.bodies) for put in yard.puts] == [1000]
+
+
+def test_items_are_read_as_they_are_stored(yard: Recording, save: Task[[int], int]) -> None:
+    ahead = []
+
+    def items() -> Iterator[int]:
+        for number in range(3000):
+            ahead.append(number - sum(len(put.bodies) for put in yard.puts))
+            yield number
+
+    save.enqueue_many(items())
+    assert max(ahead) < 1001
+
+
+def test_chunks_are_cut_by_bytes(yard: Recording) -> None:
+    @yard.task
+    def store(data: bytes) -> None: ...
+
+    store.enqueue_many([bytes(1 << 20)] * 10 + [bytes(6 << 20)] + [b"x"] * 10)
+    sizes = [[len(body) for put in call for body in put.bodies] for call in yard.calls]
+    assert [len(call) for call in sizes] == [3, 3, 3, 1, 1, 10]
+    assert all(sum(call) <= 4 << 20 or len(call) == 1 for call in sizes)
+
+
+def test_producers_in_threads(save: Task[[int], int]) -> None:
+    results: list[Results[int]] = []
+    start = threading.Barrier(4)
+
+    def produce() -> None:
+        start.wait(10)
+        results.append(save.enqueue_many(range(500)))
+
+    threads = [threading.Thread(target=produce) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert len({result.id for many in results for result in many}) == 2000
+
+
+# Arguments that cannot be sent
+
+
+class Opaque:
+    pass
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [Opaque(), lambda: 1, object, threading.Lock(), iter([1]), 1 << 80, 1j, "half \ud800 a pair"],
+    ids=repr,
+)
+async def test_an_argument_that_cannot_be_sent(yard: Recording, argument: Any) -> None:
+    @yard.task
+    def take(anything: Any, other: int = 0) -> None: ...
+
+    with pytest.raises(PayloadError, match="task 'take': argument 'anything'"):
+        take.enqueue(argument)
+    with pytest.raises(PayloadError, match="task 'take': argument 'anything'"):
+        await take.aenqueue({"inside": [argument]})
+    with pytest.raises(PayloadError, match=r"item 1.*argument 'anything'"):
+        take.enqueue_many([(1, 2), (argument, 2)])
+    assert yard.calls == []
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "text"),
+    [
+        ((), {}, "missing a required argument: 'number'"),
+        ((1, 2, 3), {}, "too many positional arguments"),
+        ((1,), {"number": 2}, "multiple values for argument 'number'"),
+        (("one",), {}, "argument 'number'"),
+        ((None,), {}, "argument 'number'"),
+        ((1,), {"other": "x"}, "argument 'other'"),
+        ((1,), {"nope": 1}, "unexpected keyword argument 'nope'"),
+    ],
+)
+def test_a_call_that_does_not_fit(
+    yard: Recording, args: tuple[Any, ...], kwargs: dict[str, Any], text: str
+) -> None:
+    @yard.task
+    def take(number: int, other: int = 0) -> None: ...
+
+    with pytest.raises(PayloadError, match=re.escape(text)) as caught:
+        take.enqueue(*args, **kwargs)
+    assert "task 'take'" in str(caught.value)
+    assert yard.calls == []
+
+
+@pytest.mark.parametrize("item", [5, "ab", None, (1, 2, 3), {"number": 1, "nope": 2}, {}])
+def test_an_item_that_does_not_fit(yard: Recording, item: Any) -> None:
+    @yard.task
+    def take(number: int, other: int = 0) -> None: ...
+
+    with pytest.raises(PayloadError, match="item 0: task 'take'"):
+        take.enqueue_many([item])
+    assert yard.calls == []
+
+
+# Tasks that are declared elsewhere
+
+
+def test_a_remote_task_is_enqueued_by_name(yard: Recording) -> None:
+    elsewhere = yard.remote("resize", queue="images")
+    elsewhere.enqueue("a.png", size=5)
+    elsewhere.options(delay=1).enqueue("b.png")
+    first, second = yard.puts
+    assert (first.group.queue, first.group.name) == ("images", "resize")
+    assert second.delay == 1_000_000
+    assert yard.tasks == {}
+    with pytest.raises(NotFound, match="task 'resize' is declared elsewhere"):
+        elsewhere("a.png")
+
+
+def test_a_remote_batch_task_takes_single_items(yard: Recording) -> None:
+    elsewhere = yard.remote("save", batch=True)
+    elsewhere.enqueue({"id": 1})
+    elsewhere.enqueue_many([{"id": 2}, {"id": 3}])
+    assert yard.arguments() == [[{"id": 1}], [{"id": 2}], [{"id": 3}]]
+
+
+def test_items_of_a_remote_task_are_tuples_or_mappings(yard: Recording) -> None:
+    elsewhere = yard.remote("resize")
+    elsewhere.enqueue_many([("a.png", 1), {"path": "b.png"}])
+    assert yard.arguments() == [["a.png", 1], {0: [], "path": "b.png"}]
+
+
+def test_builtins_take_what_they_are_given(yard: Recording) -> None:
+    printer = yard.task(batch=Batch(3))(print)
+    printer.enqueue(1)
+    printer.enqueue_many([2, 3])
+    assert yard.arguments() == [[1], [2], [3]]
+
+
+def test_what_a_task_looks_like(yard: Recording, save: Task[[int], int]) -> None:
+    assert repr(save) == "<task 'save' of queue 'default'>"
+    assert isinstance(yard.tasks, Mapping)
+    assert yard.tasks["save"] is save

@@ -1,0 +1,139 @@
+"""What the tests of the worker hold it by: yards on any broker, a clock, workers in threads."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from taskyard import Yard
+from taskyard.brokers.base import Broker
+from taskyard.brokers.memory import MemoryBroker
+from taskyard.brokers.sqlite import SQLiteBroker
+from taskyard.worker import Worker, WorkerSettings
+
+DEADLINE = 20.0
+"""Seconds after which something that must happen will not happen any more."""
+
+
+class Clock:
+    """This machine's clock, put forward by hand."""
+
+    def __init__(self) -> None:
+        self._ahead = 0
+
+    def __call__(self) -> int:
+        return time.time_ns() // 1000 + self._ahead
+
+    def forward(self, seconds: float) -> None:
+        self._ahead += round(seconds * 1e6)
+
+
+def memory(folder: Path, clock: Clock) -> Broker:
+    return MemoryBroker(clock=clock)
+
+
+def sqlite(folder: Path, clock: Clock) -> Broker:
+    # These tests cut no power; waiting for the disk would only make them slow.
+    return SQLiteBroker(folder / "yard.db", synchronous="off", clock=clock)
+
+
+BROKERS: dict[str, Callable[[Path, Clock], Broker]] = {"memory": memory, "sqlite": sqlite}
+
+
+def wait_for(event: threading.Event) -> None:
+    assert event.wait(DEADLINE), "it did not happen"
+
+
+def cross(barrier: threading.Barrier) -> None:
+    barrier.wait(DEADLINE)
+
+
+@contextmanager
+def working(yard: Yard, **settings: Any) -> Iterator[WorkerThread]:
+    """A worker in a thread, which is stopped gracefully in the end."""
+    thread = WorkerThread(yard, **settings)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        thread.stop()
+        thread.join()
+
+
+class WorkerThread:
+    """A worker on an event loop in a thread."""
+
+    def __init__(self, yard: Yard, **settings: Any) -> None:
+        self.worker = Worker(
+            yard.broker, yard.tasks.values(), WorkerSettings(**settings), progress=self._progressed
+        )
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._began = threading.Event()
+        self._progress = threading.Condition()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        async def main() -> None:
+            self._loop = asyncio.get_running_loop()
+            self._began.set()
+            await self.worker.run()
+
+        try:
+            asyncio.run(main())
+        except BaseException as error:
+            self._error = error
+            self._began.set()
+
+    def _progressed(self) -> None:
+        with self._progress:
+            self._progress.notify_all()
+
+    def start(self) -> None:
+        self._thread.start()
+        wait_for(self._began)
+
+    def stop(self, *, hard: bool = False) -> None:
+        assert self._loop is not None
+        if self._thread.is_alive():
+            try:
+                self._loop.call_soon_threadsafe(lambda: self.worker.stop(hard=hard))
+            except RuntimeError:  # it has just ended
+                return
+
+    def join(self) -> None:
+        """Wait for its end; raises what it raised."""
+        self._thread.join(DEADLINE)
+        assert not self._thread.is_alive(), "the worker does not end"
+        if self._error is not None:
+            raise self._error
+
+    def until(self, true: Callable[[], bool]) -> None:
+        """Wait until something is true, looking whenever the worker made progress."""
+        with self._progress:
+            assert self._progress.wait_for(true, DEADLINE), "it did not become true"
+
+
+class Most:
+    """The most calls at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._now = 0
+        self.seen = 0
+
+    @contextmanager
+    def one_more(self) -> Iterator[None]:
+        with self._lock:
+            self._now += 1
+            self.seen = max(self.seen, self._now)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._now -= 1
