@@ -88,7 +88,7 @@ class Place:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a database that nobody has open, down to the disk: no write-back disturbs what follows."""
+    """Copy a file down to the disk, so that no write-back disturbs what follows."""
     shutil.copyfile(source, target)
     descriptor = os.open(target, os.O_RDWR)
     try:

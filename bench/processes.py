@@ -31,7 +31,7 @@ def latency_worker(path: str) -> None:
     yard = open_yard(path)
 
     @yard.task(name="tick")
-    def tick(n: int) -> None:
+    def tick(n: int) -> None:  # noqa: ARG001
         os.write(sys.stdout.fileno(), b"%d\n" % time.monotonic_ns())
 
     yard.run_worker()
@@ -120,7 +120,7 @@ def together(path: str, seconds: float) -> dict[str, Any]:
 
 def _unevenness(replies: list[dict[str, Any]]) -> float:
     """How far the larger share is from an even one: 0 is even, 1 is all for one."""
-    messages = [reply["messages"] for reply in replies]
+    messages: list[int] = [reply["messages"] for reply in replies]
     return max(messages) * len(messages) / sum(messages) - 1
 
 

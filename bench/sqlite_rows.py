@@ -81,10 +81,12 @@ def draining(bench: Bench) -> list[Row]:
             "drain_sync", "single-message sync handler", rates["sync"], least=60_000, **against
         ),
         measured("drain_async", "single-message async handler", rates["single_async"], **against),
-        measured("drain_result", "single-message sync handler, results kept", rates["result"], **against),
         measured(
-            "drain_shards", f"batch handler, {count:,} shards with one message each", rates["shards"],
-            least=30_000, **against,
+            "drain_result", "single-message sync handler, results kept", rates["result"], **against
+        ),
+        measured(
+            "drain_shards", f"batch handler, {count:,} shards with one message each",
+            rates["shards"], least=30_000, **against,
         ),
         measured(
             "drain_shards_ordered", "the same, ordered", rates["shards_ordered"],

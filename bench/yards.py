@@ -29,13 +29,14 @@ def batch_task(yard: Yard, seen: Seen, *, shards: int = 0, ordered: bool = False
     policy: dict[str, Any] = {"batch": 100}
     if shards:
         policy.update(shard="n", ordered=ordered)
-    return yard.task(name="rows", **policy)(rows)
+    task: Task[..., Any] = yard.task(name="rows", **policy)(rows)
+    return task
 
 
 def sync_task(yard: Yard, seen: Seen) -> Task[..., Any]:
     """A handler of one message, in a thread."""
 
-    def one(n: int, text: str) -> None:
+    def one(n: int, text: str) -> None:  # noqa: ARG001
         seen(1)
 
     return yard.task(name="one")(one)
@@ -44,7 +45,7 @@ def sync_task(yard: Yard, seen: Seen) -> Task[..., Any]:
 def async_task(yard: Yard, seen: Seen) -> Task[..., Any]:
     """A handler of one message, on the event loop."""
 
-    async def one(n: int, text: str) -> None:
+    async def one(n: int, text: str) -> None:  # noqa: ARG001
         seen(1)
 
     return yard.task(name="one")(one)
@@ -53,7 +54,7 @@ def async_task(yard: Yard, seen: Seen) -> Task[..., Any]:
 def result_task(yard: Yard, seen: Seen) -> Task[..., Any]:
     """A handler whose results are kept."""
 
-    def one(n: int, text: str) -> int:
+    def one(n: int, text: str) -> int:  # noqa: ARG001
         seen(1)
         return n
 

@@ -236,6 +236,9 @@ class Enqueuer(Generic[P, R]):
 
 def _by_bytes(bodies: Sequence[bytes]) -> Iterator[tuple[int, int]]:
     """Cut a chunk where its bytes would stall everybody else for too long."""
+    if sum(map(len, bodies)) <= CHUNK_BYTES:
+        yield 0, len(bodies)
+        return
     first = size = 0
     for index, body in enumerate(bodies):
         if size and size + len(body) > CHUNK_BYTES:

@@ -152,7 +152,10 @@ class Ids(Sequence[str]):
     def __getitem__(self, index: slice) -> Sequence[str]: ...
     def __getitem__(self, index: int | slice) -> str | Sequence[str]:
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(self._length))]
+            first, last, step = index.indices(self._length)
+            if step == 1:
+                return Ids(self._prefix, self._first + first, max(0, last - first))
+            return [self[i] for i in range(first, last, step)]
         if not -self._length <= index < self._length:
             raise IndexError(f"there are {self._length} ids, so none at {index}")
         return f"{self._prefix}{self._first + index % self._length:05x}"

@@ -82,7 +82,7 @@ class Task(Generic[P, R]):
         self.codec = PayloadCodec.of(
             handler, task=name, batch=policy.batch is not None, skip_self=self.is_class
         )
-        self.is_async = inspect.iscoroutinefunction(handler)
+        self.is_async = _is_async(handler)
         self._signature = _signature(handler, skip_self=self.is_class)
         self._check_shard()
         self.sharding = Sharding(
@@ -252,6 +252,11 @@ class BatchTask(Task[[T], R]):
     def __call__(self, items: list[T]) -> Any:  # type: ignore[override]
         """Call the function with a list, here and now."""
         return self.function(items)  # type: ignore[arg-type]
+
+
+def _is_async(handler: Callable[..., Any]) -> bool:
+    called = getattr(handler, "__call__", handler)  # noqa: B004 - an object with an async __call__
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(called)
 
 
 def _signature(handler: Callable[..., Any], *, skip_self: bool) -> inspect.Signature:

@@ -122,10 +122,11 @@ class Twins(RuleBasedStateMachine):
 
     # Rules
 
-    @initialize()
-    def declare(self) -> None:
+    @initialize(lanes=lanes)
+    def begin(self, lanes: list[tuple[str, int, int]]) -> None:
         for group, policy in POLICIES.items():
             self.both(lambda broker, g=group, p=policy: broker.declare(g, p, replace=True))
+            self._put(group, lanes)
 
     @rule(
         group=st.sampled_from(GROUPS),
@@ -142,25 +143,7 @@ class Twins(RuleBasedStateMachine):
         keep: float | None,
         size: int,
     ) -> None:
-        puts = []
-        for shard, priority, count in lanes:
-            ids = [f"m{self.made + index:05}" for index in range(count)]
-            self.made += count
-            self.put_so_far[group] += count
-            if keep is not None:
-                self.recorded += ids
-            puts.append(
-                Put(
-                    group,
-                    [body(id_, size=size) for id_ in ids],
-                    shard,
-                    priority,
-                    micros(delay),
-                    ids=None if keep is None else ids,
-                    record_ttl=micros(keep or 0),
-                )
-            )
-        self.both(lambda broker: broker.put(puts))
+        self._put(group, lanes, delay, keep, size)
 
     @rule(wish=wants)
     def claim(self, wish: Want) -> None:
@@ -229,7 +212,35 @@ class Twins(RuleBasedStateMachine):
     def tidy(self) -> None:
         self.both(lambda broker: broker.tidy())
 
-    # What a worker does
+    # What producers and workers do
+
+    def _put(
+        self,
+        group: Group,
+        lanes: list[tuple[str, int, int]],
+        delay: float = 0,
+        keep: float | None = None,
+        size: int = 0,
+    ) -> None:
+        puts = []
+        for shard, priority, count in lanes:
+            ids = [f"m{self.made + index:05}" for index in range(count)]
+            self.made += count
+            self.put_so_far[group] += count
+            if keep is not None:
+                self.recorded += ids
+            puts.append(
+                Put(
+                    group,
+                    [body(id_, size=size) for id_ in ids],
+                    shard,
+                    priority,
+                    micros(delay),
+                    ids=None if keep is None else ids,
+                    record_ttl=micros(keep or 0),
+                )
+            )
+        self.both(lambda broker: broker.put(puts))
 
     def _settlement(self, data: st.DataObject, claim: Claim) -> Settlement:
         settlement = Settlement(claim.token, {}, [], frozenset(), {})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import functools
 import threading
 from datetime import timedelta
@@ -118,7 +117,7 @@ def test_a_decorator_that_hides_async_does_not_lose_messages(yard: Yard) -> None
     def wrapped(number: int) -> Any:
         return save(number)
 
-    yard.task(name="save", retry=0, result_ttl=60)(wrapped).enqueue(1)
+    yard.task(name="save", retry=0)(wrapped).enqueue(1)
     yard.run_worker(burst=True)
     (letter,) = yard.dead.list()
     assert ran == []
@@ -242,20 +241,6 @@ def test_contexts_do_not_leak_between_concurrent_handlers(yard: Yard) -> None:
     assert [result.get(0) for result in results] == [
         (number, f"n-{number}", f"n-{number}") for number in range(8)
     ]
-
-
-def test_context_variables_do_not_leak_from_one_async_message_to_the_next(yard: Yard) -> None:
-    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="clean")
-    seen = []
-
-    @yard.task(name="async")
-    async def async_(number: int) -> None:
-        seen.append(variable.get())
-        variable.set("dirty")
-
-    async_.enqueue_many(range(20))
-    yard.run_worker(burst=True, concurrency=1)
-    assert seen == ["clean"] * 20
 
 
 # Decisions

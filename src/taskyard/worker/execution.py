@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
+from types import CoroutineType
 from typing import Any, NamedTuple, TypeAlias
 
 from taskyard.brokers.base import Back, Claim, Dead, Delivery, Outcome, Retried, Settlement
@@ -209,6 +210,8 @@ class Execution:
                 try:
                     value = invocation.function(*invocation.args, **invocation.kwargs)
                     reply: Reply = (value, None)
+                    if type(value) is CoroutineType:
+                        reply = (None, _not_awaited(value))
                 except BaseException as error:  # noqa: BLE001 - a handler may raise what it likes
                     reply = (None, error)
                 finally:
@@ -518,6 +521,12 @@ def _spread(value: Any, first: int, last: int, values: dict[int, Any]) -> BaseEx
         )
     values.update(zip(range(first, last), value, strict=True))
     return None
+
+
+def _not_awaited(value: CoroutineType[Any, Any, Any]) -> TypeError:
+    """A decorator around an async function hid that it is one; nothing of it has run."""
+    value.close()
+    return TypeError("the handler is no async function, but returned an awaitable")
 
 
 def _late(invocation: Invocation, error: BaseException | None) -> HandlerTimeout:

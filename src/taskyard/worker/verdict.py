@@ -123,9 +123,9 @@ def _by_verdict(
     if isinstance(verdict, DiscardMessage):
         return Discard(message_id)
     if isinstance(verdict, WrongResults):
-        failure = Failure(Reason.WRONG_RESULTS, message=str(verdict))
+        failure = Failure(Reason.WRONG_RESULTS, message=Failure.of(verdict).message)
     elif error is verdict:
-        failure = Failure(Reason.REFUSED, message=str(verdict))
+        failure = Failure(Reason.REFUSED, message=Failure.of(verdict).message)
     else:
         failure = Failure.of(error, Reason.REFUSED)
     return Dead(failure, message_id, task.name)
