@@ -7,6 +7,7 @@ import secrets
 import threading
 import traceback as tracebacks
 from collections.abc import Iterator, Sequence
+from concurrent.futures import thread as futures
 from enum import StrEnum
 from typing import Any, Generic, TypeVar, overload
 
@@ -97,14 +98,25 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 def _traceback(error: BaseException) -> str:
-    own = os.path.dirname(__file__) + os.sep
-    frames = error.__traceback__
-    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(own):
-        frames = frames.tb_next
     try:
-        return "".join(tracebacks.format_exception(type(error), error, frames))
+        shown = tracebacks.TracebackException.from_exception(error, compact=True)
+        chain: list[tracebacks.TracebackException | None] = [shown]
+        while chain:
+            if (part := chain.pop()) is None:
+                continue
+            users = (i for i, frame in enumerate(part.stack) if not _is_ours(frame.filename))
+            del part.stack[: next(users, len(part.stack))]
+            chain += [part.__cause__, part.__context__, *(part.exceptions or ())]
+        return "".join(shown.format())
     except BaseException as broken:  # noqa: BLE001 - it calls the user's __str__ too
         return f"(the traceback could not be made: {type(broken).__name__})"
+
+
+def _is_ours(filename: str) -> bool:
+    return filename.startswith(_OWN) or filename == futures.__file__
+
+
+_OWN = os.path.dirname(__file__) + os.sep
 
 
 def _storable(text: str) -> str:

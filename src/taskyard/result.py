@@ -26,6 +26,9 @@ R = TypeVar("R")
 LONGEST_WAIT = 3600.0
 """Seconds after which a waiter looks again without having been woken."""
 
+NOTHING = b"\xc0"
+"""None, encoded."""
+
 Decoder = Callable[[bytes], Any]
 
 
@@ -195,7 +198,9 @@ class Result(Generic[R]):
     def _value(self, record: Record | None, timeout: float | None) -> R:
         found = self._found(record)
         if found.state is State.DONE:
-            value: R = None if found.result is None else self._decode(found.result)  # type: ignore[assignment]
+            if found.result in (None, NOTHING):  # a batch handler may return None for all
+                return None  # type: ignore[return-value]
+            value: R = self._decode(found.result)
             return value
         if found.state is State.DEAD:
             raise TaskFailed(self.id, found.failure or Failure("unknown"))

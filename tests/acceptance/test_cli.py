@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-PATIENCE = 20.0
+PATIENCE = 30.0
 TASKYARD = (sys.executable, "-m", "taskyard")
 
 HANDLERS = """

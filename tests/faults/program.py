@@ -64,6 +64,8 @@ class Config(msgspec.Struct):
         wakes: seconds after which an idle worker looks by itself.
         produce: put so many messages instead of working.
         shards: over which they are spread.
+        database: where the database is, if not in the folder.
+        file_limit: bytes that a file may have.
     """
 
     folder: str
@@ -77,6 +79,8 @@ class Config(msgspec.Struct):
     wakes: float = 0.2
     produce: int = 0
     shards: int = 1
+    database: str = ""
+    file_limit: int = 0
 
 
 config: Config
@@ -269,11 +273,17 @@ def make_yard(told: Config, *, probe: Callable[[str], None] = lambda point: None
     _clock = shifted_clock(shift) if shift.exists() else wall_clock
     yard = Yard(
         SQLiteBroker(
-            folder / "yard.db", synchronous="off", busy=told.busy, clock=_clock, probe=probe
+            told.database or folder / "yard.db",
+            synchronous="off",
+            busy=told.busy,
+            clock=_clock,
+            probe=probe,
         )
     )
     function, policy = HANDLERS[told.kind]
     options = {**policy, "retry": Retry(3, delay=0.01), **told.policy}
+    if isinstance(options["retry"], dict):
+        options["retry"] = Retry(**options["retry"])
     if isinstance(options.get("batch"), dict):
         options["batch"] = Batch(**options["batch"])
     yard.task(name=told.kind, **options)(function)
@@ -289,12 +299,16 @@ def _produce(yard: Yard) -> None:
             for number in range(first, min(first + 100, config.produce))
         ]
         task.enqueue_many(items, id=lambda item: item.name)
+        sys.stdout.write("accepted\n")
+        sys.stdout.flush()
 
 
 def main() -> None:
     global config, journal  # noqa: PLW0603 - this module is the process
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     config = msgspec.json.decode(sys.argv[1], type=Config)
+    if config.file_limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (config.file_limit, config.file_limit))
     journal = Journal(Path(config.folder) / "journal")
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(process)d %(name)s %(levelname)s %(message)s"

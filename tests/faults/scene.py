@@ -21,7 +21,7 @@ from tests.faults.program import Config, Item, make_yard
 from taskyard import Yard
 from taskyard.brokers.base import Counts, DeadLetter, Delivery, GroupWant, Want
 
-__all__ = ["Process", "Scene", "clock_file", "is_alive", "is_stopped", "until"]
+__all__ = ["Process", "Scene", "clock_file", "gate_holders", "is_alive", "is_stopped", "until"]
 
 T = TypeVar("T")
 
@@ -57,6 +57,17 @@ def is_alive(pid: int) -> bool:
 
 def _state(stat: Path) -> str:
     return stat.read_text(encoding="ascii").rpartition(")")[2].split()[0]
+
+
+def gate_holders(database: Path) -> set[int]:
+    """The processes whose turn it is to write: one at most."""
+    gate = os.stat(f"{database}-gate").st_ino
+    locks = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    return {
+        int(fields[4])
+        for fields in map(str.split, locks)
+        if fields[1] == "FLOCK" and fields[5].endswith(f":{gate}")
+    }
 
 
 class Process:
@@ -103,7 +114,7 @@ class Scene:
 
     def __init__(self, folder: Path, **defaults: Any) -> None:
         self.folder = folder
-        self.database = folder / "yard.db"
+        self.database = Path(defaults.get("database") or folder / "yard.db")
         self.accepted: dict[str, Put] = {}
         self._defaults = defaults
         self._journal = Journal(folder / "journal")
@@ -199,17 +210,9 @@ class Scene:
         while True:
             os.kill(pid, signal.SIGSTOP)
             until(lambda: is_stopped(pid), "it is stopped")
-            if not self._holds_gate(pid):
+            if pid not in gate_holders(self.database):
                 return
             os.kill(pid, signal.SIGCONT)
-
-    def _holds_gate(self, pid: int) -> bool:
-        gate = os.stat(self.folder / "yard.db-gate").st_ino
-        locks = Path("/proc/locks").read_text(encoding="ascii").splitlines()
-        return any(
-            fields[1:2] == ["FLOCK"] and fields[4] == str(pid) and fields[5].endswith(f":{gate}")
-            for fields in map(str.split, locks)
-        )
 
     def resume(self, pid: int) -> None:
         os.kill(pid, signal.SIGCONT)
@@ -246,9 +249,7 @@ class Scene:
     def began(self, message: str = "", times: int = 1) -> Event:
         """Wait for a handler to begin with a message, for so many times; the last line of it."""
         return until(
-            lambda: (
-                found[times - 1] if len(found := self.of("start", message)) >= times else None
-            ),
+            lambda: found[times - 1] if len(found := self.of("start", message)) >= times else None,
             f"{message or 'any message'} has begun {times} times",
         )
 

@@ -107,7 +107,9 @@ def test_claims_of_a_dead_child_are_given_back_at_once(scene: Scene) -> None:
 
 def test_children_end_when_their_supervisor_is_killed(scene: Scene) -> None:
     scene.setup(kind="ordered")
-    scene.put([Item("held", "s", "hold once"), Item("behind", "s"), Item("other", "o", "hold once")])
+    scene.put(
+        [Item("held", "s", "hold once"), Item("behind", "s"), Item("other", "o", "hold once")]
+    )
     supervisor = scene.worker(settings={"processes": 2, "grace": 0.5})
     children = {scene.began("held").pid, scene.began("other").pid}
     scene.kill(supervisor.pid)

@@ -89,7 +89,7 @@ def test_nothing_stays_leased_when_stopped_at_any_moment(scene: Scene) -> None:
     """Also while it starts: then a signal must not get lost between a process and its child."""
     chance = random.Random("stopped at any moment")
     scene.setup(kind="ordered_batch")
-    scene.fill(9000, shards=1500)
+    scene.fill(3000, shards=600)
     for round_ in range(8):
         worker = scene.worker(settings={"processes": 2, "grace": 20.0, "lease": 60.0})
         if round_ % 2:

@@ -262,7 +262,9 @@ def test_a_policy_that_contradicts_what_is_waiting(tmp_path: Path) -> None:
 
     declare(shard="left", ordered=True).enqueue(1)
     declare(shard="left", ordered=True, retry=9).enqueue(2)
-    with pytest.raises(PolicyConflict, match="add is stored with claims per shard = 1.*this program declares 4"):
+    with pytest.raises(
+        PolicyConflict, match="add is stored with claims per shard = 1.*this program declares 4"
+    ):
         declare(shard="left", shard_concurrency=4).enqueue(3)
 
 
@@ -446,5 +448,3 @@ def test_a_batch_handler_that_returns_nothing_keeps_nothing(yard: Yard) -> None:
 def test_payload_errors_name_the_task(yard: Yard) -> None:
     with pytest.raises(PayloadError, match="task 'plus'"):
         yard.task(name="plus")(add).enqueue("one")  # type: ignore[call-overload]
-
-

@@ -151,7 +151,16 @@ def test_an_instance_is_stopped_after_it_lingered(yard: Yard) -> None:
         log.stopped.clear()
         task.enqueue("b").get(20)
         wait_for(log.stopped)
-    assert log.events == ["create", "start", "handle a", "stop", "create", "start", "handle b", "stop"]
+    assert log.events == [
+        "create",
+        "start",
+        "handle a",
+        "stop",
+        "create",
+        "start",
+        "handle b",
+        "stop",
+    ]
 
 
 def test_batches_in_a_class(yard: Yard) -> None:
@@ -171,10 +180,10 @@ def test_batches_in_a_class(yard: Yard) -> None:
 @pytest.mark.parametrize("part", ["create", "start"])
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 @pytest.mark.parametrize(
-    "error", [OSError("no connection"), SystemExit(3), asyncio.CancelledError()], ids=repr
+    "kind", [OSError, SystemExit, asyncio.CancelledError], ids=lambda kind: kind.__name__
 )
 def test_an_error_while_starting_fails_the_messages_and_is_tried_again(
-    yard: Yard, part: str, is_async: bool, error: BaseException
+    yard: Yard, part: str, is_async: bool, kind: type[BaseException]
 ) -> None:
     broken = {part}
     events: list[str] = []
@@ -182,7 +191,7 @@ def test_an_error_while_starting_fails_the_messages_and_is_tried_again(
     def happens(what: str) -> None:
         events.append(what)
         if what in broken:
-            raise error
+            raise kind("no connection")
 
     class Sync(Handler[int]):
         @classmethod
@@ -214,7 +223,7 @@ def test_an_error_while_starting_fails_the_messages_and_is_tried_again(
     with pytest.raises(TaskFailed) as failed:
         first.get(0)
     failure = failed.value.failure
-    assert failure.kind.rpartition(".")[2] == type(error).__name__
+    assert failure.kind.rpartition(".")[2] == kind.__name__
     assert "in happens" in failure.traceback
     assert "taskyard/worker" not in failure.traceback
     assert "concurrent/futures" not in failure.traceback

@@ -379,7 +379,7 @@ class Execution:
         function: Callable[..., Any] = call.task.function
         if call.task.is_class:
             instance = self.instances[call.task.name, call.shard]
-            function = _raiser(instance) if isinstance(instance, Exception) else instance.handle
+            function = _raiser(instance) if isinstance(instance, BaseException) else instance.handle
         self._context = context
         return Invocation(function, args, kwargs, context, call.task.policy.timeout)
 
@@ -503,8 +503,8 @@ def _info(message_id: str, priority: int, message: Delivery) -> MessageInfo:
 def _named(error: BatchFailed, count: int) -> dict[int, BaseException]:
     failed: dict[int, BaseException] = {}
     for index, reason in error.failed.items():
-        if not 0 <= index < count:
-            text = f"the handler named message {index} of a batch of {count}"
+        if type(index) is not int or not 0 <= index < count:
+            text = f"the handler named message {index!r} of a batch of {count}"
             return dict.fromkeys(range(count), WrongResults(text))
         failed[index] = reason if isinstance(reason, BaseException) else RuntimeError(reason)
     return failed
@@ -535,7 +535,7 @@ def _late(invocation: Invocation, error: BaseException | None) -> HandlerTimeout
     return late
 
 
-def _raiser(error: Exception) -> Callable[..., Any]:
+def _raiser(error: BaseException) -> Callable[..., Any]:
     def handle(*_: Any) -> Any:
         raise error
 

@@ -72,7 +72,7 @@ class Instances:
             held.timer.cancel()
             held.timer = None
         async with held.ready:
-            if held.handler is None or isinstance(held.handler, Exception):
+            if held.handler is None or isinstance(held.handler, BaseException):
                 held.handler = await self._make(task)
         return held.handler
 
@@ -80,8 +80,13 @@ class Instances:
         handler_class: Any = task.function
         try:
             handler = await self._call(task, handler_class.create)
+            if not callable(getattr(handler, "handle", None)):
+                raise TypeError(f"create() returned {handler!r}, which has no handle()")
             await self._call(task, handler.start)
-        except Exception as error:  # noqa: BLE001 - the user's; its messages fail with it
+        except BaseException as error:  # the user's; its messages fail with it
+            current = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and current and current.cancelling():
+                raise
             return error
         return handler
 
@@ -116,7 +121,7 @@ class Instances:
         stopping.add_done_callback(self._stopping.discard)
 
     async def _stop(self, held: _Held) -> None:
-        if held.handler is None or isinstance(held.handler, Exception):
+        if held.handler is None or isinstance(held.handler, BaseException):
             return
         try:
             await self._call(held.task, held.handler.stop)

@@ -140,7 +140,13 @@ class Supervisor:
             self._children = [child for child in self._children if child.process is not None]
         for child in self._children:
             if child.process is None and child.start_at <= time.monotonic():
-                self._start(child)
+                # A signal while only one side knows of the other would be lost for that child.
+                signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+                try:
+                    if not self._signals:
+                        self._start(child)
+                finally:
+                    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
     def _start(self, child: _Child) -> None:
         child.owner = make_owner()
@@ -153,12 +159,7 @@ class Supervisor:
             args=(self._load, self._settings, child.owner, writing, [reading, *others]),
             name=f"taskyard-worker-{child.number}",
         )
-        # A signal while only one side knows of the other would be lost for that child.
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
-        try:
-            child.process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+        child.process.start()
         writing.close()
         child.pipe = reading
         child.started = child.progress = time.monotonic()

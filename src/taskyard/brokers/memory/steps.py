@@ -47,7 +47,7 @@ def declare(state: MemoryState, key: Group, policy: GroupPolicy, *, replace: boo
     if wanted != group.policy:
         group.policy = wanted
         # The one step that looks at every lane of a group: a deploy, not daily work.
-        for lane in list(group.lanes.values()):
+        for _, lane in sorted(group.lanes.items()):
             state.settle_down(lane)
 
 

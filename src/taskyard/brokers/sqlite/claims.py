@@ -12,8 +12,17 @@ from taskyard.brokers.lane import Flush
 from taskyard.brokers.sqlite.groups import GroupRow
 from taskyard.brokers.sqlite.lanes import DELIVERY, Lane, Lanes, delivery
 from taskyard.brokers.sqlite.transaction import Transaction
+from taskyard.message import read_envelope
 
-__all__ = ["Claimer", "HeldClaim", "find_claim", "keep_claim", "remove_claim", "servable"]
+__all__ = [
+    "Claimer",
+    "HeldClaim",
+    "find_claim",
+    "holds_message",
+    "keep_claim",
+    "remove_claim",
+    "servable",
+]
 
 FIRST = (-(1 << 40), 0)
 """Before every priority and turn."""
@@ -389,6 +398,14 @@ def keep_claim(tx: Transaction, held: HeldClaim) -> None:
             held.token,
         ),
     )
+
+
+def holds_message(parts: bytes, message_id: str) -> bool:
+    """Whether the stored messages of a claim include one with this id."""
+    envelopes = (
+        read_envelope(message.body) for part in _parts.decode(parts) for _, message in part.messages
+    )
+    return any(envelope is not None and envelope.id == message_id for envelope in envelopes)
 
 
 def _ids(stored: bytes | None) -> list[int]:

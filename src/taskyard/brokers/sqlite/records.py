@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from taskyard.brokers.base import Dead, DeadLetter, DeadQuery, Delivery, Group, Put, Record
+from taskyard.brokers.sqlite.claims import holds_message
 from taskyard.brokers.sqlite.groups import GroupRow
 from taskyard.brokers.sqlite.transaction import Transaction
 from taskyard.errors import DuplicateId
@@ -120,14 +121,12 @@ def _record(
 
 def _is_running(tx: Transaction, group: GroupRow, id_: str) -> bool:
     # Open claims are few, as many as there are busy slots; noting the claim in every record
-    # would cost a write per message instead. A body contains its id as it is.
-    return (
-        tx.execute(
-            "SELECT 1 FROM taskyard_claim WHERE grp = ? AND instr(parts, CAST(? AS BLOB)) LIMIT 1",
-            (group.id, id_),
-        ).fetchone()
-        is not None
+    # would cost a write per message instead. A body contains its id as it is, maybe by chance.
+    rows = tx.execute(
+        "SELECT parts FROM taskyard_claim WHERE grp = ? AND instr(parts, CAST(? AS BLOB))",
+        (group.id, id_),
     )
+    return any(holds_message(parts, id_) for (parts,) in rows)
 
 
 # Dead letters
