@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench import process_rows, sqlite_rows
-from bench.machine import describe
+from bench.machine import describe, fsync_us
 from bench.measure import ROOT, Place
 from bench.report import draw, table, write_json
 from bench.rows import Bench, Row
@@ -50,6 +50,7 @@ def main() -> int:
             if sys.stderr.isatty():
                 print(f"measuring: {name} …", file=sys.stderr)
             rows += MEASUREMENTS[name](bench)
+        machine["fsync_us_after"] = fsync_us(place.path)
     finally:
         place.close()
     machine["seconds"] = round(time.monotonic() - began)

@@ -23,7 +23,7 @@ def describe(folder: Path) -> dict[str, Any]:
         "ram_gib": _ram(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "file_system": _file_system(folder),
-        "fsync_us": round(_fsync(folder) * 1e6),
+        "fsync_us": fsync_us(folder),
         "load_before": round(os.getloadavg()[0], 2),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "sqlite": sqlite3.sqlite_version,
@@ -62,8 +62,8 @@ def _file_system(folder: Path) -> str:
     return kind
 
 
-def _fsync(folder: Path) -> float:
-    """Seconds until four more kilobytes are on the disk."""
+def fsync_us(folder: Path) -> int:
+    """Microseconds until four more kilobytes are on the disk."""
     path = folder / "fsync"
     seconds = []
     with path.open("wb", buffering=0) as file:
@@ -73,4 +73,4 @@ def _fsync(folder: Path) -> float:
             os.fsync(file.fileno())
             seconds.append(time.perf_counter() - began)
     path.unlink()
-    return median(seconds)
+    return round(median(seconds) * 1e6)

@@ -46,11 +46,11 @@ def together(bench: Bench) -> list[Row]:
             [r["longest"] * 1e3 for r in replies], unit="ms", most=50,
         ),
         measured(
-            "together_put_share", f"{title}: larger share of the producers above an even one",
+            "together_put_share", f"{title}: larger producer over an even share",
             [r["put_share"] * 100 for r in replies], unit="%", most=20,
         ),
         measured(
-            "together_drain_share", f"{title}: larger share of the workers above an even one",
+            "together_drain_share", f"{title}: larger worker over an even share",
             [r["drain_share"] * 100 for r in replies], unit="%", most=20,
         ),
     ]  # fmt: skip

@@ -14,12 +14,15 @@ from rich.table import Table
 from bench.rows import Row, number
 
 LONGEST_BAR = 4.0
+QUIET = 0.5
+"""A load above this, before the first measurement, is somebody else's."""
 
 
 def _machine_line(machine: dict[str, Any]) -> str:
     return (
         f"{machine['cpu']}, {machine['cores']} cores, {machine['ram_gib']} GiB · "
-        f"{machine['system']} · {machine['file_system']}, fsync {machine['fsync_us']} µs · "
+        f"{machine['system']} · {machine['file_system']}, fsync {machine['fsync_us']} µs "
+        f"(at the end {machine['fsync_us_after']}) · "
         f"{machine['python']}, SQLite {machine['sqlite']}, msgspec {machine['msgspec']} · "
         f"load before {machine['load_before']} · {machine['at']} · took {machine['seconds']} s"
     )
@@ -56,6 +59,11 @@ def table(rows: Sequence[Row], machine: dict[str, Any]) -> None:
         console = Console(width=180)
     console.print(shown)
     console.print(_machine_line(machine), highlight=False)
+    if machine["load_before"] > QUIET:
+        console.print(
+            "[yellow]Other programs were running: the rates are too low, and the ratios of what"
+            " commits less often than the bare loop too high. Measure again on a quiet machine."
+        )
 
 
 def write_json(

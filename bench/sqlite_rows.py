@@ -27,15 +27,16 @@ def putting(bench: Bench) -> list[Row]:
     return [
         measured("bare_put", "bare: 100 inserts per transaction", rates["bare"]),
         measured(
-            "put", "enqueue_many, 100 at a time", rates["plain"],
+            "put", "enqueue_many of 100", rates["plain"],
             least=100_000, least_ratio=0.4, **against,
         ),
         measured(
-            "put_other_shards", "the same, every message in another shard", rates["other"],
+            "put_other_shards", "enqueue_many of 100, every message in another shard",
+            rates["other"],
             least=40_000, **against,
         ),
         measured(
-            "put_other_ordered", "the same, every message in another ordered shard",
+            "put_other_ordered", "enqueue_many of 100, every message in another ordered shard",
             rates["other_ordered"], least=40_000, **against,
         ),
     ]  # fmt: skip
@@ -89,7 +90,9 @@ def draining(bench: Bench) -> list[Row]:
             rates["shards"], least=30_000, **against,
         ),
         measured(
-            "drain_shards_ordered", "the same, ordered", rates["shards_ordered"],
+            "drain_shards_ordered",
+            f"batch handler, {count:,} ordered shards with one message each",
+            rates["shards_ordered"],
             least=30_000, **against,
         ),
     ]  # fmt: skip
@@ -108,7 +111,7 @@ def ordered_shards(bench: Bench) -> list[Row]:
     return [
         measured("put_ordered", "enqueue_many of 100, one ordered shard", rates["put_one"]),
         measured(
-            "put_10k", f"each 100 over 100 of {shards:,} ordered shards", rates["put"],
+            "put_10k", f"enqueue_many of 100 over 100 of {shards:,} ordered shards", rates["put"],
             rates["put_one"], base="one ordered shard", least_ratio=0.25,
         ),
         measured("drain_ordered", "batch handler, one ordered shard", rates["drain_one"]),

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conformance.harness import AsyncRunner, Clock, Harness, Make, SyncRunner
+from tests.conformance.harness import AsyncRunner, Clock, Harness, Make, Runner, SyncRunner
 
 from taskyard.brokers.base import Broker
 from taskyard.brokers.memory import MemoryBroker
 
-RUNNERS = {"sync": SyncRunner, "async": AsyncRunner}
+RUNNERS: dict[str, Callable[[Broker], Runner]] = {"sync": SyncRunner, "async": AsyncRunner}
 
 
 def memory(path: Path, clock: Clock, **options: Any) -> Broker:

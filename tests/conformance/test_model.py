@@ -125,7 +125,7 @@ class Twins(RuleBasedStateMachine):
     @initialize(lanes=lanes)
     def begin(self, lanes: list[tuple[str, int, int]]) -> None:
         for group, policy in POLICIES.items():
-            self.both(lambda broker, g=group, p=policy: broker.declare(g, p, replace=True))
+            self._declare(group, policy)
             self._put(group, lanes)
 
     @rule(
@@ -206,13 +206,16 @@ class Twins(RuleBasedStateMachine):
         policy = GroupPolicy(
             size=size, within=micros(within), concurrency=POLICIES[group].concurrency
         )
-        self.both(lambda broker: broker.declare(group, policy, replace=True))
+        self._declare(group, policy)
 
     @rule()
     def tidy(self) -> None:
         self.both(lambda broker: broker.tidy())
 
     # What producers and workers do
+
+    def _declare(self, group: Group, policy: GroupPolicy) -> None:
+        self.both(lambda broker: broker.declare(group, policy, replace=True))
 
     def _put(
         self,
@@ -358,7 +361,7 @@ OTHERS = [broker for broker in BROKERS if broker != "memory"]
 
 def hold_against_the_model(broker: str, examples: int, steps: int) -> None:
     machine = type(f"{broker} and memory", (Twins,), {"make_other": staticmethod(BROKERS[broker])})
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         machine,
         settings=settings(
             max_examples=examples,

@@ -188,6 +188,7 @@ def _begin_and_settle(
     ended: set[str],
 ) -> None:
     outcomes: dict[str, Outcome] = {}
+    ends: tuple[Outcome, ...]
     for lane in claim.lanes:
         failed = False
         for message in deliveries(lane):
@@ -198,8 +199,7 @@ def _begin_and_settle(
             begun[lane.shard].append(int(id_.partition(":")[2]))
             if chance.random() < 0.3:
                 failed = True
-                outcomes[id_] = chance.choice(
-                    [Retried(2_000_000), Back(started=True), Dead(Failure("failed"), id_)]
-                )
+                ends = (Retried(2_000_000), Back(started=True), Dead(Failure("failed"), id_))
+                outcomes[id_] = chance.choice(ends)
     if harness.settle(claim, outcomes):
         ended |= {id_ for id_ in names(claim) if isinstance(outcomes.get(id_), (Dead, type(None)))}

@@ -128,8 +128,12 @@ def _deeds(items: Sequence[Item]) -> Generator[None, None, None]:
             continue
         if deed in DEATHS:
             _die(DEATHS[deed])
-        elif deed == "fail":
+        elif deed == "fail" or (deed == "fail-first" and context.attempt == 1):
             raise RuntimeError(f"{item.name} fails")
+        elif deed == "fail-first":
+            continue
+        elif deed == "give-up":
+            context.fail("as it was told")
         elif deed == "hold":
             while not _released():
                 _notice_loss(context, items)
@@ -219,6 +223,14 @@ async def batch_coroutine(items: list[Item]) -> list[str]:
     return [await _arun(items)] * len(items)
 
 
+def quiet(item: Item) -> None:
+    """Leaves no trace."""
+
+
+def quiet_batch(items: list[Item]) -> None:
+    """Leaves no trace."""
+
+
 def shard_of(item: Item) -> str:
     return item.shard
 
@@ -229,6 +241,8 @@ HANDLERS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "coroutine": (coroutine, {"shard": shard_of}),
     "batch": (batch, {"batch": 10}),
     "batch_coroutine": (batch_coroutine, {"batch": 10}),
+    "quiet": (quiet, {}),
+    "quiet_batch": (quiet_batch, {"batch": 100}),
     "ordered": (single, ORDERED),
     "ordered_coroutine": (coroutine, ORDERED),
     "ordered_batch": (batch, {**ORDERED, "batch": 10}),
@@ -282,6 +296,8 @@ def make_yard(told: Config, *, probe: Callable[[str], None] = lambda point: None
     )
     function, policy = HANDLERS[told.kind]
     options = {**policy, "retry": Retry(3, delay=0.01), **told.policy}
+    if "shard" in told.policy:
+        options["shard"] = shard_of
     if isinstance(options["retry"], dict):
         options["retry"] = Retry(**options["retry"])
     if isinstance(options.get("batch"), dict):
@@ -303,6 +319,12 @@ def _produce(yard: Yard) -> None:
         sys.stdout.flush()
 
 
+def peak_memory() -> int:
+    """Kilobytes. (What `getrusage` says includes the process that this one was forked from.)"""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0])
+
+
 def main() -> None:
     global config, journal  # noqa: PLW0603 - this module is the process
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -321,6 +343,8 @@ def main() -> None:
     else:
         yard.run_worker(**config.settings)
     logging.shutdown()
+    sys.stdout.write(f"peak {peak_memory()} kB\n")
+    sys.stdout.flush()
     # A handler's thread that still runs would keep the process.
     os._exit(0)
 

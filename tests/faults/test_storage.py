@@ -73,7 +73,7 @@ def test_a_worker_that_starts_while_it_is_locked_waits(scene: Scene, processes: 
     with locked(scene.database):
         worker = scene.worker(settings={"processes": processes})
         until(
-            lambda: worker.code is not None or worker.output().count("locked") >= 2,
+            lambda: worker.code is not None or worker.output().count("keeps it locked") >= 2,
             "it has tried twice",
         )
         assert worker.code is None, worker.output()

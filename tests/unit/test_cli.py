@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -262,7 +263,7 @@ def test_a_parked_shard_is_released(run: Run) -> None:
         raise ValueError(item)
 
     yard = Yard("sqlite:///taskyard.db")
-    options = {"ordered": True, "shard": "item", "on_error": "park", "retry": 0}
+    options: Any = {"ordered": True, "shard": "item", "on_error": "park", "retry": 0}
     yard.task(name="t", queue="q", **options)(fail).enqueue(7)
     yard.run_worker(burst=True)
     yard.close()
@@ -305,6 +306,11 @@ def test_wrong_options_are_refused(
     # The log would go to the runner's stderr, which is closed behind it.
     monkeypatch.setattr("taskyard.cli.options.configure", lambda *_: None)
     assert said in run(*args, code=2).stderr
+
+
+def test_a_log_file_that_cannot_be_written_is_refused(run: Run) -> None:
+    found = run("worker", "tasks:yard", "--log-file", "nowhere/log", code=2)
+    assert "--log-file: [Errno 2] No such file or directory" in found.stderr
 
 
 @pytest.mark.parametrize(

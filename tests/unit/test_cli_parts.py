@@ -168,7 +168,8 @@ def test_anything_that_takes_a_list_serves() -> None:
     @yard.task(batch=2)
     def declared(items: list[float]) -> None: ...
 
-    for number, function in enumerate([print, sum, typed, later, declared, Callable(), [].extend]):
+    functions: list[Any] = [print, sum, typed, later, declared, Callable(), [].extend]
+    for number, function in enumerate(functions):
         handler = handler_of(function, queue="q", called="f")
         task = yard.task(name=f"t{number}", batch=3, result_ttl=None)(handler)
         assert task.is_async == (function is later or isinstance(function, Callable))

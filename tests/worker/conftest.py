@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,5 +26,6 @@ def broker(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Brok
 @pytest.fixture
 def yard(broker: Broker) -> Iterator[Yard]:
     """An empty one."""
-    with Yard(broker) as yard:
-        yield yard
+    yard = Yard(broker)
+    yield yard
+    asyncio.run(yard.aclose())  # handlers may have used it on the worker's loop

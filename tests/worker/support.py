@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -99,12 +100,18 @@ class WorkerThread:
         wait_for(self._began)
 
     def stop(self, *, hard: bool = False) -> None:
+        """Tell it to stop; when this returns, it knows."""
+        told = threading.Event()
+
+        def tell() -> None:
+            self.worker.stop(hard=hard)
+            told.set()
+
         assert self._loop is not None
-        if self._thread.is_alive():
-            try:
-                self._loop.call_soon_threadsafe(lambda: self.worker.stop(hard=hard))
-            except RuntimeError:  # it has just ended
-                return
+        with contextlib.suppress(RuntimeError):  # it has ended
+            self._loop.call_soon_threadsafe(tell)
+            while self._thread.is_alive() and not told.wait(0.05):
+                continue
 
     def join(self) -> None:
         """Wait for its end; raises what it raised."""

@@ -308,8 +308,9 @@ class DeadLetter(msgspec.Struct):
         priority: its priority.
         id: its id; "" when the body could not be read.
         failure: why it is here.
-        deliveries: how often it was handed out.
-        attempts: how many attempts failed.
+        deliveries: how often it was handed out, with the last time.
+        attempts: how many attempts failed, with the last one, unless that never ran (expired,
+            unreadable) or ended with its worker.
         since: when it first entered its lane, microseconds.
         at: when it was buried, microseconds.
         body: the bytes that were put.
@@ -353,7 +354,8 @@ class Counts(msgspec.Struct):
     Attributes:
         group: its key.
         waiting: messages in lanes.
-        delayed: messages whose due time, or retry, is yet to come.
+        delayed: messages outside lanes whose due time, or retry, is yet to come; one whose time
+            has come counts here until the next step lets it into its lane.
         running: messages in open claims.
         dead: dead letters.
         lanes: shards with messages.

@@ -55,7 +55,10 @@ def log_options(command: F) -> F:
     def apply(ctx: click.Context, parameter: click.Parameter, value: str) -> None:
         # Eager parameters are processed first, so the other two have their values by now.
         del parameter
-        configure(value, ctx.params.pop("log_file"), ctx.params.pop("log_format"))
+        try:
+            configure(value, ctx.params.pop("log_file"), ctx.params.pop("log_format"))
+        except OSError as error:
+            raise click.BadParameter(str(error), param_hint="--log-file") from error
 
     options = (
         click.option(

@@ -51,10 +51,11 @@ def run(load: Callable[[], Yard], chosen: WorkerSettings) -> None:
     Raises:
         TaskyardError: the worker could not start, or go on.
     """
-    # What handlers print is seen line by line, into a pipe or a file too.
+    # What handlers print is seen line by line, into a pipe or a file too; and in whole lines, even
+    # with PYTHONUNBUFFERED, or those of several processes would run into one another.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(line_buffering=True)
+            stream.reconfigure(line_buffering=True, write_through=False)
     try:
         if chosen.processes:
             Supervisor(load, chosen).run()

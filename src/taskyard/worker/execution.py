@@ -8,6 +8,7 @@ carry it out, so there is one logic for synchronous and asynchronous handlers.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import threading
 import time
@@ -26,6 +27,8 @@ from taskyard.worker.bisect import bisect, bisect_ordered
 from taskyard.worker.verdict import HandlerTimeout, WrongResults, outcome_of
 
 __all__ = ["Execution", "Invocation"]
+
+log = logging.getLogger("taskyard.worker")
 
 Reply: TypeAlias = tuple[Any, BaseException | None]
 Instances: TypeAlias = Mapping[tuple[str, str], Any]
@@ -99,6 +102,7 @@ class Execution:
         self._current: _Call | None = None
         self._context: Context | None = None
         self._call_began = 0.0
+        self._invoked = 0.0
         self._calls = deque(self._plan())
 
     # Planning
@@ -166,18 +170,25 @@ class Execution:
                 self._current = None
                 self._context = None
 
-    def running_for(self) -> tuple[float, float | None]:
-        """Seconds that the current call runs (0: none does), and its timeout."""
+    def running_for(self) -> float:
+        """Seconds that the current call runs, with its bisect; 0: none does."""
         with self._lock:
-            if self._current is None:
-                return 0.0, None
-            return time.monotonic() - self._call_began, self._current.task.policy.timeout
+            return 0.0 if self._current is None else time.monotonic() - self._call_began
 
-    def time_out(self) -> None:
-        """Tell the running call that its timeout is over."""
+    def check_timeout(self) -> float | None:
+        """Tell the running invocation if its timeout is over.
+
+        Returns:
+            Seconds until its timeout; None: it has none.
+        """
         with self._lock:
-            if self._context is not None:
+            limit = None if self._current is None else self._current.task.policy.timeout
+            if limit is None or self._context is None:
+                return limit
+            left = self._invoked + limit - time.monotonic()
+            if left <= 0:
                 self._context.time_out()
+            return left
 
     def settlement(self) -> Settlement:
         """What became of the messages, once nothing runs any more."""
@@ -380,7 +391,8 @@ class Execution:
         if call.task.is_class:
             instance = self.instances[call.task.name, call.shard]
             function = _raiser(instance) if isinstance(instance, BaseException) else instance.handle
-        self._context = context
+        with self._lock:
+            self._context, self._invoked = context, time.monotonic()
         return Invocation(function, args, kwargs, context, call.task.policy.timeout)
 
     def _make_context(self, call: _Call, infos: Callable[[], Sequence[MessageInfo]]) -> Context:
@@ -444,8 +456,10 @@ class Execution:
         outcome = outcome_of(error, call.task, context, entry.id, entry.message, random.random)
         sequence = entry.message.sequence
         self._outcomes[sequence] = outcome
-        if isinstance(outcome, Retried) and call.task.result_ttl:
-            self._retry_ids[sequence] = entry.id
+        if isinstance(outcome, Retried):
+            _log_retry(call.task, entry, error, outcome)
+            if call.task.result_ttl:
+                self._retry_ids[sequence] = entry.id
         if call.task.policy.claims_per_shard == 1 and isinstance(outcome, (Retried, Back)):
             self._blocked.add(call.shard)
 
@@ -521,6 +535,19 @@ def _spread(value: Any, first: int, last: int, values: dict[int, Any]) -> BaseEx
         )
     values.update(zip(range(first, last), value, strict=True))
     return None
+
+
+def _log_retry(task: Task[..., Any], entry: _Entry, error: BaseException, outcome: Retried) -> None:
+    fields = {
+        "message_id": entry.id,
+        "task": task.name,
+        "queue": task.policy.queue,
+        "attempt": entry.message.attempts + 1,
+        "error": type(error).__name__,  # its text may tell of the payload
+    }
+    text = "message %s of task %s failed in attempt %s with %s; again in %.1f s"
+    attempt, kind, delay = fields["attempt"], fields["error"], outcome.delay / 1e6
+    log.info(text, entry.id, task.name, attempt, kind, delay, extra=fields)
 
 
 def _not_awaited(value: CoroutineType[Any, Any, Any]) -> TypeError:

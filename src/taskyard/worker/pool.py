@@ -44,6 +44,7 @@ class Host(Protocol):
     broker: Broker
     settings: WorkerSettings
     owner: str
+    messages: int
     isolation: Isolation
 
     @property
@@ -53,6 +54,14 @@ class Host(Protocol):
 
     def tasks_of(self, group: Group) -> Mapping[str, Task[..., Any]]:
         """The tasks of a group, by name."""
+        ...
+
+    def notify(self) -> None:
+        """Let all pools look again whether something can be claimed."""
+        ...
+
+    def has_drained(self) -> bool:
+        """Whether there was nothing left for any pool, and no message has ended since."""
         ...
 
     def note_progress(self, messages: int = 0) -> None:
@@ -98,6 +107,7 @@ class Pool:
     def __init__(self, host: Host, groups: list[Group], slots: int) -> None:
         self.slots = slots
         self.held: dict[int, Run] = {}
+        self.drained = -1  # how many messages had ended when there was nothing left for this pool
         self._host = host
         self._broker = host.broker
         self._settings = host.settings
@@ -118,10 +128,11 @@ class Pool:
                 self._changed.clear()
                 want = self._want(listener.name or None)
                 if want is not None or self._settlements:
+                    ended = self._host.messages
                     step = await self._exchange(want)
                     if step.claims or want is None:  # it may have been the last settlement
                         continue
-                    if self._has_drained(step):
+                    if self._has_drained(step, ended):
                         return
                     await self._sleep(listener, step)
                 else:
@@ -146,9 +157,15 @@ class Pool:
     def _finished(self) -> bool:
         return self._host.stopping and not self.held and not self._settlements
 
-    def _has_drained(self, step: Step) -> bool:
-        idle = not step.claims and not self.held and not self._settlements
-        return self._settings.burst and idle and not step.suspects
+    def _has_drained(self, step: Step, ended: int) -> bool:
+        idle = not self.held and not self._settlements
+        if not self._settings.burst or not idle or step.suspects:
+            return False
+        # What another pool runs, or has run meanwhile, may have put messages for this one.
+        if self.drained != ended:
+            self.drained = ended
+            self._host.notify()
+        return self._host.has_drained()
 
     def _want(self, listener: str | None) -> Want | None:
         free = self.slots - len(self.held)
@@ -272,22 +289,27 @@ class Pool:
 
     def _overrun(self, execution: Execution) -> float:
         slice_ = self._settings.slice
-        seconds, limit = execution.running_for()
+        seconds = execution.running_for()
         if seconds >= slice_ and (partial := execution.hand_back()) is not None:
             self._settlements.append(partial)
             self._note_outcomes(execution.claim, partial)
             self._changed.set()
-        if limit is None or execution.is_async:
+        left = None if execution.is_async else execution.check_timeout()
+        if left is None:
             return 1.0 if seconds >= slice_ else slice_
-        if seconds >= limit:
-            execution.time_out()
-            return 1.0
-        return min(1.0, limit - seconds, max(slice_, 0.01))
+        shortest = max(slice_, 0.01)
+        return min(left, shortest) if left > 0 else shortest
 
     def _note_outcomes(self, claim: Claim, settlement: Settlement) -> None:
-        for outcome in settlement.outcomes.values():
+        for sequence, outcome in settlement.outcomes.items():
             if isinstance(outcome, Dead):
                 task = outcome.task or claim.group.name
+                attempt = 1 + next(
+                    message.attempts
+                    for lane in claim.lanes
+                    for _, message in lane.messages
+                    if message.sequence == sequence
+                )
                 log.error(
                     "message %s of task %s is dead: %s",
                     outcome.id or "(unreadable)",
@@ -297,6 +319,7 @@ class Pool:
                         "message_id": outcome.id,
                         "task": task,
                         "queue": claim.group.queue,
+                        "attempt": attempt,
                         "reason": outcome.failure.reason,
                         "error": outcome.failure.kind,
                     },

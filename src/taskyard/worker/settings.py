@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from taskyard.errors import WorkerError
@@ -53,7 +53,12 @@ class WorkerSettings:
             _whole("max_messages", self.max_messages, 1, 1 << 62)
         if self.max_memory is not None:
             _whole("max_memory", self.max_memory, 1, 1 << 40)
-        if isinstance(self.queues, str):
+        queues: object = () if self.queues is None else self.queues
+        if (
+            isinstance(queues, str)
+            or not isinstance(queues, Collection)
+            or not all(isinstance(name, str) for name in queues)
+        ):
             raise WorkerError(f"queues must be a list of names or a mapping, not {self.queues!r}")
         for name, count in self.pools().items():
             if name is not None:

@@ -66,10 +66,11 @@ class Worker:
             if task.known:
                 self._groups.setdefault(task.group, {})[task.name] = task
         self._pools = self._make_pools()
-        self.isolation = Isolation(self._held, self._notify)
+        self.isolation = Isolation(self._held, self.notify)
         self._driver: AsyncDriver | None = None
         self._stopping = asyncio.Event()
         self._hard = False
+        self._drained = False
         self._failure = ""
 
     def _make_pools(self) -> list[Pool]:
@@ -147,9 +148,19 @@ class Worker:
     def _held(self) -> int:
         return sum(len(pool.held) for pool in self._pools)
 
-    def _notify(self) -> None:
+    def notify(self) -> None:
+        """Let all pools look again whether something can be claimed."""
         for pool in self._pools:
             pool.notify()
+
+    def has_drained(self) -> bool:
+        """Whether there was nothing left for any pool, and no message has ended since."""
+        self._drained = self._drained or (
+            self.isolation.is_idle and all(pool.drained == self.messages for pool in self._pools)
+        )
+        if self._drained:
+            self.notify()
+        return self._drained
 
     def tasks_of(self, group: Group) -> Mapping[str, Task[..., Any]]:
         """The tasks of a group, by name."""

@@ -67,15 +67,6 @@ class Agenda(Generic[Item]):
             taken.append(first[1])
         return taken
 
-    def take_first(self, limit: int) -> list[Item]:
-        """Remove the first items, in order."""
-        taken: list[Item] = []
-        while len(taken) < limit and (first := self.first()) is not None:
-            heapq.heappop(self._heap)
-            del self._keys[first[1]]
-            taken.append(first[1])
-        return taken
-
     def _shrink(self) -> None:
         if len(self._heap) > 2 * len(self._keys) + _SLACK:
             self._heap = [(key, item) for item, key in self._keys.items()]

@@ -157,9 +157,10 @@ class Lane:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is lost if the lane is forgotten."""
+        """Whether the lane is to be forgotten."""
         state = self.state
-        return not (state.waiting or state.held or state.parked)
+        # The lane of a task that does not shard stays: it would come and go with every message.
+        return not (state.waiting or state.held or state.parked) and self.shard != ""
 
     def extend(self, priority: int, messages: Sequence[Delivery], size: int) -> None:
         """Append new messages of `size` bytes."""

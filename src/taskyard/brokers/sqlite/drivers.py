@@ -7,6 +7,7 @@ import os
 import select
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from sqlite3 import Connection
@@ -55,32 +56,30 @@ AnyStep: TypeAlias = Write[Any] | Read[Any]
 
 
 class _Runner:
-    """Runs operations on a connection that is opened when needed, and again after a fork."""
+    """Runs operations on a connection that is opened when needed, one at a time."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._database: Database | None = None
-        self._pid = 0
-        self._abandoned: list[Database] = []
+        self._lock = threading.Lock()
+        _runners.add(self)
 
-    def database(self) -> Database:
-        if self._pid != os.getpid():
-            if self._database is not None:
-                self._database.abandon()
-                self._abandoned.append(self._database)  # garbage collection would close it
-            self._database = None
-            self._pid = os.getpid()
+    def _opened(self) -> Database:
         if self._database is None:
             self._database = Database(self._settings)
         return self._database
 
     def run(self, operation: Operation[T]) -> T:
+        with self._lock:
+            return self._run(operation)
+
+    def _run(self, operation: Operation[T]) -> T:
         reply: Any = None
         try:
             step: AnyStep = next(operation)
             while True:
                 try:
-                    reply = step.on(self.database())
+                    reply = step.on(self._opened())
                 except BaseException as error:  # noqa: BLE001 - the operation decides
                     step = operation.throw(error)
                 else:
@@ -90,12 +89,58 @@ class _Runner:
             return value
 
     def version(self) -> int:
-        return self.database().version()
+        with self._lock:
+            return self._opened().version()
 
     def close(self) -> None:
-        if self._database is not None and self._pid == os.getpid():
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
+        if self._database is not None:
             self._database.close()
-        self._database = None
+            self._database = None
+
+    def before_fork(self) -> None:
+        self._lock.acquire()
+        self._close()
+
+    def after_fork(self) -> None:
+        self._lock.release()
+
+
+class _Forks:
+    """Closes every connection before a fork; each side opens its own when it needs one.
+
+    SQLite counts its locks per process and file. A child that inherits a connection, even if it
+    never uses it, believes in locks that only the parent holds: when the parent closes, the log
+    that the child writes to is deleted, and what it stored is lost.
+    """
+
+    def __init__(self) -> None:
+        self._one_at_a_time = threading.Lock()
+        self._held: list[_Runner] = []
+
+    def before(self) -> None:
+        self._one_at_a_time.acquire()
+        self._held = list(_runners)
+        for runner in self._held:
+            runner.before_fork()
+
+    def after(self) -> None:
+        held, self._held = self._held, []
+        for runner in held:
+            runner.after_fork()
+        self._one_at_a_time.release()
+
+
+_runners: weakref.WeakSet[_Runner] = weakref.WeakSet()
+
+if hasattr(os, "register_at_fork"):
+    _forks = _Forks()
+    os.register_at_fork(
+        before=_forks.before, after_in_parent=_forks.after, after_in_child=_forks.after
+    )
 
 
 class SQLiteDriver:
@@ -104,31 +149,18 @@ class SQLiteDriver:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._runner = _Runner(settings)
-        self._lock = threading.Lock()
-        # A fork copies a lock that another thread may hold just then, and never releases there.
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._renew_lock)
-
-    def _renew_lock(self) -> None:
-        self._lock = threading.Lock()
 
     def run(self, operation: Operation[T]) -> T:
         """See `Driver.run`."""
-        with self._lock:
-            return self._runner.run(operation)
+        return self._runner.run(operation)
 
     def listener(self) -> SQLiteListener:
         """See `Driver.listener`."""
-        return SQLiteListener(self._settings, self._version, None)
-
-    def _version(self) -> int:
-        with self._lock:
-            return self._runner.version()
+        return SQLiteListener(self._settings, self._runner.version, None)
 
     def close(self) -> None:
         """See `Driver.close`."""
-        with self._lock:
-            self._runner.close()
+        self._runner.close()
 
 
 class SQLiteAsyncDriver:
@@ -142,21 +174,28 @@ class SQLiteAsyncDriver:
         self._settings = settings
         self._runner = _Runner(settings)
         self._thread = ThreadPoolExecutor(1, "taskyard-sqlite")
+        self._pid = os.getpid()
+
+    def _own_thread(self) -> ThreadPoolExecutor:
+        if self._pid != os.getpid():  # a thread does not come along into a child
+            self._thread = ThreadPoolExecutor(1, "taskyard-sqlite")
+            self._pid = os.getpid()
+        return self._thread
 
     async def run(self, operation: Operation[T]) -> T:
         """See `AsyncDriver.run`."""
         loop = asyncio.get_running_loop()
         # A cancelled await leaves the thread alone: the transaction ends by itself.
-        return await loop.run_in_executor(self._thread, self._runner.run, operation)
+        return await loop.run_in_executor(self._own_thread(), self._runner.run, operation)
 
     def listener(self) -> SQLiteListener:
         """See `AsyncDriver.listener`."""
-        return SQLiteListener(self._settings, self._runner.version, self._thread)
+        return SQLiteListener(self._settings, self._runner.version, self._own_thread())
 
     async def close(self) -> None:
         """See `AsyncDriver.close`."""
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._thread, self._runner.close)
+        await loop.run_in_executor(self._own_thread(), self._runner.close)
         self._thread.shutdown()
 
 

@@ -1,0 +1,460 @@
+"""Starting, stopping and going on: settings, graceful stop, leases, a broker that fails, logs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.worker.support import (
+    Clock,
+    WorkerThread,
+    sqlite,
+    wait_for,
+    working,
+)
+
+from taskyard import Retry, State, TaskFailed, Yard, current_context
+from taskyard.brokers.base import AsyncDriver, Broker, Listener, Operation
+from taskyard.errors import BrokerError, BrokerUnavailable, PolicyConflict, WorkerError
+from taskyard.worker import Worker, WorkerSettings
+
+NAN = float("nan")
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"concurrency": 0}, "concurrency must be a whole number from 1 to 10,000, not 0"),
+        ({"concurrency": -1}, "concurrency must be"),
+        ({"concurrency": 2.0}, "concurrency must be"),
+        ({"concurrency": True}, "concurrency must be"),
+        ({"concurrency": "8"}, "concurrency must be"),
+        ({"processes": -1}, "processes must be a whole number from 0 to 1,000, not -1"),
+        ({"processes": 1.5}, "processes must be"),
+        ({"lease": 0}, "lease must be from 0.1 to 86400 seconds, not 0"),
+        ({"lease": NAN}, "lease must be from 0.1"),
+        ({"lease": "30"}, "lease must be"),
+        ({"lease": True}, "lease must be"),
+        ({"grace": -1}, "grace must be from 0 to 86400 seconds, not -1"),
+        ({"grace": float("inf")}, "grace must be"),
+        ({"slice": 0}, "slice must be from 0.001 to 60 seconds, not 0"),
+        ({"max_messages": 0}, "max_messages must be a whole number from 1"),
+        ({"max_memory": 0.5}, "max_memory must be a whole number from 1"),
+        ({"nope": 1}, "nope"),
+        ({"threads": 4, "nope": 1}, "unknown setting of a worker"),
+    ],
+)
+def test_wrong_settings(yard: Yard, settings: dict[str, Any], text: str) -> None:
+    yard.task(name="do")(lambda number: None)
+    with pytest.raises(WorkerError) as caught:
+        yard.run_worker(burst=True, **settings)
+    assert text in str(caught.value)
+
+
+def test_a_yard_without_tasks(yard: Yard) -> None:
+    yard.remote("elsewhere").enqueue(1)
+    with pytest.raises(WorkerError, match="there are no tasks to work on: declare some with"):
+        yard.run_worker(burst=True)
+    assert yard.counts()[0].waiting == 1
+
+
+def test_memory_cannot_have_processes() -> None:
+    yard = Yard("memory://")
+    yard.task(name="do")(lambda number: None)
+    with pytest.raises(WorkerError, match=r"memory:// lives in one process.*sqlite:///yard.db"):
+        yard.run_worker(processes=2)
+
+
+def test_nothing_to_do_is_the_end_of_a_burst(yard: Yard) -> None:
+    yard.task(name="do")(lambda number: None)
+    yard.run_worker(burst=True)
+
+
+def test_a_burst_does_what_its_handlers_put(yard: Yard) -> None:
+    seen: list[int] = []
+
+    @yard.task(name="down")
+    def down(number: int) -> None:
+        seen.append(number)
+        if number:
+            down.enqueue(number - 1)
+
+    down.enqueue(30)
+    yard.run_worker(burst=True)
+    assert seen == list(range(30, -1, -1))
+
+
+def test_max_messages(yard: Yard) -> None:
+    seen: list[int] = []
+
+    @yard.task(name="do")
+    def do(number: int) -> None:
+        seen.append(number)
+
+    do.enqueue_many(range(500))
+    yard.run_worker(max_messages=10, concurrency=1)  # not a burst: it ends by itself
+    assert 10 <= len(seen) < 500
+    (counts,) = yard.counts()
+    assert (counts.waiting, counts.running) == (500 - len(seen), 0)
+    yard.run_worker(burst=True, concurrency=1)
+    assert seen == list(range(500))
+
+
+def test_fail_fast(yard: Yard) -> None:
+    @yard.task(name="do", retry=0)
+    def do(number: int) -> None:
+        raise ValueError(f"no {number}")
+
+    do.enqueue_many(range(5), id=lambda number: f"n-{number}")
+    with pytest.raises(WorkerError, match="message n-0 of task 'do', failed: ValueError: no 0"):
+        yard.run_worker(burst=True, concurrency=1, fail_fast=True)
+    assert yard.counts()[0].waiting == 4
+
+
+# Stopping
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_a_graceful_stop_finishes_what_runs_and_gives_the_rest_back(
+    yard: Yard, is_async: bool
+) -> None:
+    running, go = threading.Event(), threading.Event()
+    seen: list[tuple[int, int, int]] = []
+
+    def do(number: int) -> int:
+        context = current_context()
+        seen.append((number, context.attempt, context.delivery))
+        if number == 60:
+            running.set()
+            wait_for(go)
+        return number
+
+    async def ado(number: int) -> int:
+        return await asyncio.to_thread(do, number)
+
+    results = list(
+        yard.task(name="do", ordered=True)(ado if is_async else do).enqueue_many(range(100))
+    )
+    worker = WorkerThread(yard)
+    worker.start()
+    wait_for(running)
+    worker.stop()
+    go.set()
+    worker.join()
+    (counts,) = yard.counts()
+    assert [number for number, _, _ in seen] == list(range(61))
+    assert results[60].get(0) == 60
+    assert (counts.waiting, counts.running, counts.totals["done"]) == (39, 0, 61)
+    yard.run_worker(burst=True)
+    assert seen == [(number, 1, 1) for number in range(100)]  # given back uncounted
+
+
+def test_when_the_grace_time_is_over_async_work_is_cancelled_and_given_back(yard: Yard) -> None:
+    running = threading.Event()
+    seen: list[tuple[int, bool]] = []
+    cancelled: list[bool] = []
+
+    @yard.task(name="do")
+    async def do(number: int) -> int:
+        context = current_context()
+        seen.append((context.attempt, context.redelivered))
+        running.set()
+        if not context.redelivered:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                cancelled.append(True)
+                raise
+        return number
+
+    result = do.enqueue(1)
+    with working(yard, grace=0):
+        wait_for(running)
+    assert cancelled == [True]
+    assert result.status() is State.WAITING
+    yard.run_worker(burst=True)
+    assert seen == [(1, False), (1, True)]  # it may have run in part, but has not failed
+    assert result.get(0) == 1
+
+
+def test_a_hard_stop_does_not_wait_for_a_sync_handler(yard: Yard) -> None:
+    running, go = threading.Event(), threading.Event()
+    seen: list[tuple[int, bool]] = []
+
+    @yard.task(name="do")
+    def do(number: int) -> int:
+        context = current_context()
+        seen.append((context.attempt, context.redelivered))
+        running.set()
+        wait_for(go)
+        return number
+
+    result = do.enqueue(1)
+    worker = WorkerThread(yard)
+    worker.start()
+    wait_for(running)
+    worker.stop()
+    worker.stop(hard=True)
+    worker.until(lambda: result.status() is State.WAITING)
+    go.set()
+    worker.join()
+    yard.run_worker(burst=True)
+    assert seen == [(1, False), (1, True)]
+    assert result.get(0) == 1
+
+
+def test_an_idle_worker_stops(yard: Yard) -> None:
+    yard.task(name="do")(lambda number: None)
+    with working(yard):
+        pass
+
+
+def test_a_worker_that_was_stopped_before_it_began_does_nothing(yard: Yard) -> None:
+    seen: list[int] = []
+    yard.task(name="do")(seen.append).enqueue(1)
+
+    async def main() -> None:
+        worker = Worker(yard.broker, yard.tasks.values(), WorkerSettings())
+        worker.stop()
+        await worker.run()
+
+    asyncio.run(main())
+    assert seen == []
+
+
+# Unknown tasks, and other declarations
+
+
+def test_an_unknown_task_waits_for_a_worker_that_knows_it(yard: Yard) -> None:
+    seen: list[int] = []
+    yard.task(name="known")(seen.append).enqueue(1)
+    yard.remote("later").enqueue(2)
+    yard.run_worker(burst=True)
+    assert seen == [1]
+    assert {counts.group.name: counts.waiting for counts in yard.counts()} == {
+        "known": 0,
+        "later": 1,
+    }
+    assert yard.dead.list() == []
+    newer = Yard(yard.broker)
+    newer.task(name="later")(seen.append)
+    newer.run_worker(burst=True)
+    assert seen == [1, 2]
+
+
+def test_a_worker_that_knows_it_takes_it_while_another_idles(yard: Yard) -> None:
+    done = threading.Event()
+    yard.task(name="known")(lambda number: None)
+    newer = Yard(yard.broker)
+    newer.task(name="later")(lambda number: done.set())
+    with working(yard), working(newer):
+        yard.remote("later").enqueue(2)
+        wait_for(done)
+
+
+def test_a_worker_of_another_concurrency_is_refused(tmp_path: Path) -> None:
+    def declare(limit: int) -> Yard:
+        yard = Yard(sqlite(tmp_path, Clock()))
+        yard.task(name="do", shard_concurrency=limit)(lambda number: None)
+        return yard
+
+    old, new = declare(1), declare(2)
+    old.tasks["do"].enqueue(1)
+    with pytest.raises(PolicyConflict, match="Let a worker of the old declaration"):
+        new.run_worker(burst=True)
+    old.run_worker(burst=True)
+    new.run_worker(burst=True)  # nothing waits any more
+    new.tasks["do"].enqueue(2)
+    assert new.counts()[0].waiting == 1
+
+
+def test_a_worker_brings_a_new_policy_that_is_no_conflict(tmp_path: Path) -> None:
+    calls: list[list[int]] = []
+
+    def declare(size: int) -> Yard:
+        yard = Yard(sqlite(tmp_path, Clock()))
+
+        @yard.task(name="do", batch=size)
+        def do(numbers: list[int]) -> None:
+            calls.append(numbers)
+
+        return yard
+
+    declare(2).tasks["do"].enqueue_many(range(6))
+    declare(3).run_worker(burst=True, concurrency=1)
+    assert calls == [[0, 1, 2], [3, 4, 5]]
+
+
+# Leases
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_a_lease_is_renewed_while_a_handler_runs(yard: Yard, is_async: bool) -> None:
+    """A handler that runs for three leases is neither lost nor delivered again."""
+    seen: list[tuple[int, bool]] = []
+    running = threading.Event()
+
+    def do(number: int) -> None:
+        context = current_context()
+        running.set()
+        threading.Event().wait(0.6)
+        seen.append((context.delivery, context.lost))
+
+    async def ado(number: int) -> None:
+        await asyncio.to_thread(do, number)
+
+    result = yard.task(name="do", result_ttl=60)(ado if is_async else do).enqueue(1)
+    with working(yard, lease=0.2):
+        wait_for(running)
+        other = Yard(yard.broker)
+        other.task(name="do", result_ttl=60)(do)
+        with working(other, lease=0.2):  # would take it
+            assert result.get(20) is None
+        asyncio.run(other.aclose())
+    assert seen == [(1, False)]
+    assert yard.counts()[0].totals.get("lost", 0) == 0
+
+
+class Flaky:
+    """A broker that fails for a while."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self.failures = 0
+        self.failed = threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._broker, name)
+
+    def async_driver(self) -> AsyncDriver:
+        return FlakyDriver(self, self._broker.async_driver())
+
+    def maybe_fail(self) -> None:
+        if self.failures:
+            self.failures -= 1
+            if not self.failures:
+                self.failed.set()
+            raise BrokerUnavailable("the disk is full")
+
+
+class FlakyDriver:
+    def __init__(self, broker: Flaky, driver: AsyncDriver) -> None:
+        self._broker = broker
+        self._driver = driver
+
+    async def run(self, operation: Operation[Any]) -> Any:
+        try:
+            self._broker.maybe_fail()
+        except BrokerError:
+            operation.close()
+            raise
+        return await self._driver.run(operation)
+
+    def listener(self) -> Listener:
+        return self._driver.listener()
+
+    async def close(self) -> None:
+        await self._driver.close()
+
+
+def test_a_broker_that_fails_for_a_while_costs_nothing(
+    yard: Yard, caplog: pytest.LogCaptureFixture
+) -> None:
+    flaky = Flaky(yard.broker)
+    yard.use(flaky)  # type: ignore[arg-type]
+    seen: list[int] = []
+
+    @yard.task(name="do")
+    def do(number: int) -> int:
+        seen.append(current_context().delivery)
+        flaky.failures = max(flaky.failures, 1)
+        return number
+
+    @yard.task(name="first")
+    def first(number: int) -> int:
+        return number
+
+    with working(yard):
+        assert first.enqueue(0).get(20) == 0
+        results = [do.enqueue(number) for number in range(3)]
+        assert [result.get(20) for result in results] == [0, 1, 2]
+        wait_for(flaky.failed)
+    assert seen == [1, 1, 1]
+    messages = {record.getMessage() for record in caplog.records}
+    assert "the broker failed, trying again in 0.1 s: the disk is full" in messages
+
+
+def test_a_broker_that_fails_at_the_start_is_an_error(yard: Yard) -> None:
+    flaky = Flaky(yard.broker)
+    yard.use(flaky)  # type: ignore[arg-type]
+    yard.task(name="do")(lambda number: None)
+    flaky.failures = 1
+    with pytest.raises(BrokerUnavailable, match="the disk is full"):
+        yard.run_worker(burst=True)
+
+
+# Logs
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO, "taskyard")
+    return caplog
+
+
+def test_a_dead_letter_is_logged_with_fields_and_without_payload(
+    yard: Yard, logged: pytest.LogCaptureFixture
+) -> None:
+    @yard.task(name="pay", queue="money", retry=Retry(1, "constant", delay=0))
+    def pay(card: str) -> None:
+        raise ValueError("declined")
+
+    pay.enqueue("4111-1111", id="order-17")
+    yard.run_worker(burst=True)
+    (record,) = [record for record in logged.records if record.levelno == logging.ERROR]
+    assert record.name == "taskyard.worker"
+    assert record.getMessage() == "message order-17 of task pay is dead: failed"
+    fields = vars(record)
+    assert {name: fields[name] for name in ("message_id", "task", "queue", "reason", "error")} == {
+        "message_id": "order-17",
+        "task": "pay",
+        "queue": "money",
+        "reason": "failed",
+        "error": "ValueError",
+    }
+    assert "4111-1111" not in logged.text
+    assert "4111-1111" not in repr([vars(record) for record in logged.records])
+
+
+def test_logs_name_the_attempt(yard: Yard, logged: pytest.LogCaptureFixture) -> None:
+    @yard.task(name="pay", retry=Retry(1, "constant", delay=0))
+    def pay(card: str) -> None:
+        raise ValueError("declined")
+
+    pay.enqueue("4111-1111")
+    yard.run_worker(burst=True)
+    attempts = [vars(r)["attempt"] for r in logged.records if hasattr(r, "attempt")]
+    assert attempts == [1, 2]
+
+
+def test_start_and_end_are_logged(yard: Yard, logged: pytest.LogCaptureFixture) -> None:
+    yard.task(name="do")(lambda number: None).enqueue_many(range(3))
+    yard.run_worker(burst=True, concurrency=3)
+    texts = [record.getMessage() for record in logged.records]
+    assert any(text.endswith("started: 3 slots") for text in texts)
+    assert any(text.endswith("ended after 3 messages") for text in texts)
+
+
+def test_failures_say_so_to_who_waits(yard: Yard) -> None:
+    @yard.task(name="do", retry=0)
+    def do(number: int) -> int:
+        raise ValueError(number)
+
+    with working(yard), pytest.raises(TaskFailed, match="ValueError: 5"):
+        do.enqueue(5).get(20)
