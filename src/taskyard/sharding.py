@@ -101,7 +101,7 @@ class Sharding:
     def _argument(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> object:
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        return bound.arguments[name]
+        return bound.arguments[name] if name in bound.arguments else bound.kwargs[name]
 
 
 def _itself(value: Any) -> object:

@@ -53,9 +53,17 @@ class _BatchMaker(Protocol):
         self, function: Callable[[list[T]], Coroutine[Any, Any, list[R]]], /
     ) -> BatchTask[T, R]: ...
     @overload
+    def __call__(
+        self, function: Callable[[list[T]], Coroutine[Any, Any, list[R] | None]], /
+    ) -> BatchTask[T, R | None]: ...
+    @overload
     def __call__(self, function: Callable[[list[T]], None], /) -> BatchTask[T, None]: ...
     @overload
     def __call__(self, function: Callable[[list[T]], list[R]], /) -> BatchTask[T, R]: ...
+    @overload
+    def __call__(
+        self, function: Callable[[list[T]], list[R] | None], /
+    ) -> BatchTask[T, R | None]: ...
 
 
 class Yard:
@@ -88,6 +96,8 @@ class Yard:
 
     # Declaring
 
+    @overload
+    def task(self, function: type[Handler[T]], /) -> Task[[T], Any]: ...
     @overload
     def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
     @overload

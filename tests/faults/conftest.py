@@ -15,7 +15,7 @@ from tests.faults.scene import Scene
 def folder() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="ty-"))
     yield path
-    # shutil.rmtree(path, ignore_errors=True)
+    shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ things happened. `Evidence.check` holds it against the promises of the design's 
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections import defaultdict
@@ -165,7 +166,7 @@ class Evidence:
 
     def check_twice_only_when_allowed(self) -> None:
         for message, runs in self.runs.items():
-            for before, after in zip(runs, runs[1:], strict=False):
+            for before, after in itertools.pairwise(runs):
                 assert self._may_run_again(before, after), f"{message} ran again: {before}, {after}"
                 if before.token != after.token:
                     assert after.delivery > before.delivery, (
@@ -188,7 +189,7 @@ class Evidence:
             if self.runs[message]:
                 shards[accepted[message].shard].append(message)
         for messages in shards.values():
-            for front, behind in zip(messages, messages[1:], strict=False):
+            for front, behind in itertools.pairwise(messages):
                 self._check_pair(front, behind, may_fail=front in ended)
 
     def _check_pair(self, front: str, behind: str, *, may_fail: bool) -> None:

@@ -1,4 +1,4 @@
-"""What happens in a process of its own, because it forks: `python -m tests.faults.forks NAME PATH`."""
+"""What forks, so in a process of its own: `python -m tests.faults.forks NAME PATH`."""
 
 from __future__ import annotations
 

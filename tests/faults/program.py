@@ -128,23 +128,21 @@ def _deeds(items: Sequence[Item]) -> Generator[None, None, None]:
             continue
         if deed in DEATHS:
             _die(DEATHS[deed])
-        elif deed == "fail" or (deed == "fail-first" and context.attempt == 1):
-            raise RuntimeError(f"{item.name} fails")
-        elif deed == "fail-first":
-            continue
-        elif deed == "give-up":
-            context.fail("as it was told")
         elif deed == "hold":
             while not _released():
                 _notice_loss(context, items)
                 yield
             _notice_loss(context, items)
-        elif deed == "until-lost":
-            while not context.lost:
-                yield
-            _notice_loss(context, items)
         else:
-            raise AssertionError(f"unknown deed {item.deed}")
+            _fail(deed, context)
+
+
+def _fail(deed: str, context: Context) -> None:
+    if deed == "fail" or (deed == "fail-first" and context.attempt == 1):
+        raise RuntimeError("as it was told")
+    if deed == "give-up":
+        context.fail("as it was told")
+    assert deed == "fail-first", deed
 
 
 _noticed: set[tuple[int, str]] = set()

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0
 
 
-def until(condition: Callable[[], T], what: str, seconds: float = PATIENCE) -> T:
+def until(condition: Callable[[], T | None], what: str, seconds: float = PATIENCE) -> T:
     """Poll a condition until it is true, and return what it gave."""
     end = time.monotonic() + seconds
     while True:

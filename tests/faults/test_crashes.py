@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 
 import pytest
 from tests.faults.evidence import Evidence
@@ -73,15 +74,9 @@ def test_accepted_is_not_lost_and_order_holds_through_random_kills(
     while kills < 6:
         goal += chance.randrange(1, 150)
 
-        def busy() -> set[int]:
-            started = scene.of("start")
-            if len(started) < goal and scene.counts.waiting:
-                return set()
-            return {event.pid for event in started[-20:]} - set(Evidence(scene.events()).died)
-
         if not scene.counts.waiting:
             break
-        victims = until(busy, "a child works")
+        victims = until(partial(at_work, scene, goal), "a child works")
         scene.kill(chance.choice(sorted(victims)))
         kills += 1
     assert kills >= 3
@@ -89,6 +84,14 @@ def test_accepted_is_not_lost_and_order_holds_through_random_kills(
     assert supervisor.code is None
     scene.check(ordered=True)
     scene.check_file()
+
+
+def at_work(scene: Scene, goal: int) -> set[int]:
+    """The living processes that began with something lately, once so much was begun."""
+    started = scene.of("start")
+    if len(started) < goal and scene.counts.waiting:
+        return set()
+    return {event.pid for event in started[-20:]} - set(Evidence(scene.events()).died)
 
 
 def test_claims_of_a_dead_child_are_given_back_at_once(scene: Scene) -> None:

@@ -101,9 +101,11 @@ yard.remote("count").enqueue("c")
 print("went on", flush=True)
 """
     command = [sys.executable, "-c", script]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    pipe = subprocess.PIPE
     with (
-        subprocess.Popen(command, text=True, cwd=ROOT, bufsize=1, **pipes) as process,
+        subprocess.Popen(
+            command, text=True, cwd=ROOT, bufsize=1, stdin=pipe, stdout=pipe
+        ) as process,
         contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other,
     ):
         assert process.stdin is not None

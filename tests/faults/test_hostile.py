@@ -109,7 +109,8 @@ def crafted() -> Iterator[bytes]:
     """Well-formed, and not what anybody wants."""
     pack = msgspec.msgpack.encode
     deep = b"\x91" * 100_000 + b"\xc0"
-    for payload in (None, 1, "text", [], [[]], [None], [1], [{"name": 1}], [{"name": "x"}] * 9):
+    payloads: list[Any] = [None, 1, "text", [], [[]], [None], [1], [{"name": 1}]]
+    for payload in [*payloads, [{"name": "x"}] * 9]:
         yield pack(["id", payload])
     yield pack(["id", [{"name": "x", "amount": "no number"}]])
     yield pack(["id", [{"name": "x", "tags": "no list"}]])

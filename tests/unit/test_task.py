@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypedDict
 
 import pytest
 
-from taskyard import Batch, Results, State, Task, Yard
+from taskyard import Batch, BatchTask, Results, State, Task, Yard
 from taskyard.brokers.base import Put
 from taskyard.errors import DuplicateId, EnqueueError, NotFound, PayloadError
 from taskyard.message import read_envelope
@@ -122,8 +122,8 @@ def test_options_of_a_call(
         ({"due": 5.0}, "due must be a datetime, not 5.0"),
         ({"due": "2030-01-01"}, "due must be a datetime, not '2030-01-01'"),
         ({"due": datetime(2030, 1, 1).date()}, "due must be a datetime"),  # noqa: DTZ001
-        ({"due": datetime.max}, "due must be within a hundred years, not 9999-12-31"),
-        ({"due": datetime.min}, "due must be within"),
+        ({"due": datetime.max}, "due must be within a hundred years, not 9999-12-31"),  # noqa: DTZ901
+        ({"due": datetime.min}, "due must be within"),  # noqa: DTZ901
         ({"due": datetime(9000, 1, 1, tzinfo=UTC)}, "due must be"),
         (
             {"delay": 1, "due": datetime(2030, 1, 1, tzinfo=UTC)},
@@ -164,7 +164,7 @@ async def test_an_option_that_does_not_exist(
     with pytest.raises(PayloadError, match=f"unexpected keyword argument '{name}'"):
         save.enqueue(1, **{name: 5})
     with pytest.raises(TypeError, match=name):
-        save.options(**{name: 5})
+        save.options(**{name: 5})  # type: ignore[arg-type]
     with pytest.raises(EnqueueError, match=f"unknown option {name}; there are delay, due, id, "):
         save.enqueue_many([1], **{name: 5})
     with pytest.raises(EnqueueError, match=f"unknown option {name}"):
@@ -274,7 +274,7 @@ def test_a_shard_that_cannot_be_made(yard: Recording, shard: Any) -> None:
     @yard.task(batch=10, shard=shard)
     def save(orders: list[Order]) -> None: ...
 
-    with pytest.raises(EnqueueError, match="task 'save': the shard key .* cannot be made of this"):
+    with pytest.raises(EnqueueError, match=r"task 'save': the shard key .* cannot be made of this"):
         save.enqueue(Order(1, "ann"))
     with pytest.raises(EnqueueError, match="task 'save': the shard key"):
         save.enqueue_many([Order(1, "ann")])
@@ -379,7 +379,7 @@ def test_a_wrong_item_says_which_and_earlier_chunks_are_kept(
 ) -> None:
     items: list[Any] = list(range(3000))
     items[2345] = "two"
-    with pytest.raises(PayloadError, match="2345|item 345") as caught:
+    with pytest.raises(PayloadError, match=r"2345|item 345") as caught:
         save.enqueue_many(items)
     assert "expected" in str(caught.value).lower()
     assert [len(put.bodies) for put in yard.puts] == [1000, 1000]
@@ -521,7 +521,7 @@ def test_items_of_a_remote_task_are_tuples_or_mappings(yard: Recording) -> None:
 
 
 def test_builtins_take_what_they_are_given(yard: Recording) -> None:
-    printer = yard.task(batch=Batch(3))(print)
+    printer: BatchTask[int, None] = yard.task(batch=Batch(3))(print)
     printer.enqueue(1)
     printer.enqueue_many([2, 3])
     assert yard.arguments() == [[1], [2], [3]]

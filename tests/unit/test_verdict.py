@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskyard import Context, DiscardMessage, FailMessage, Retry, RetryMessage, Yard
+from taskyard import Context, DiscardMessage, FailMessage, Retry, RetryMessage, Task, Yard
 from taskyard.brokers.base import Back, Dead, Delivery, Discard, Outcome, Retried
 from taskyard.context import MessageInfo
 from taskyard.errors import PolicyError, Verdict
@@ -81,13 +81,14 @@ def outcome(
     yard = Yard("memory://")
     given = options if retry is None else {**options, "retry": retry}
 
-    @yard.task(name="save", **given)
-    def handler(number: int) -> None: ...
+    def save(number: int) -> None: ...
+
+    task: Task[..., Any] = yard.task(name="save", **given)(save)
 
     message = Delivery(10, 10, attempts, attempts, 0, 0, b"")
     info = MessageInfo("id-1", 10, attempts + 1, attempts + 1, 0)
     context = Context("save", "default", "", 1, lambda: [info], threading.Event())
-    return outcome_of(error, handler, context, "id-1", message, random)
+    return outcome_of(error, task, context, "id-1", message, random)
 
 
 def dead(error: BaseException, retry: Any = None, **options: Any) -> Dead:
@@ -246,7 +247,7 @@ def test_the_reason_of_timeouts_and_wrong_results() -> None:
 
 
 def test_on_error_park() -> None:
-    options = {"ordered": True, "on_error": "park", "retry": Retry(1, "constant")}
+    options: dict[str, Any] = {"ordered": True, "on_error": "park", "retry": Retry(1, "constant")}
     assert isinstance(outcome(BROKEN, **options), Retried)
     assert outcome(BROKEN, attempts=1, **options) == Back(started=True, park=True)
 

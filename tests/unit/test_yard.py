@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -89,7 +88,7 @@ def test_a_name_of_ones_own(yard: Yard) -> None:
 
 def test_two_tasks_of_one_name(yard: Yard) -> None:
     yard.task(add)
-    with pytest.raises(PolicyError, match="there are two tasks called 'add'.*Give one of them"):
+    with pytest.raises(PolicyError, match=r"there are two tasks called 'add'.*Give one of them"):
         yard.task(queue="other")(add)
     with pytest.raises(PolicyError, match="there are two tasks called 'add'"):
         yard.task(name="add")(fetch)
@@ -130,7 +129,7 @@ def test_a_nested_function_is_found_only_in_this_process(yard: Yard, shared: Yar
         return number
 
     assert yard.task(nested).name == "nested"
-    with pytest.raises(PolicyError, match="is defined inside a function.*Move it to the module"):
+    with pytest.raises(PolicyError, match=r"is defined inside a function.*Move it to the module"):
         shared.task(nested)
     assert shared.task(name="nested")(nested).name == "nested"
 
@@ -156,12 +155,12 @@ def test_annotations_that_cannot_be_sent(yard: Yard) -> None:
 
     def one_result(numbers: list[int]) -> int: ...  # type: ignore[empty-body]
 
-    with pytest.raises(PolicyError, match="parameter 'it'.*Lock` cannot be sent"):
+    with pytest.raises(PolicyError, match=r"parameter 'it'.*Lock` cannot be sent"):
         yard.task(lock)
-    with pytest.raises(PolicyError, match="the result.*Lock` cannot be sent"):
+    with pytest.raises(PolicyError, match=r"the result.*Lock` cannot be sent"):
         yard.task(answer)
     with pytest.raises(PolicyError, match="returns a list with one result per item"):
-        yard.task(batch=3)(one_result)
+        yard.task(batch=3)(one_result)  # type: ignore[arg-type]
 
 
 def test_a_handler_that_yields_never_runs_so_it_is_refused(yard: Yard) -> None:
@@ -175,7 +174,7 @@ def test_a_handler_that_yields_never_runs_so_it_is_refused(yard: Yard) -> None:
         yield count
 
     for function in (numbers, lines, untyped):
-        with pytest.raises(PolicyError, match="yield|cannot be sent"):
+        with pytest.raises(PolicyError, match=r"yield|cannot be sent"):
             yard.task(function)
 
 
@@ -208,7 +207,10 @@ def test_a_shard_may_name_what_variable_arguments_take(yard: Yard) -> None:
 def ordered(yard: Yard, name: str, **options: Any) -> Task[[int], None]:
     def handler(number: int) -> None: ...
 
-    return yard.task(name=name, ordered=True, order="account", **options)(handler)
+    task: Task[[int], None] = yard.task(name=name, ordered=True, order="account", **options)(
+        handler
+    )
+    return task
 
 
 def test_tasks_of_an_order_share_a_group(yard: Yard) -> None:
@@ -258,12 +260,13 @@ def test_orders_of_other_queues_are_other_orders(yard: Yard) -> None:
 def test_a_policy_that_contradicts_what_is_waiting(tmp_path: Path) -> None:
     def declare(**options: Any) -> Task[..., Any]:
         yard = Yard(f"sqlite:///{tmp_path}/yard.db?synchronous=off")
-        return yard.task(**options)(add)
+        task: Task[..., Any] = yard.task(**options)(add)
+        return task
 
     declare(shard="left", ordered=True).enqueue(1)
     declare(shard="left", ordered=True, retry=9).enqueue(2)
     with pytest.raises(
-        PolicyConflict, match="add is stored with claims per shard = 1.*this program declares 4"
+        PolicyConflict, match=r"add is stored with claims per shard = 1.*this program declares 4"
     ):
         declare(shard="left", shard_concurrency=4).enqueue(3)
 

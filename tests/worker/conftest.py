@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.worker.support import BROKERS, Clock
+from tests.worker.support import BROKERS, Another, Clock
 
 from taskyard import Yard
 from taskyard.brokers.base import Broker
@@ -24,8 +24,20 @@ def broker(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Brok
 
 
 @pytest.fixture
-def yard(broker: Broker) -> Iterator[Yard]:
+def another(broker: Broker) -> Iterator[Another]:
+    """Makes yards of a broker, by default the one that the test is tried on."""
+    made: list[Yard] = []
+
+    def another(of: Broker = broker) -> Yard:
+        made.append(Yard(of))
+        return made[-1]
+
+    yield another
+    for yard in made:
+        asyncio.run(yard.aclose())  # handlers may have used it on the worker's loop
+
+
+@pytest.fixture
+def yard(another: Another) -> Yard:
     """An empty one."""
-    yard = Yard(broker)
-    yield yard
-    asyncio.run(yard.aclose())  # handlers may have used it on the worker's loop
+    return another()

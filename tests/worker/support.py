@@ -17,6 +17,8 @@ from taskyard.brokers.memory import MemoryBroker
 from taskyard.brokers.sqlite import SQLiteBroker
 from taskyard.worker import Worker, WorkerSettings
 
+Another = Callable[..., Yard]
+
 DEADLINE = 20.0
 """Seconds after which something that must happen will not happen any more."""
 

@@ -62,7 +62,7 @@ def test_a_result_per_message(yard: Yard, calls: Calls, is_async: bool) -> None:
     async def adouble(numbers: list[int]) -> list[int]:
         return double(numbers)
 
-    task = yard.task(batch=10, name="double")(adouble if is_async else double)  # type: ignore[arg-type]
+    task = yard.task(batch=10, name="double")(adouble if is_async else double)
     results = task.enqueue_many(range(25))
     yard.run_worker(burst=True, concurrency=1)
     assert [len(batch) for batch in calls.batches] == [10, 10, 5]
@@ -72,7 +72,7 @@ def test_a_result_per_message(yard: Yard, calls: Calls, is_async: bool) -> None:
 def test_tuples_and_sequences(yard: Yard) -> None:
     seen: list[type] = []
 
-    @yard.task(batch=10, name="tuple")
+    @yard.task(batch=10, name="tuple")  # type: ignore[arg-type]
     def of_tuple(numbers: tuple[int, ...]) -> tuple[int, ...]:
         seen.append(type(numbers))
         return numbers
@@ -248,7 +248,7 @@ def test_one_bad_of_a_hundred(yard: Yard, calls: Calls, bad: int, is_async: bool
         return save(numbers)
 
     task = yard.task(batch=100, retry=Retry(2, "constant", delay=0), name="save")(
-        asave if is_async else save  # type: ignore[arg-type]
+        asave if is_async else save
     )
     results = list(task.enqueue_many(range(100)))
     yard.run_worker(burst=True, concurrency=1)
@@ -274,8 +274,7 @@ def test_a_rerun_by_bisect_is_no_attempt_of_the_good_ones(yard: Yard) -> None:
 
     @yard.task(batch=4, retry=0, name="save")
     def save(numbers: list[int]) -> None:
-        for info in current_context().messages:
-            seen.append((info.attempt, info.delivery))
+        seen.extend((info.attempt, info.delivery) for info in current_context().messages)
         if 0 in numbers:
             raise ValueError
 

@@ -132,7 +132,7 @@ def test_a_result_that_cannot_be_sent_is_a_dead_letter(yard: Yard) -> None:
 
     result = open_.enqueue(1)
     yard.run_worker(burst=True)
-    with pytest.raises(TaskFailed, match="task 'open': the result: .*lock"):
+    with pytest.raises(TaskFailed, match=r"task 'open': the result: .*lock"):
         result.get(0)
 
 
@@ -347,7 +347,7 @@ def test_no_exception_of_a_handler_ends_the_worker(
     async def async_(number: int) -> int:
         return sync(number)
 
-    task = yard.task(name="raises", retry=0)(async_ if is_async else sync)  # type: ignore[arg-type]
+    task = yard.task(name="raises", retry=0)(async_ if is_async else sync)
     results = list(task.enqueue_many(range(3)))
     yard.run_worker(burst=True)
     assert [results[0].get(0), results[2].get(0)] == [0, 2]

@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 import pytest
-from tests.worker.support import Clock, Most, cross, working
+from tests.worker.support import Another, Clock, Most, cross, working
 
 from taskyard import Retry, State, Yard, current_context
 
@@ -38,7 +38,7 @@ def test_each_shard_is_in_order(yard: Yard, is_async: bool) -> None:
     task = yard.task(name="note", shard="shard", ordered=True)(anote if is_async else note)
     task.enqueue_many(ITEMS)
     yard.run_worker(burst=True)
-    assert by_shard(events) == dict.fromkeys("abc", list(range(40)))
+    assert by_shard(events) == {shard: list(range(40)) for shard in "abc"}
     assert yard.dead.list() == []
 
 
@@ -95,7 +95,7 @@ def test_skip_goes_on_at_once(yard: Yard) -> None:
 
     note.enqueue_many(ITEMS)
     yard.run_worker(burst=True)
-    assert by_shard(events) == dict.fromkeys("abc", list(range(40)))
+    assert by_shard(events) == {shard: list(range(40)) for shard in "abc"}
     assert len(yard.dead.list()) == 12
 
 
@@ -150,9 +150,7 @@ def test_a_released_head_that_fails_again_parks_again(yard: Yard) -> None:
 # Batches in order
 
 
-def batches_of(
-    yard: Yard, bad: set[int], **options: Any
-) -> tuple[list[list[int]], list[int]]:
+def batches_of(yard: Yard, bad: set[int], **options: Any) -> tuple[list[list[int]], list[int]]:
     """What an ordered batch handler was called with, and what it did."""
     calls: list[list[int]] = []
     done: list[int] = []
@@ -181,20 +179,20 @@ def test_an_ordered_batch_runs_nothing_behind_its_bad_one(yard: Yard, clock: Clo
 
 
 def test_an_ordered_batch_that_skips_runs_all_good_ones_once(yard: Yard) -> None:
-    calls, done = batches_of(yard, {5, 6, 15}, on_error="skip")
+    _, done = batches_of(yard, {5, 6, 15}, on_error="skip")
     assert done == [number for number in range(16) if number not in {5, 6, 15}]
     assert len(yard.dead.list()) == 3
 
 
 def test_an_ordered_batch_whose_bad_one_is_out_of_retries_goes_on(yard: Yard) -> None:
-    calls, done = batches_of(yard, {5}, retry=0)
+    _, done = batches_of(yard, {5}, retry=0)
     assert done == [number for number in range(16) if number != 5]
     assert len(yard.dead.list()) == 1
 
 
 def test_an_ordered_batch_parks_at_its_bad_one(yard: Yard) -> None:
     bad = {5}
-    calls, done = batches_of(yard, bad, retry=0, on_error="park")
+    _, done = batches_of(yard, bad, retry=0, on_error="park")
     assert done == [0, 1, 2, 3, 4]
     bad.clear()
     yard.release("save")
@@ -251,13 +249,15 @@ def test_batches_of_an_order_change_with_the_task(yard: Yard) -> None:
     assert calls == [("deposit", [1, 2, 3]), ("withdraw", [4]), ("deposit", [5, 6])]
 
 
-def test_a_message_of_an_order_that_no_worker_knows_waits_in_its_place(yard: Yard) -> None:
+def test_a_message_of_an_order_that_no_worker_knows_waits_in_its_place(
+    yard: Yard, another: Another
+) -> None:
     events: list[int] = []
 
     def note(number: int) -> None:
         events.append(number)
 
-    other = Yard(yard.broker)
+    other = another()
     options: dict[str, Any] = {"ordered": True, "order": "account"}
     first = other.task(name="first", **options)(note)
     second = other.task(name="second", **options)(note)
@@ -269,7 +269,6 @@ def test_a_message_of_an_order_that_no_worker_knows_waits_in_its_place(yard: Yar
     assert events in ([], [1])  # nothing overtakes the 2
     other.run_worker(burst=True)
     assert events == [1, 2, 3]
-    other.close()
 
 
 # Shard concurrency and priorities

@@ -67,9 +67,7 @@ def test_many_wait_for_the_same(yard: Yard) -> None:
 
     with working(yard):
         result = slow.enqueue(5)
-        threads = [
-            threading.Thread(target=lambda: got.append(result.get(20))) for _ in range(8)
-        ]
+        threads = [threading.Thread(target=lambda: got.append(result.get(20))) for _ in range(8)]
         for thread in threads:
             thread.start()
         go.set()
@@ -214,7 +212,7 @@ def test_none_is_a_result_where_it_is_kept(yard: Yard) -> None:
 
     result = do.enqueue(1)
     yard.run_worker(burst=True)
-    assert result.get(0) is None  # type: ignore[func-returns-value]
+    assert result.get(0) is None
     assert result.status() is State.DONE
 
 
@@ -248,7 +246,9 @@ def test_waiting_inside_a_handler_is_refused(yard: Yard) -> None:
     results: list[Result[int]] = [outer.enqueue(1), aouter.enqueue(2)]
     yard.run_worker(burst=True)
     for result in results:
-        with pytest.raises(TaskFailed, match=r"ResultWaitRefused: waiting .* can deadlock") as failed:
+        with pytest.raises(
+            TaskFailed, match=r"ResultWaitRefused: waiting .* can deadlock"
+        ) as failed:
             result.get(0)
         assert "inside_handler=True" in failed.value.failure.message
     assert ResultWaitRefused.__name__ in failed.value.failure.kind

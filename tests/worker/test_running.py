@@ -5,19 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.worker.support import (
-    Clock,
-    WorkerThread,
-    sqlite,
-    wait_for,
-    working,
-)
+from tests.worker.support import Another, WorkerThread, wait_for, working
 
-from taskyard import Retry, State, TaskFailed, Yard, current_context
+from taskyard import Handler, Retry, State, TaskFailed, Yard, current_context
 from taskyard.brokers.base import AsyncDriver, Broker, Listener, Operation
 from taskyard.errors import BrokerError, BrokerUnavailable, PolicyConflict, WorkerError
 from taskyard.worker import Worker, WorkerSettings
@@ -209,6 +202,50 @@ def test_a_hard_stop_does_not_wait_for_a_sync_handler(yard: Yard) -> None:
     assert result.get(0) == 1
 
 
+def test_after_a_hard_stop_a_batch_is_not_searched_for_its_bad_message(yard: Yard) -> None:
+    running, go, ended = threading.Event(), threading.Event(), threading.Event()
+    calls: list[int] = []
+
+    class Ends(Exception):
+        def __del__(self) -> None:
+            ended.set()
+
+    @yard.task(name="save", batch=8, result_ttl=60)
+    def save(numbers: list[int]) -> None:
+        calls.append(len(numbers))
+        running.set()
+        wait_for(go)
+        raise Ends
+
+    (result, *_) = save.enqueue_many(range(8))
+    worker = WorkerThread(yard)
+    worker.start()
+    wait_for(running)
+    worker.stop(hard=True)
+    worker.until(lambda: result.status() is State.WAITING)
+    go.set()
+    worker.join()
+    wait_for(ended)
+    assert calls == [8]
+
+
+def test_a_handler_class_that_hangs_while_it_starts_does_not_keep_the_worker(yard: Yard) -> None:
+    starting = threading.Event()
+
+    class Hangs(Handler[int]):
+        async def start(self) -> None:
+            starting.set()
+            await asyncio.sleep(60)
+
+        async def handle(self, number: int) -> int:
+            return number
+
+    result = yard.task(name="hangs")(Hangs).enqueue(1)
+    with working(yard, grace=0):
+        wait_for(starting)
+    assert result.status() is State.WAITING
+
+
 def test_an_idle_worker_stops(yard: Yard) -> None:
     yard.task(name="do")(lambda number: None)
     with working(yard):
@@ -231,7 +268,7 @@ def test_a_worker_that_was_stopped_before_it_began_does_nothing(yard: Yard) -> N
 # Unknown tasks, and other declarations
 
 
-def test_an_unknown_task_waits_for_a_worker_that_knows_it(yard: Yard) -> None:
+def test_an_unknown_task_waits_for_a_worker_that_knows_it(yard: Yard, another: Another) -> None:
     seen: list[int] = []
     yard.task(name="known")(seen.append).enqueue(1)
     yard.remote("later").enqueue(2)
@@ -242,31 +279,31 @@ def test_an_unknown_task_waits_for_a_worker_that_knows_it(yard: Yard) -> None:
         "later": 1,
     }
     assert yard.dead.list() == []
-    newer = Yard(yard.broker)
+    newer = another()
     newer.task(name="later")(seen.append)
     newer.run_worker(burst=True)
     assert seen == [1, 2]
 
 
-def test_a_worker_that_knows_it_takes_it_while_another_idles(yard: Yard) -> None:
+def test_a_worker_that_knows_it_takes_it_while_another_idles(yard: Yard, another: Another) -> None:
     done = threading.Event()
     yard.task(name="known")(lambda number: None)
-    newer = Yard(yard.broker)
+    newer = another()
     newer.task(name="later")(lambda number: done.set())
     with working(yard), working(newer):
         yard.remote("later").enqueue(2)
         wait_for(done)
 
 
-def test_a_worker_of_another_concurrency_is_refused(tmp_path: Path) -> None:
+def test_a_worker_of_another_concurrency_is_refused(another: Another) -> None:
     def declare(limit: int) -> Yard:
-        yard = Yard(sqlite(tmp_path, Clock()))
+        yard = another()
         yard.task(name="do", shard_concurrency=limit)(lambda number: None)
         return yard
 
     old, new = declare(1), declare(2)
     old.tasks["do"].enqueue(1)
-    with pytest.raises(PolicyConflict, match="Let a worker of the old declaration"):
+    with pytest.raises(PolicyConflict, match="still there"):
         new.run_worker(burst=True)
     old.run_worker(burst=True)
     new.run_worker(burst=True)  # nothing waits any more
@@ -274,11 +311,11 @@ def test_a_worker_of_another_concurrency_is_refused(tmp_path: Path) -> None:
     assert new.counts()[0].waiting == 1
 
 
-def test_a_worker_brings_a_new_policy_that_is_no_conflict(tmp_path: Path) -> None:
+def test_a_worker_brings_a_new_policy_that_is_no_conflict(another: Another) -> None:
     calls: list[list[int]] = []
 
     def declare(size: int) -> Yard:
-        yard = Yard(sqlite(tmp_path, Clock()))
+        yard = another()
 
         @yard.task(name="do", batch=size)
         def do(numbers: list[int]) -> None:
@@ -295,7 +332,9 @@ def test_a_worker_brings_a_new_policy_that_is_no_conflict(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
-def test_a_lease_is_renewed_while_a_handler_runs(yard: Yard, is_async: bool) -> None:
+def test_a_lease_is_renewed_while_a_handler_runs(
+    yard: Yard, another: Another, is_async: bool
+) -> None:
     """A handler that runs for three leases is neither lost nor delivered again."""
     seen: list[tuple[int, bool]] = []
     running = threading.Event()
@@ -312,11 +351,10 @@ def test_a_lease_is_renewed_while_a_handler_runs(yard: Yard, is_async: bool) -> 
     result = yard.task(name="do", result_ttl=60)(ado if is_async else do).enqueue(1)
     with working(yard, lease=0.2):
         wait_for(running)
-        other = Yard(yard.broker)
+        other = another()
         other.task(name="do", result_ttl=60)(do)
         with working(other, lease=0.2):  # would take it
             assert result.get(20) is None
-        asyncio.run(other.aclose())
     assert seen == [(1, False)]
     assert yard.counts()[0].totals.get("lost", 0) == 0
 
@@ -367,7 +405,7 @@ def test_a_broker_that_fails_for_a_while_costs_nothing(
     yard: Yard, caplog: pytest.LogCaptureFixture
 ) -> None:
     flaky = Flaky(yard.broker)
-    yard.use(flaky)  # type: ignore[arg-type]
+    yard.use(flaky)
     seen: list[int] = []
 
     @yard.task(name="do")
@@ -392,7 +430,7 @@ def test_a_broker_that_fails_for_a_while_costs_nothing(
 
 def test_a_broker_that_fails_at_the_start_is_an_error(yard: Yard) -> None:
     flaky = Flaky(yard.broker)
-    yard.use(flaky)  # type: ignore[arg-type]
+    yard.use(flaky)
     yard.task(name="do")(lambda number: None)
     flaky.failures = 1
     with pytest.raises(BrokerUnavailable, match="the disk is full"):

@@ -62,9 +62,7 @@ def test_concurrency_is_for_all_tasks_together(yard: Yard) -> None:
 def test_concurrency_per_queue(yard: Yard) -> None:
     mosts = {"a": Most(), "b": Most()}
     for name, slots in (("a", 3), ("b", 1)):
-        task = yard.task(name=name, queue=name)(
-            handler_of(mosts[name], threading.Barrier(slots))
-        )
+        task = yard.task(name=name, queue=name)(handler_of(mosts[name], threading.Barrier(slots)))
         task.enqueue_many(range(slots * 4))
     yard.run_worker(burst=True, queues={"a": 3, "b": 1}, concurrency=1)
     assert {name: most.seen for name, most in mosts.items()} == {"a": 3, "b": 1}

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from tests.worker.support import Clock, wait_for, working
@@ -89,7 +90,8 @@ def test_a_message_that_waited_too_long_is_not_run(
     def note(what: list[int]) -> None:
         ran.append(what)
 
-    task = yard.task(name="note", expires=60, batch=batch, result_ttl=600)(note)  # type: ignore[call-overload]
+    options: dict[str, Any] = {"batch": batch}
+    task: Any = yard.task(name="note", expires=60, result_ttl=600, **options)(note)
     old = task.enqueue([1] if batch is None else 1)
     clock.forward(59)
     yard.run_worker(burst=True)
@@ -216,7 +218,7 @@ def test_each_call_of_a_bisect_has_the_timeout_for_itself(yard: Yard, is_async: 
         await asyncio.sleep(0.07)
         return save(numbers)
 
-    task = yard.task(name="save", batch=4, timeout=0.25, retry=0)(asave if is_async else save)  # type: ignore[arg-type]
+    task = yard.task(name="save", batch=4, timeout=0.25, retry=0)(asave if is_async else save)
     results = list(task.enqueue_many(range(4)))
     yard.run_worker(burst=True)
     assert [result.get(0) for result in results[:3]] == [0, 1, 2]

@@ -19,7 +19,7 @@ _PLAIN = re.compile(r'[^\s"=\\]+')
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
-def fields(record: logging.LogRecord) -> dict[str, Any]:
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
     """What was given as `extra`."""
     return {name: value for name, value in vars(record).items() if name not in _STANDARD}
 
@@ -31,7 +31,7 @@ class TextFormatter(logging.Formatter):
     default_msec_format = None
 
     def format(self, record: logging.LogRecord) -> str:
-        extra = "".join(f" {name}={_value(value)}" for name, value in fields(record).items())
+        extra = "".join(f" {name}={_value(value)}" for name, value in _fields(record).items())
         line = f"{self.formatTime(record)} {record.levelname} {record.name} {record.getMessage()}"
         if record.exc_info:
             extra += f"\n{self.formatException(record.exc_info).rstrip()}"
@@ -56,7 +56,7 @@ class JsonFormatter(logging.Formatter):
             entry["exception"] = self.formatException(record.exc_info).rstrip()
         if record.stack_info:
             entry["stack"] = record.stack_info
-        for name, value in fields(record).items():
+        for name, value in _fields(record).items():
             entry.setdefault(name, value)
         return json.dumps(entry, default=str)
 

@@ -260,6 +260,8 @@ class Claimer:
 
 def _take_from(lane: Lane, room: Room, now: int, otherwise: Flush) -> ClaimedLane | None:
     policy = lane.group.policy
+    if otherwise is Flush.DRAIN and lane.state.blocked > now:
+        return None  # by a clock set back: else it would not wait for its batch to fill
     reason = None
     if policy.within:
         reason = flush(lane.state, policy, now) or otherwise

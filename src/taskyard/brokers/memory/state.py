@@ -95,7 +95,8 @@ class MemoryState:
             served: it was claimed from, so it goes behind the others if it stays ready.
         """
         # A clock that was set back must not put off the end of a batch's patience at every look.
-        lane.state.oldest = min(lane.state.oldest, self.now)
+        if lane.group.policy.within:
+            lane.state.oldest = min(lane.state.oldest, self.now)
         where, at = place(lane.state, lane.group.policy, self.now)
         if where is not lane.place:
             self._leave_place(lane)

@@ -277,6 +277,8 @@ def _declare(tx: Transaction, group: Group, policy: GroupPolicy, replace: bool) 
     if stored.declared and wanted == stored.policy:
         return
     row = tx.store_group(group, wanted, declared=True)
+    if wanted.within and not stored.policy.within:
+        _count_exactly(tx, row)
     _relocate_all(tx, row)
 
 
@@ -297,6 +299,15 @@ def _refuse_conflict(tx: Transaction, stored: GroupRow, policy: GroupPolicy) -> 
             f" it are still there; this program declares {policy.concurrency or 'any'}. Let a"
             f" worker of the old declaration drain the queue first, or use another name"
         )
+
+
+def _count_exactly(tx: Transaction, group: GroupRow) -> None:
+    tx.execute(
+        "UPDATE taskyard_lane SET (waiting, bytes) = (SELECT count(*),"
+        " ifnull(sum(length(body)), 0) FROM taskyard_message"
+        " WHERE lane = taskyard_lane.id) WHERE grp = ?",
+        (group.id,),
+    )
 
 
 def _relocate_all(tx: Transaction, group: GroupRow) -> None:
@@ -403,7 +414,9 @@ def _counts(connection: Connection) -> list[Counts]:
     counted: dict[int, Counts] = {}
     for id_, queue, name in connection.execute("SELECT id, queue, name FROM taskyard_group"):
         counted[id_] = Counts(Group(queue, name))
-    for id_, name, value in connection.execute("SELECT grp, name, value FROM taskyard_counter"):
+    for id_, name, value in connection.execute(
+        "SELECT grp, name, value FROM taskyard_counter WHERE grp > 0"
+    ):
         if name.startswith("now:"):
             setattr(counted[id_], name.removeprefix("now:"), value)
         else:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -23,6 +25,9 @@ __all__ = [
     "remove_claim",
     "servable",
 ]
+
+Message = tuple[int, Delivery]
+Row = tuple[Any, ...]
 
 FIRST = (-(1 << 40), 0)
 """Before every priority and turn."""
@@ -191,147 +196,167 @@ class _Taker:
         self.group = group
         self.room = room
         self.suspects = False
-        self._alone = alone
         self.parts: list[ClaimedLane] = []
         self.lane_ids: list[int] = []
         self._tx = tx
         self._lanes = lanes
         self._bytes = size
+        self._alone = alone
         self._history: tuple[int, int] | None = None
 
     def take(self, ready: Sequence[Lane]) -> None:
         """Take what fits from lanes, in their order."""
-        whole: list[tuple[Lane, ClaimedLane]] = []
-        for lane in ready:
-            if self.room <= 0:
-                break
-            reason = self._reason(lane)
-            wanted = rules.take(lane, self.group.policy, self.room, reason or Flush.SIZE)
-            if self._fits_whole(lane, wanted):
-                part = self._book(lane, reason, [], lane.waiting, lane.bytes)
-                whole.append((lane, part))
-                self._leave_empty(lane)
-            else:
-                self._take_some(lane, wanted, reason)
-        if whole:
-            self._take_whole(whole)
+        emptied: list[int] = []
+        ranges: list[tuple[int, int, int]] = []
+        rest = deque(ready)
+        while rest and self.room > 0:
+            fetched = self._fetch(rest)
+            while rest and self.room > 0:
+                rows = fetched.of_next(rest[0], self.room + 1)
+                if rows is None:
+                    break
+                lane = rest.popleft()
+                self._take_from(lane, rows, emptied, ranges, more=fetched.has_more(lane))
+        self._delete(emptied, ranges)
 
-    def _reason(self, lane: Lane) -> Flush | None:
-        if not self.group.policy.within:
-            return None
-        return rules.flush(lane, self.group.policy, self._tx.now) or Flush.DRAIN
+    def _fetch(self, lanes: Iterable[Lane]) -> _Fetched:
+        # One statement for all lanes: that is what makes ten thousand shards with a message each
+        # cheap. CROSS JOIN keeps the order of the lanes, and the primary key that of the messages.
+        limit = self.room + 1
+        rows = self._tx.execute(
+            f"SELECT message.lane, message.priority, {DELIVERY} FROM json_each(?) AS wanted"
+            " CROSS JOIN taskyard_message AS message ON message.lane = wanted.value LIMIT ?",
+            (msgspec.json.encode([lane.id for lane in lanes]), limit),
+        ).fetchall()
+        return _Fetched(rows, complete=len(rows) < limit)
 
-    def _fits_whole(self, lane: Lane, wanted: int) -> bool:
-        return (
-            wanted == lane.waiting
-            and not lane.lossy
-            and self._history in (None, (0, 0))
-            and lane.bytes <= self._bytes
-        )
-
-    def _book(
+    def _take_from(
         self,
         lane: Lane,
-        reason: Flush | None,
-        messages: list[tuple[int, Delivery]],
-        count: int,
-        size: int,
-    ) -> ClaimedLane:
-        if self._history is None:
-            self._history = (0, 0)
-        part = ClaimedLane(lane.shard, reason, messages)
-        self.parts.append(part)
-        self.room -= count
+        rows: Sequence[Row],
+        emptied: list[int],
+        ranges: list[tuple[int, int, int]],
+        *,
+        more: bool,
+    ) -> None:
+        reason, wanted = None, self.room
+        if self.group.policy.within:
+            reason = rules.flush(lane, self.group.policy, self._tx.now) or Flush.DRAIN
+            wanted = rules.take(lane, self.group.policy, self.room, reason)
+        messages, size = self._fitting(rows, wanted)
+        if not messages:
+            return
+        self.parts.append(ClaimedLane(lane.shard, reason, messages))
+        self.room -= len(messages)
         self._bytes -= size
         if self.group.policy.concurrency:
             lane.held += 1
             self.lane_ids.append(lane.id)
         if reason is not None:
             self._tx.count(self.group, f"flush_{reason}", 1)
-        return part
-
-    def _leave_empty(self, lane: Lane) -> None:
-        lane.waiting = lane.bytes = lane.blocked = 0
-        lane.lossy = lane.mixed = False
+        if len(messages) == len(rows) and not more:
+            emptied.append(lane.id)
+            lane.waiting = lane.bytes = lane.blocked = 0
+            lane.mixed = False
+        else:
+            ranges.extend(_ranges(lane.id, messages))
+            following = rows[len(messages)] if len(messages) < len(rows) else None
+            self._shorten(lane, len(messages), size, following, ranges)
         self._lanes.relocate(lane, served=True)
 
-    def _take_whole(self, whole: Sequence[tuple[Lane, ClaimedLane]]) -> None:
-        # Two statements however many lanes there are: that is what makes ten thousand shards
-        # with a message each cheap.
-        ids = msgspec.json.encode([lane.id for lane, _ in whole])
-        rows = self._tx.execute(
-            f"SELECT lane, priority, {DELIVERY} FROM taskyard_message"
-            " WHERE lane IN (SELECT value FROM json_each(?)) ORDER BY lane, priority, sequence",
-            (ids,),
-        ).fetchall()
-        self._tx.execute(
-            "DELETE FROM taskyard_message WHERE lane IN (SELECT value FROM json_each(?))", (ids,)
-        )
-        parts = {lane.id: part.messages for lane, part in whole}
-        for row in rows:
-            parts[row[0]].append((row[1], delivery(row[2:])))
-
-    def _take_some(self, lane: Lane, wanted: int, reason: Flush | None) -> None:
-        rows = self._tx.execute(
-            f"SELECT priority, {DELIVERY} FROM taskyard_message WHERE lane = ?"
-            " ORDER BY priority, sequence LIMIT ?",
-            (lane.id, wanted + 1),
-        ).fetchall()
-        messages = self._fitting(rows, wanted)
-        if not messages:
-            return
-        size = sum(len(message.body) for _, message in messages)
-        self._book(lane, reason, messages, len(messages), size)
-        lane.waiting -= len(messages)
-        lane.bytes -= size
-        self._delete(lane, messages)
-        if lane.waiting == 0:
-            self._leave_empty(lane)
-            return
-        following = rows[len(messages)] if len(rows) > len(messages) else None
-        self._new_head(lane, following)
-        self._lanes.relocate(lane, served=True)
-
-    def _fitting(self, rows: list[tuple[object, ...]], wanted: int) -> list[tuple[int, Delivery]]:
-        messages: list[tuple[int, Delivery]] = []
+    def _fitting(self, rows: Sequence[Row], wanted: int) -> tuple[list[Message], int]:
+        """The first rows that may be in this claim, and their bytes."""
+        messages: list[Message] = []
         size = 0
-        for row in rows[:wanted]:
-            message = delivery(row[1:])
-            history = (message.losses, message.cap)
-            if self._history is None and message.cap == 1 and not self._alone:
-                self.suspects = True
+        for row in rows:
+            if len(messages) >= wanted:
                 break
+            message = delivery(row[2:])
             if self._history is None:
-                self._history = history
+                if message.cap == 1 and not self._alone:
+                    self.suspects = True
+                    break
+                self._history = (message.losses, message.cap)
                 if message.cap:
-                    self.room = wanted = min(self.room, message.cap)
-            size += len(message.body)
-            alone = not messages and not self.parts
-            if history != self._history or len(messages) >= wanted:
+                    self.room = wanted = min(wanted, message.cap)
+            if (message.losses, message.cap) != self._history:
                 break
-            if size > self._bytes and not alone:
+            if size + len(message.body) > self._bytes and (messages or self.parts):
                 self.room = len(messages)  # full: what was taken here is still to be booked
                 break
-            messages.append((row[0], message))  # type: ignore[arg-type]
-        return messages
+            size += len(message.body)
+            messages.append((row[1], message))
+        return messages, size
 
-    def _delete(self, lane: Lane, messages: list[tuple[int, Delivery]]) -> None:
-        last: dict[int, int] = {}
-        for priority, message in messages:
-            last[priority] = message.sequence
-        self._tx.executemany(
-            "DELETE FROM taskyard_message WHERE lane = ? AND priority = ? AND sequence <= ?",
-            [(lane.id, priority, sequence) for priority, sequence in last.items()],
-        )
+    def _shorten(
+        self,
+        lane: Lane,
+        count: int,
+        size: int,
+        following: Row | None,
+        ranges: list[tuple[int, int, int]],
+    ) -> None:
+        lane.waiting = max(1, lane.waiting - count)
+        lane.bytes = max(0, lane.bytes - size)
+        if following is not None and not lane.mixed:
+            lane.priority, lane.oldest = following[1], following[2]
+            return
+        self._tx.executemany(_DELETE_RANGE, ranges)
+        ranges.clear()
+        heads = _heads(self._tx, lane.id)
+        lane.priority = heads[0][0]
+        lane.oldest = min(sequence for _, sequence in heads)
+        lane.mixed = len(heads) > 1
 
-    def _new_head(self, lane: Lane, following: tuple[object, ...] | None) -> None:
-        if lane.mixed or following is None:
-            heads = _heads(self._tx, lane.id)
-            lane.priority = heads[0][0]
-            lane.oldest = min(sequence for _, sequence in heads)
-            lane.mixed = len(heads) > 1
-        else:
-            lane.priority, lane.oldest = following[:2]  # type: ignore[assignment]
+    def _delete(self, emptied: Sequence[int], ranges: Sequence[tuple[int, int, int]]) -> None:
+        if emptied:
+            self._tx.execute(
+                "DELETE FROM taskyard_message WHERE lane IN (SELECT value FROM json_each(?))",
+                (msgspec.json.encode(emptied),),
+            )
+        if ranges:
+            self._tx.executemany(_DELETE_RANGE, ranges)
+
+
+_DELETE_RANGE = "DELETE FROM taskyard_message WHERE lane = ? AND priority = ? AND sequence <= ?"
+
+
+def _ranges(lane_id: int, messages: Sequence[Message]) -> list[tuple[int, int, int]]:
+    last = {priority: message.sequence for priority, message in messages}
+    return [(lane_id, priority, sequence) for priority, sequence in last.items()]
+
+
+class _Fetched:
+    """The first messages of some lanes, one lane after the other.
+
+    Arguments:
+        rows: lane, priority, and the columns of `DELIVERY`.
+        complete: whether these are all messages of these lanes.
+    """
+
+    def __init__(self, rows: Sequence[Row], *, complete: bool) -> None:
+        self._by_lane: dict[int, list[Row]] = {}
+        for row in rows:
+            self._by_lane.setdefault(row[0], []).append(row)
+        self._cut = None if complete or not rows else rows[-1][0]
+        self._passed_cut = False
+
+    def of_next(self, lane: Lane, wanted: int) -> Sequence[Row] | None:
+        """The first messages of a lane; None if fewer were fetched than are wanted and there.
+
+        Lanes must be asked for in their order.
+        """
+        if self._passed_cut:
+            return None
+        rows = self._by_lane.get(lane.id, [])
+        if lane.id == self._cut:
+            self._passed_cut = True
+            return rows if len(rows) >= wanted else None
+        return rows
+
+    def has_more(self, lane: Lane) -> bool:
+        """Whether the lane may have messages that were not fetched."""
+        return lane.id == self._cut
 
 
 def _heads(tx: Transaction, lane_id: int) -> list[tuple[int, int]]:

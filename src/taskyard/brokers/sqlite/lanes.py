@@ -18,10 +18,12 @@ __all__ = ["DELIVERY", "Lane", "Lanes", "delivery", "delivery_row"]
 
 DELIVERY = "sequence, since, deliveries, attempts, losses, cap, body"
 
-_COLUMNS = (
-    "id, shard, waiting, bytes, oldest, priority, mixed, held, blocked, parked,"
-    " lossy, place, turn, at"
-)
+_STATE = "waiting, bytes, oldest, mixed, held, blocked, parked, priority, place, turn, at"
+_COLUMNS = f"id, shard, {_STATE}"
+_INDEXED = 7
+"""From here on, the columns of `_STATE` are in indexes."""
+_COUNTS = 3
+"""Up to here, the columns of `_STATE` are counts (see `Lane.counts_exactly`)."""
 
 
 class Lane(LaneState):
@@ -30,11 +32,20 @@ class Lane(LaneState):
     id: int = 0
     group: GroupRow = None  # type: ignore[assignment]  # always given; Structs want a default
     shard: str = ""
-    lossy: bool = False
     place: int = Place.NOWHERE
     turn: int = 0
     at: int = 0
-    stored: bool = False
+    stored: tuple[int, ...] | None = None
+    """Its row as it was read or written (see `_row`); None: it has none yet."""
+
+    @property
+    def counts_exactly(self) -> bool:
+        """Whether `waiting`, `bytes` and `oldest` are exact: where batches wait to fill.
+
+        Elsewhere `waiting` may be less than the truth, but not 0: a put to a lane that has messages
+        then need not touch the lane's row, which halves what it writes.
+        """
+        return self.group.policy.within > 0
 
     def add(self, priority: int, oldest: int, count: int, size: int) -> None:
         """Count messages in; `oldest` is the lowest of their sequences."""
@@ -178,7 +189,6 @@ class Lanes:
         rows = []
         for priority, message in messages:
             lane.add(priority, message.sequence, 1, len(message.body))
-            lane.lossy = lane.lossy or message.cap > 0
             rows.append((lane.id, priority, *delivery_row(message)))
         self._tx.executemany(
             f"INSERT INTO taskyard_message (lane, priority, {DELIVERY})"
@@ -194,7 +204,8 @@ class Lanes:
             served: it was claimed from, so it goes behind the others if it stays ready.
         """
         # A clock that was set back must not make a batch wait for longer than `within`.
-        lane.oldest = min(lane.oldest, self._tx.now)
+        if lane.counts_exactly:
+            lane.oldest = min(lane.oldest, self._tx.now)
         now_at, at = rules.place(lane, lane.group.policy, self._tx.now)
         if now_at is Place.READY:
             if served or lane.place != Place.READY:
@@ -207,35 +218,41 @@ class Lanes:
 
     def save(self) -> None:
         """Write what was changed, so that queries see it."""
-        gone, new, old = [], [], []
+        gone: list[tuple[int]] = []
+        new: list[tuple[Any, ...]] = []
+        moved: list[tuple[int, ...]] = []
+        kept: list[tuple[int, ...]] = []
         for lane in self._dirty.values():
+            row = _row(lane)
             if _is_empty(lane):
                 if lane.stored:
                     gone.append((lane.id,))
                 del self._by_key[lane.group.id, lane.shard]
-            elif lane.stored:
-                old.append((*_row(lane), lane.id))
-            else:
-                lane.stored = True
-                new.append((lane.id, lane.group.id, lane.shard, *_row(lane)))
+            elif lane.stored is None:
+                new.append((lane.id, lane.group.id, lane.shard, *row))
+            elif row[_INDEXED:] != lane.stored[_INDEXED:]:
+                moved.append((*row, lane.id))
+            elif _is_worth_writing(lane, row):
+                kept.append((*row[:_INDEXED], lane.id))
+            lane.stored = row
         self._dirty.clear()
-        if old:
-            self._tx.executemany(_UPDATE, old)
-        if new:
-            self._tx.executemany(_INSERT, new)
-        if gone:
-            self._tx.executemany("DELETE FROM taskyard_lane WHERE id = ?", gone)
+        for statement, rows in ((_MOVE, moved), (_UPDATE, kept), (_INSERT, new), (_DELETE, gone)):
+            if rows:
+                self._tx.executemany(statement, rows)
 
 
-_UPDATE = (
-    "UPDATE taskyard_lane SET waiting = ?, bytes = ?, oldest = ?, priority = ?, mixed = ?,"
-    " held = ?, blocked = ?, parked = ?, lossy = ?, place = ?, turn = ?, at = ? WHERE id = ?"
-)
+def _assignments(columns: Sequence[str]) -> str:
+    return ", ".join(f"{column} = ?" for column in columns)
+
+
+# An UPDATE writes every index of which it names a column, whether the value changes or not.
+_MOVE = f"UPDATE taskyard_lane SET {_assignments(_STATE.split(', '))} WHERE id = ?"
+_UPDATE = f"UPDATE taskyard_lane SET {_assignments(_STATE.split(', ')[:_INDEXED])} WHERE id = ?"
 _INSERT = (
-    "INSERT INTO taskyard_lane (id, grp, shard, waiting, bytes, oldest, priority, mixed,"
-    " held, blocked, parked, lossy, place, turn, at)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    f"INSERT INTO taskyard_lane (id, grp, shard, {_STATE})"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+_DELETE = "DELETE FROM taskyard_lane WHERE id = ?"
 
 
 def _is_empty(lane: Lane) -> bool:
@@ -243,17 +260,25 @@ def _is_empty(lane: Lane) -> bool:
     return lane.waiting == 0 and lane.held == 0 and not lane.parked and lane.shard != ""
 
 
-def _row(lane: Lane) -> tuple[object, ...]:
+def _is_worth_writing(lane: Lane, row: tuple[int, ...]) -> bool:
+    if lane.stored is None or row == lane.stored:
+        return False
+    waiting, _, oldest = lane.stored[:_COUNTS]
+    if lane.counts_exactly or bool(lane.waiting) != bool(waiting) or lane.oldest < oldest:
+        return True
+    return row[_COUNTS:] != lane.stored[_COUNTS:]
+
+
+def _row(lane: Lane) -> tuple[int, ...]:
     return (
         lane.waiting,
         lane.bytes,
         lane.oldest,
-        lane.priority,
         lane.mixed,
         lane.held,
         lane.blocked,
         lane.parked,
-        lane.lossy,
+        lane.priority,
         lane.place,
         lane.turn,
         lane.at,
@@ -261,37 +286,22 @@ def _row(lane: Lane) -> tuple[object, ...]:
 
 
 def _lane(group: GroupRow, row: Sequence[Any]) -> Lane:
-    (
-        id_,
-        shard,
+    id_, shard, *state = row
+    waiting, bytes_, oldest, mixed, held, blocked, parked, priority, place_, turn, at = state
+    return Lane(
         waiting,
         bytes_,
         oldest,
         priority,
-        mixed,
+        bool(mixed),
         held,
         blocked,
-        parked,
-        lossy,
+        bool(parked),
+        id_,
+        group,
+        shard,
         place_,
         turn,
         at,
-    ) = row
-    return Lane(
-        waiting=waiting,
-        bytes=bytes_,
-        oldest=oldest,
-        priority=priority,
-        mixed=bool(mixed),
-        held=held,
-        blocked=blocked,
-        parked=bool(parked),
-        id=id_,
-        group=group,
-        shard=shard,
-        lossy=bool(lossy),
-        place=place_,
-        turn=turn,
-        at=at,
-        stored=True,
+        tuple(state),
     )

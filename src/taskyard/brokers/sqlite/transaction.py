@@ -51,13 +51,13 @@ class Transaction:
         self._counts: dict[tuple[int, str], int] = {}
         self._ready: set[int] = set()
         self._earliest: dict[int, int] = {}
-        self._stored = self.execute(
-            "SELECT sequence, turn, lane, policies FROM taskyard_meta"
-        ).fetchone()
-        self._sequence: int = self._stored[0]
-        self._turn: int = self._stored[1]
-        self._lane: int = self._stored[2]
-        self._policies: int = self._stored[3]
+        self._stored: dict[str, int] = dict(
+            self.execute("SELECT name, value FROM taskyard_counter WHERE grp = 0")
+        )
+        self._sequence = self._stored["sequence"]
+        self._turn = self._stored["turn"]
+        self._lane = self._stored["lane"]
+        self._policies = self._stored["policies"]
         groups.refresh(connection, self._policies)
 
     # Numbers
@@ -207,8 +207,14 @@ class Transaction:
                     self._wake_one(group_id, 0)
             for group_id, at in sorted(self._earliest.items()):
                 self._wake_for_time(group_id, at)
-        numbers = (self._sequence, self._turn, self._lane, self._policies)
+        numbers = {
+            "sequence": self._sequence,
+            "turn": self._turn,
+            "lane": self._lane,
+            "policies": self._policies,
+        }
         if numbers != self._stored:
-            self.execute(
-                "UPDATE taskyard_meta SET sequence = ?, turn = ?, lane = ?, policies = ?", numbers
+            self.executemany(
+                "UPDATE taskyard_counter SET value = ? WHERE grp = 0 AND name = ?",
+                [(value, name) for name, value in numbers.items() if value != self._stored[name]],
             )

@@ -1,11 +1,6 @@
--- One row: the schema's version, and the numbers that only ever rise.
 CREATE TABLE taskyard_meta (
     id INTEGER PRIMARY KEY CHECK (id = 1),
-    schema INTEGER NOT NULL,
-    sequence INTEGER NOT NULL DEFAULT 0,    -- last sequence or token given out
-    turn INTEGER NOT NULL DEFAULT 0,        -- last turn given to a lane
-    lane INTEGER NOT NULL DEFAULT 0,        -- last lane id: never reused, or a claim could meet a stranger
-    policies INTEGER NOT NULL DEFAULT 0     -- rises when a group changes, so that others reload
+    schema INTEGER NOT NULL
 );
 
 -- What owns lanes: a task of a queue, or the tasks of a common order.
@@ -18,6 +13,9 @@ CREATE TABLE taskyard_group (
     UNIQUE (queue, name)
 );
 
+-- Everything that nearly every transaction changes, on one page: the counters of groups, and under
+-- group 0 the numbers of the broker: the last sequence, turn and lane id that were given out (they
+-- only ever rise), and a version of the groups (others reload them when it rises).
 CREATE TABLE taskyard_counter (
     grp INTEGER NOT NULL,
     name TEXT NOT NULL,
@@ -29,7 +27,7 @@ CREATE TABLE taskyard_lane (
     id INTEGER PRIMARY KEY,
     grp INTEGER NOT NULL,
     shard TEXT NOT NULL,
-    waiting INTEGER NOT NULL,
+    waiting INTEGER NOT NULL,               -- at least that many, where batches do not wait to fill
     bytes INTEGER NOT NULL,
     oldest INTEGER NOT NULL,
     priority INTEGER NOT NULL,
@@ -37,7 +35,6 @@ CREATE TABLE taskyard_lane (
     held INTEGER NOT NULL,
     blocked INTEGER NOT NULL,
     parked INTEGER NOT NULL,
-    lossy INTEGER NOT NULL,                 -- may hold messages that were lost before
     place INTEGER NOT NULL,                 -- 0 nowhere, 1 ready, 2 later
     turn INTEGER NOT NULL,
     at INTEGER NOT NULL
@@ -128,3 +125,5 @@ CREATE TABLE taskyard_listener (
 CREATE INDEX taskyard_listener_name ON taskyard_listener (name);
 
 INSERT INTO taskyard_meta (id, schema) VALUES (1, 1);
+INSERT INTO taskyard_counter (grp, name, value)
+VALUES (0, 'sequence', 0), (0, 'turn', 0), (0, 'lane', 0), (0, 'policies', 0);
