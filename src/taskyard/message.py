@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import threading
 import traceback as tracebacks
 from collections.abc import Iterator, Sequence
@@ -200,7 +199,7 @@ class IdMaker:
 
     def _renew(self) -> None:
         # 55 random bits: of a million producers, two are alike with a chance of 1 in 70,000.
-        bits = secrets.randbits(55)
+        bits = int.from_bytes(os.urandom(7), "big") & ((1 << 55) - 1)
         self._prefix = "".join(_ALPHABET[bits >> shift & 31] for shift in range(50, -1, -5))
         self._next = 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar, overload
@@ -89,13 +88,12 @@ class RecordReader:
             return record
         listener = driver.listener()
         try:
-            loop = asyncio.get_running_loop()
-            end = None if timeout is None else loop.time() + timeout
+            end = None if timeout is None else time.monotonic() + timeout
             while True:
                 (record,) = await driver.run(
                     self._broker.records([message_id], listener.name or None)
                 )
-                remaining = _remaining(end, loop.time())
+                remaining = _remaining(end, time.monotonic())
                 if record is None or record.state.final or remaining <= 0:
                     return record
                 await listener.wait_async(remaining)

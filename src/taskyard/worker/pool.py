@@ -172,7 +172,7 @@ class Pool:
         if free <= 0 or self._host.stopping or not self._host.isolation.may_claim():
             return None
         return Want(
-            [self._group_want(group) for group in self._groups],
+            [self._group_want(group, free) for group in self._groups],
             self._host.owner,
             round(self._settings.lease * 1e6),
             claims=free,
@@ -181,10 +181,10 @@ class Pool:
             listener=listener,
         )
 
-    def _group_want(self, group: Group) -> GroupWant:
+    def _group_want(self, group: Group, free: int) -> GroupWant:
         tasks = self._host.tasks_of(group)
         batch = max(task.policy.batch.size if task.policy.batch else 1 for task in tasks.values())
-        return GroupWant(group, self._sizes.size(group, batch), frozenset(tasks))
+        return GroupWant(group, self._sizes.size(group, batch, free), frozenset(tasks))
 
     async def _exchange(self, want: Want | None) -> Step:
         settlements, self._settlements = self._settlements, []
