@@ -41,6 +41,8 @@ def _sqlite(url: str) -> Broker:
             f"sqlite://{path}: write three slashes before a relative path (sqlite:///{path}), "
             f"four before an absolute one"
         )
+    if parts.fragment:
+        raise BrokerError(f"{url}: write %23 for a # in the path")
     path = unquote(parts.path.removeprefix("/"))
     if not path or path == ":memory:":
         raise BrokerError(f"{url}: give a file, as in sqlite:///yard.db, or use memory://")

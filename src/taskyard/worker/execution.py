@@ -354,8 +354,8 @@ class Execution:
         try:
             first, last = next(search)
             while True:
-                if self.lost.is_set():
-                    return {}
+                if self.lost.is_set() or self._current is not call:
+                    return {}  # nothing of this call will be settled any more
                 _, raised = yield from self._call_range(call, entries, first, last, values)
                 first, last = search.send(raised)
         except StopIteration as end:

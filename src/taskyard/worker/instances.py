@@ -54,16 +54,16 @@ class Instances:
         Returns:
             By task and shard the instance, or the error that `create` or `start` raised.
         """
-        found: dict[tuple[str, str], Any] = {}
-        for task in tasks.values():
-            if not task.is_class:
-                continue
-            for lane in claim.lanes:
-                found[task.name, lane.shard] = await self._get(claim.group, task, lane.shard)
-        return found
+        # All are held before the first is waited for: a cancelled claim releases all.
+        needed = {
+            (task.name, lane.shard): self._hold((claim.group, task.name, lane.shard), task)
+            for task in tasks.values()
+            if task.is_class
+            for lane in claim.lanes
+        }
+        return {key: await self._started(held) for key, held in needed.items()}
 
-    async def _get(self, group: Group, task: Task[..., Any], shard: str) -> Any:
-        key = (group, task.name, shard)
+    def _hold(self, key: Key, task: Task[..., Any]) -> _Held:
         held = self._held.get(key)
         if held is None:
             held = self._held[key] = _Held(task)
@@ -71,9 +71,12 @@ class Instances:
         if held.timer is not None:
             held.timer.cancel()
             held.timer = None
+        return held
+
+    async def _started(self, held: _Held) -> Any:
         async with held.ready:
             if held.handler is None or isinstance(held.handler, BaseException):
-                held.handler = await self._make(task)
+                held.handler = await self._make(held.task)
         return held.handler
 
     async def _make(self, task: Task[..., Any]) -> Any:

@@ -11,16 +11,18 @@ from typing import Any, Protocol
 
 from taskyard.brokers.base import (
     AsyncDriver,
+    Back,
     Broker,
     Claim,
     Dead,
+    Delivery,
     Group,
     GroupWant,
     Settlement,
     Step,
     Want,
 )
-from taskyard.errors import BrokerError
+from taskyard.errors import BrokerError, CorruptDatabase, ForeignDatabase, SchemaTooNew
 from taskyard.task import Task
 from taskyard.worker.execution import Execution
 from taskyard.worker.instances import Instances
@@ -34,6 +36,8 @@ log = logging.getLogger("taskyard.worker")
 
 LONGEST_SLEEP = 10.0
 """Seconds after which an idle worker asks again: its health is a claim attempt that succeeded."""
+PERMANENT = (CorruptDatabase, ForeignDatabase, SchemaTooNew)
+"""What no waiting mends: the worker ends with it."""
 RECONNECT = (0.1, 5.0)
 """Seconds between tries while the broker fails: at first, at most."""
 
@@ -80,7 +84,8 @@ class Run:
         self.execution = execution
         self.deadline = deadline
         self.task: asyncio.Task[None] | None = None
-        self.work: asyncio.Future[None] | None = None
+        self.work: asyncio.Future[Any] | None = None
+        self.can_cancel = False
 
     def lose(self) -> None:
         """The lease was lost: tell the handler, and cancel it if that is possible."""
@@ -97,7 +102,7 @@ class Run:
         self._cancel()
 
     def _cancel(self) -> None:
-        if self.work is not None and self.execution.is_async:
+        if self.work is not None and self.can_cancel:
             self.work.cancel()
 
 
@@ -205,6 +210,8 @@ class Pool:
         while True:
             try:
                 step = await self._driver.run(self._broker.step(settlements, want))
+            except PERMANENT:
+                raise
             except BrokerError as error:
                 log.error("the broker failed, trying again in %.1f s: %s", delay, error)
                 await asyncio.sleep(delay)
@@ -248,8 +255,13 @@ class Pool:
         classes = any(task.is_class for task in tasks.values())
         try:
             if classes:
-                execution.instances = await self._instances.acquire(claim, tasks)
-            await self._watch(run)
+                starting = asyncio.ensure_future(self._instances.acquire(claim, tasks))
+                run.work, run.can_cancel = starting, True
+                await asyncio.wait({starting})
+                if not starting.cancelled():
+                    execution.instances = starting.result()
+            if run.work is None or not run.work.cancelled():
+                await self._watch(run)
         except Exception:  # ours, not a handler's: the lease gives the messages back
             log.exception("running claim %s failed", claim.token)
             execution.lost.set()
@@ -274,7 +286,7 @@ class Pool:
         else:
             loop = asyncio.get_running_loop()
             work = loop.run_in_executor(self._threads, execution.run)
-        run.work = work
+        run.work, run.can_cancel = work, execution.is_async
         timeout = self._settings.slice * 2
         while True:
             await asyncio.wait({work}, timeout=timeout)
@@ -301,27 +313,35 @@ class Pool:
         return min(left, shortest) if left > 0 else shortest
 
     def _note_outcomes(self, claim: Claim, settlement: Settlement) -> None:
-        for sequence, outcome in settlement.outcomes.items():
-            if isinstance(outcome, Dead):
-                task = outcome.task or claim.group.name
-                attempt = 1 + next(
-                    message.attempts
-                    for lane in claim.lanes
-                    for _, message in lane.messages
-                    if message.sequence == sequence
-                )
-                log.error(
-                    "message %s of task %s is dead: %s",
-                    outcome.id or "(unreadable)",
-                    task,
-                    outcome.failure.reason,
-                    extra={
-                        "message_id": outcome.id,
-                        "task": task,
-                        "queue": claim.group.queue,
-                        "attempt": attempt,
-                        "reason": outcome.failure.reason,
-                        "error": outcome.failure.kind,
-                    },
-                )
-                self._host.note_dead(task, outcome)
+        if not settlement.outcomes:
+            return
+        for lane in claim.lanes:
+            for _, message in lane.messages:
+                outcome = settlement.outcomes.get(message.sequence)
+                if isinstance(outcome, Dead):
+                    self._note_dead(claim.group, lane.shard, message, outcome)
+                elif isinstance(outcome, Back) and outcome.park:
+                    log.error("shard %r of %s is parked", lane.shard, _words(claim.group))
+
+    def _note_dead(self, group: Group, shard: str, message: Delivery, dead: Dead) -> None:
+        task = dead.task or group.name
+        log.error(
+            "message %s of task %s is dead: %s",
+            dead.id or "(unreadable)",
+            task,
+            dead.failure.reason,
+            extra={
+                "message_id": dead.id,
+                "task": task,
+                "queue": group.queue,
+                "shard": shard,
+                "attempt": message.attempts + 1,
+                "reason": dead.failure.reason,
+                "error": dead.failure.kind,
+            },
+        )
+        self._host.note_dead(task, dead)
+
+
+def _words(group: Group) -> str:
+    return f"{group.queue}/{group.name}"

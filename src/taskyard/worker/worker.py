@@ -30,7 +30,7 @@ TIDY_EVERY = 30.0
 
 def make_owner() -> str:
     """A name for a worker process that no other one has."""
-    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+    return f"{socket.gethostname()}:{secrets.token_hex(6)}"
 
 
 class Worker:

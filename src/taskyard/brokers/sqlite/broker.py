@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from sqlite3 import Connection
 from typing import TypeVar
+from urllib.parse import quote
 
 import msgspec
 
@@ -105,7 +106,7 @@ class SQLiteBroker:
                 f"synchronous must be one of {', '.join(SYNCHRONOUS)}, not {synchronous!r}"
             )
         self.path = Path(path).absolute()
-        self.url = f"sqlite:///{self.path}"
+        self.url = f"sqlite:///{quote(str(self.path))}"
         self._settings = Settings(self.path, synchronous, busy, clock)
         self._probe = probe
         self._dead_limit = dead_limit
