@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from datetime import timedelta
@@ -64,7 +63,7 @@ class Context:
         shard: str,
         token: int,
         infos: Callable[[], Sequence[MessageInfo]],
-        lost: threading.Event,
+        lost: Callable[[], bool],
     ) -> None:
         self.task = task
         self.queue = queue
@@ -117,7 +116,7 @@ class Context:
 
         Nothing that this call does is settled. Stop, and leave outside effects alone.
         """
-        return self._lost.is_set()
+        return self._lost()
 
     @property
     def timed_out(self) -> bool:

@@ -27,8 +27,8 @@ from tests.faults.evidence import Event, Journal
 import taskyard.worker.pool
 import taskyard.worker.worker
 from taskyard import Batch, Retry, Yard, current_context
+from taskyard.brokers.clock import wall_clock
 from taskyard.brokers.sqlite import SQLiteBroker
-from taskyard.brokers.sqlite.broker import wall_clock
 from taskyard.context import Context
 
 __all__ = ["Config", "Item", "make_yard"]
@@ -40,7 +40,7 @@ class Item(msgspec.Struct):
     Attributes:
         name: its message's id.
         shard: its shard.
-        deed: what the handler does with it (see `_deeds`); " once" behind it: only the first time.
+        deed: what the handler does with it (see `_carry_out`); " once" behind it: only the first time.
     """
 
     name: str
@@ -119,13 +119,20 @@ DEATHS: dict[str, Callable[[], object]] = {
 }
 
 
-def _deeds(items: Sequence[Item]) -> Generator[None, None, None]:
-    """Do what the items say; a yield is a moment of waiting."""
-    context = current_context()
+def _plan(items: Sequence[Item]) -> list[str]:
+    """What the items say. Noted before anything runs, so that who sees it begin may kill it."""
+    deeds = []
     for item in items:
         deed, _, once = item.deed.partition(" ")
-        if not deed or (once and not _first_time(item.name)):
-            continue
+        if deed and (not once or _first_time(item.name)):
+            deeds.append(deed)
+    return deeds
+
+
+def _carry_out(deeds: Sequence[str], items: Sequence[Item]) -> Generator[None, None, None]:
+    """Do it; a yield is a moment of waiting."""
+    context = current_context()
+    for deed in deeds:
         if deed in DEATHS:
             _die(DEATHS[deed])
         elif deed == "hold":
@@ -192,15 +199,17 @@ def _noted(items: Sequence[Item]) -> Generator[Context, None, None]:
 
 
 def _run(items: Sequence[Item]) -> str:
+    deeds = _plan(items)
     with _noted(items) as context:
-        for _ in _deeds(items):
+        for _ in _carry_out(deeds, items):
             time.sleep(0.005)
     return str(context.token)
 
 
 async def _arun(items: Sequence[Item]) -> str:
+    deeds = _plan(items)
     with _noted(items) as context:
-        for _ in _deeds(items):
+        for _ in _carry_out(deeds, items):
             await asyncio.sleep(0.005)
     return str(context.token)
 

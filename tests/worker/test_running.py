@@ -8,7 +8,7 @@ import threading
 from typing import Any
 
 import pytest
-from tests.worker.support import Another, WorkerThread, wait_for, working
+from tests.worker.support import DEADLINE, Another, WorkerThread, wait_for, working
 
 from taskyard import Handler, Retry, State, TaskFailed, Yard, current_context
 from taskyard.brokers.base import AsyncDriver, Broker, Listener, Operation
@@ -40,7 +40,7 @@ NAN = float("nan")
         ({"max_messages": 0}, "max_messages must be a whole number from 1"),
         ({"max_memory": 0.5}, "max_memory must be a whole number from 1"),
         ({"nope": 1}, "nope"),
-        ({"threads": 4, "nope": 1}, "unknown setting of a worker"),
+        ({"threads": 4, "nope": 1}, "a worker has no setting nope, threads"),
     ],
 )
 def test_wrong_settings(yard: Yard, settings: dict[str, Any], text: str) -> None:
@@ -203,19 +203,15 @@ def test_a_hard_stop_does_not_wait_for_a_sync_handler(yard: Yard) -> None:
 
 
 def test_after_a_hard_stop_a_batch_is_not_searched_for_its_bad_message(yard: Yard) -> None:
-    running, go, ended = threading.Event(), threading.Event(), threading.Event()
+    running, go = threading.Event(), threading.Event()
     calls: list[int] = []
-
-    class Ends(Exception):
-        def __del__(self) -> None:
-            ended.set()
 
     @yard.task(name="save", batch=8, result_ttl=60)
     def save(numbers: list[int]) -> None:
         calls.append(len(numbers))
         running.set()
         wait_for(go)
-        raise Ends
+        raise ValueError
 
     (result, *_) = save.enqueue_many(range(8))
     worker = WorkerThread(yard)
@@ -225,7 +221,9 @@ def test_after_a_hard_stop_a_batch_is_not_searched_for_its_bad_message(yard: Yar
     worker.until(lambda: result.status() is State.WAITING)
     go.set()
     worker.join()
-    wait_for(ended)
+    for thread in threading.enumerate():
+        if thread.name.startswith("taskyard-handler"):
+            thread.join(DEADLINE)
     assert calls == [8]
 
 

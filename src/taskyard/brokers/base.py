@@ -33,6 +33,8 @@ from taskyard.brokers.lane import Flush, GroupPolicy
 from taskyard.message import Failure, State
 
 __all__ = [
+    "SHOWN_SHARDS",
+    "TOTALS",
     "AsyncDriver",
     "Back",
     "Broker",
@@ -348,6 +350,27 @@ class DeadQuery(msgspec.Struct):
     limit: int = 100
 
 
+TOTALS = (
+    "put",
+    "done",
+    "retried",
+    "dead",
+    "discarded",
+    "redelivered",
+    "lost",
+    "dead_dropped",
+    "flush_size",
+    "flush_bytes",
+    "flush_age",
+    "flush_drain",
+)
+"""The names of the counters: first those of messages, then those of batches."""
+
+
+SHOWN_SHARDS = 20
+"""How many parked shards counts name."""
+
+
 class Counts(msgspec.Struct):
     """The numbers of one group.
 
@@ -361,9 +384,8 @@ class Counts(msgspec.Struct):
         lanes: shards with messages.
         parked: shards that are held until released.
         oldest: when the oldest waiting message entered its lane, microseconds; 0: none waits.
-        totals: counters since the beginning. Of messages: put, done, retried, dead, discarded,
-            redelivered, lost, dead_dropped; of batches: flush_size, flush_bytes, flush_age,
-            flush_drain.
+        totals: counters since the beginning, by the names in `TOTALS`.
+        parked_shards: the parked shards, sorted, `SHOWN_SHARDS` at most.
     """
 
     group: Group
@@ -375,6 +397,7 @@ class Counts(msgspec.Struct):
     parked: int = 0
     oldest: int = 0
     totals: dict[str, int] = {}
+    parked_shards: list[str] = []
 
 
 class Broker(Protocol):

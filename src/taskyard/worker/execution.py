@@ -24,6 +24,7 @@ from taskyard.message import Failure, Reason, read_envelope
 from taskyard.policy import Batch
 from taskyard.task import Task
 from taskyard.worker.bisect import bisect, bisect_ordered
+from taskyard.worker.lease import Lease
 from taskyard.worker.verdict import HandlerTimeout, WrongResults, outcome_of
 
 __all__ = ["Execution", "Invocation"]
@@ -51,6 +52,11 @@ class _Call(NamedTuple):
     shard: str
     messages: list[tuple[int, Delivery]]
 
+    @property
+    def is_exclusive(self) -> bool:
+        """Whether nothing else of its shard runs, so that nothing may overtake a failed message."""
+        return self.task.policy.claims_per_shard == 1
+
 
 class _Entry(NamedTuple):
     """A message of a batch that could be read."""
@@ -71,13 +77,14 @@ class Execution:
         claim: what to run.
         tasks: the tasks of its group, by name.
         now: the broker's time at the claim, microseconds.
+        lease: for how long it may be run.
 
     Attributes:
         claim: what was claimed.
         instances: handlers of class tasks, or the error that kept one from starting, by task
             and shard.
         is_async: whether it runs on the event loop.
-        lost: set when the lease is lost.
+        lease: for how long it may be run.
         started: messages of calls that were begun.
     """
 
@@ -86,10 +93,11 @@ class Execution:
         claim: Claim,
         tasks: Mapping[str, Task[..., Any]],
         now: int,
+        lease: Lease,
     ) -> None:
         self.claim = claim
         self.is_async = next(iter(tasks.values())).is_async
-        self.lost = threading.Event()
+        self.lease = lease
         self.started = 0
         self._tasks = tasks
         self.instances: Instances = {}
@@ -280,7 +288,7 @@ class Execution:
     def _next_call(self) -> _Call | None:
         with self._lock:
             self._current = self._context = None
-            while self._calls and not self.lost.is_set():
+            while self._calls and not self.lease.is_over():
                 call = self._calls.popleft()
                 if call.shard in self._blocked:
                     for _, message in call.messages:
@@ -290,6 +298,7 @@ class Execution:
                 self._call_began = time.monotonic()
                 self.started += len(call.messages)
                 return call
+            self._give_up_unstarted()  # the lease may be over; nothing more is run under it
         return None
 
     def _run_single(self, call: _Call) -> Script:
@@ -310,28 +319,30 @@ class Execution:
             if error is None:
                 self._done(task, message, message_id, value)
             else:
-                self._failed(call, context, _Entry(priority, message, message_id, None), error)
+                self._failed(call, _Entry(priority, message, message_id, None), error)
 
     def _run_batch(self, call: _Call) -> Script:
         entries = self._readable(call)
         if not entries:
             return
         values: dict[int, Any] = {}
-        context, error = yield from self._call_range(call, entries, 0, len(entries), values)
+        error = yield from self._call_range(call, entries, 0, len(entries), values)
         failed: dict[int, BaseException] = {}
         last = len(entries) - 1
-        exclusive = call.task.policy.claims_per_shard == 1
-        stops = exclusive and call.task.policy.on_error != "skip"
+        stops = call.is_exclusive and call.task.policy.on_error != "skip"
         if isinstance(error, BatchFailed):
             failed = _named(error, len(entries))
             values.update(error.results)
         elif isinstance(error, (Verdict, WrongResults)):
             failed = dict.fromkeys(range(len(entries)), error)
         elif error is not None:
-            failed = yield from self._search(call, entries, error, values)
-            if stops and failed:
+            found = yield from self._search(call, entries, error, values)
+            failed = found or {}
+            if found is None:
+                last = -1
+            elif stops and failed:
                 last = min(failed)
-        self._conclude(call, context, entries, values, failed, last, exclusive)
+        self._conclude(call, entries, values, failed, last)
 
     def _search(
         self,
@@ -339,11 +350,12 @@ class Execution:
         entries: Sequence[_Entry],
         error: BaseException,
         values: dict[int, Any],
-    ) -> Generator[Invocation, Reply, dict[int, BaseException]]:
+    ) -> Generator[Invocation, Reply, dict[int, BaseException] | None]:
+        """Find the bad messages; None: the search was given up, since the lease may be over."""
         policy = call.task.policy
         if len(entries) == 1:
             return {0: error}
-        if policy.claims_per_shard == 1:
+        if call.is_exclusive:
             search = bisect_ordered(len(entries), error, go_on=policy.on_error == "skip")
         else:
             count = policy.retry.count
@@ -354,9 +366,9 @@ class Execution:
         try:
             first, last = next(search)
             while True:
-                if self.lost.is_set() or self._current is not call:
-                    return {}  # nothing of this call will be settled any more
-                _, raised = yield from self._call_range(call, entries, first, last, values)
+                if self.lease.is_over() or self._current is not call:
+                    return None
+                raised = yield from self._call_range(call, entries, first, last, values)
                 first, last = search.send(raised)
         except StopIteration as end:
             failed: dict[int, BaseException] = end.value
@@ -369,7 +381,7 @@ class Execution:
         first: int,
         last: int,
         values: dict[int, Any],
-    ) -> Generator[Invocation, Reply, tuple[Context, BaseException | None]]:
+    ) -> Generator[Invocation, Reply, BaseException | None]:
         part = entries[first:last]
         context = self._make_context(
             call, lambda: [_info(e.id, e.priority, e.message) for e in part]
@@ -378,7 +390,7 @@ class Execution:
         value, error = yield self._invocation(call, (items,), {}, context)
         if error is None and call.task.result_ttl:
             error = _spread(value, first, last, values)
-        return context, error
+        return error
 
     def _invocation(
         self,
@@ -402,7 +414,7 @@ class Execution:
             call.shard,
             self.claim.token,
             infos,
-            self.lost,
+            self.lease.is_over,
         )
 
     # What follows
@@ -452,37 +464,41 @@ class Execution:
                 Failure.of(error, Reason.FAILED), message_id, task.name
             )
 
-    def _failed(self, call: _Call, context: Context, entry: _Entry, error: BaseException) -> None:
+    def _failed(self, call: _Call, entry: _Entry, error: BaseException) -> None:
+        # A context of this message alone: a retry function must not see another one's attempt.
+        info = _info(entry.id, entry.priority, entry.message)
+        context = self._make_context(call, lambda: (info,))
         outcome = outcome_of(error, call.task, context, entry.id, entry.message, random.random)
         sequence = entry.message.sequence
         self._outcomes[sequence] = outcome
+        if isinstance(outcome, Back):
+            _log_park(call, entry, error)
         if isinstance(outcome, Retried):
             _log_retry(call.task, entry, error, outcome)
             if call.task.result_ttl:
                 self._retry_ids[sequence] = entry.id
-        if call.task.policy.claims_per_shard == 1 and isinstance(outcome, (Retried, Back)):
+        if call.is_exclusive and isinstance(outcome, (Retried, Back)):
             self._blocked.add(call.shard)
 
     def _conclude(
         self,
         call: _Call,
-        context: Context,
         entries: Sequence[_Entry],
         values: Mapping[int, Any],
         failed: Mapping[int, BaseException],
         last: int,
-        exclusive: bool,
     ) -> None:
+        """Note how the messages of a batch ended: those behind `last` are to be run again."""
         with self._lock:
             if self._current is not call:
                 return  # given back meanwhile: the grace time is over
             for index, entry in enumerate(entries):
                 # In an exclusive lane nothing overtakes what is to be run again.
-                behind = exclusive and call.shard in self._blocked
+                behind = call.is_exclusive and call.shard in self._blocked
                 if index > last or behind:
                     self._outcomes[entry.message.sequence] = Back(started=True)
                 elif index in failed:
-                    self._failed(call, context, entry, failed[index])
+                    self._failed(call, entry, failed[index])
                 else:
                     self._done(call.task, entry.message, entry.id, values.get(index))
             if last < len(entries) - 1:
@@ -535,6 +551,17 @@ def _spread(value: Any, first: int, last: int, values: dict[int, Any]) -> BaseEx
         )
     values.update(zip(range(first, last), value, strict=True))
     return None
+
+
+def _log_park(call: _Call, entry: _Entry, error: BaseException) -> None:
+    log.error(
+        "shard %r of task %s is parked: its head %s failed",
+        call.shard,
+        call.task.name,
+        entry.id,
+        exc_info=error,
+        extra={"message_id": entry.id, "task": call.task.name, "shard": call.shard},
+    )
 
 
 def _log_retry(task: Task[..., Any], entry: _Entry, error: BaseException, outcome: Retried) -> None:

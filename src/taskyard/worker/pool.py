@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 from taskyard.brokers.base import (
     AsyncDriver,
-    Back,
     Broker,
     Claim,
     Dead,
@@ -27,6 +26,7 @@ from taskyard.task import Task
 from taskyard.worker.execution import Execution
 from taskyard.worker.instances import Instances
 from taskyard.worker.isolation import Isolation
+from taskyard.worker.lease import Lease
 from taskyard.worker.settings import WorkerSettings
 from taskyard.worker.slices import SliceSizes
 
@@ -80,20 +80,19 @@ class Host(Protocol):
 class Run:
     """A claim in a slot."""
 
-    def __init__(self, execution: Execution, deadline: float) -> None:
+    def __init__(self, execution: Execution) -> None:
         self.execution = execution
-        self.deadline = deadline
         self.task: asyncio.Task[None] | None = None
         self.work: asyncio.Future[Any] | None = None
         self.can_cancel = False
 
     def lose(self) -> None:
         """The lease was lost: tell the handler, and cancel it if that is possible."""
-        if not self.execution.lost.is_set():
+        if not self.execution.lease.lost:
             log.warning(
                 "claim %s of %s was lost", self.execution.claim.token, self.execution.claim.group
             )
-        self.execution.lost.set()
+        self.execution.lease.lost = True
         self._cancel()
 
     def give_up(self) -> None:
@@ -244,8 +243,7 @@ class Pool:
 
     def _launch(self, claim: Claim, now: int) -> None:
         tasks = self._host.tasks_of(claim.group)
-        # The broker answered a moment ago, so the true deadline is a little earlier.
-        run = Run(Execution(claim, tasks, now), time.monotonic() + self._settings.lease)
+        run = Run(Execution(claim, tasks, now, Lease(self._settings.lease)))
         self.held[claim.token] = run
         run.task = asyncio.create_task(self._run(claim, run, tasks))
 
@@ -264,7 +262,7 @@ class Pool:
                 await self._watch(run)
         except Exception:  # ours, not a handler's: the lease gives the messages back
             log.exception("running claim %s failed", claim.token)
-            execution.lost.set()
+            execution.lease.lost = True
         finally:
             if classes:
                 self._instances.release(claim, tasks)
@@ -272,7 +270,7 @@ class Pool:
         self._sizes.observe(claim.group, execution.started, elapsed)
         del self.held[claim.token]
         self._host.isolation.has_ended(claim.token)
-        if not execution.lost.is_set():
+        if not execution.lease.lost:
             settlement = execution.settlement()
             self._settlements.append(settlement)
             self._note_outcomes(claim, settlement)
@@ -320,8 +318,6 @@ class Pool:
                 outcome = settlement.outcomes.get(message.sequence)
                 if isinstance(outcome, Dead):
                     self._note_dead(claim.group, lane.shard, message, outcome)
-                elif isinstance(outcome, Back) and outcome.park:
-                    log.error("shard %r of %s is parked", lane.shard, _words(claim.group))
 
     def _note_dead(self, group: Group, shard: str, message: Delivery, dead: Dead) -> None:
         task = dead.task or group.name
@@ -341,7 +337,3 @@ class Pool:
             },
         )
         self._host.note_dead(task, dead)
-
-
-def _words(group: Group) -> str:
-    return f"{group.queue}/{group.name}"

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any, Protocol
 
 from taskyard.brokers.base import Broker
@@ -62,10 +63,13 @@ def run_worker(
     given = dict(settings, queues=queues)
     if concurrency is not None:
         given["concurrency"] = concurrency
-    try:
-        chosen = WorkerSettings(**given)
-    except TypeError as error:
-        raise WorkerError(f"unknown setting of a worker: {error}") from None
+    known = [field.name for field in fields(WorkerSettings)]
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise WorkerError(
+            f"a worker has no setting {', '.join(unknown)}; there are {', '.join(known)}"
+        )
+    chosen = WorkerSettings(**given)
     if chosen.processes == 0:
         serve(source, chosen)
         return

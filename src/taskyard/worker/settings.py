@@ -25,9 +25,10 @@ class WorkerSettings:
         lease: seconds for which claims are leased; they are renewed every third of it.
         grace: seconds that running handlers get to end after SIGTERM.
         slice: seconds of work that a slot claims at once, by what the task took so far.
-        max_messages: a process is replaced after this many messages.
-        max_memory: a process is replaced when it uses this many megabytes.
-        health_file: a file that is touched while every process makes progress.
+        max_messages: a process is replaced after about this many messages (with processes=0 it
+            ends); what it has claimed is finished first.
+        max_memory: the same when it uses this many megabytes.
+        health_file: a file that is touched while every process makes progress; needs a supervisor.
         fail_fast: a message that ends as a dead letter ends the worker, with an error.
     """
 
@@ -60,6 +61,11 @@ class WorkerSettings:
             or not all(isinstance(name, str) for name in queues)
         ):
             raise WorkerError(f"queues must be a list of names or a mapping, not {self.queues!r}")
+        if self.health_file is not None and self.processes == 0:
+            raise WorkerError(
+                "health_file is kept by the supervisor, which processes=0 does without: "
+                "use processes=1 or more"
+            )
         for name, count in self.pools().items():
             if name is not None:
                 _whole(f"the concurrency of queue {name!r}", count, 1, 10_000)

@@ -205,12 +205,12 @@ class Worker:
                 lost = await driver.run(self.broker.extend(list(held), round(lease * 1e6)))
             except BrokerError as error:
                 log.warning("leases could not be renewed: %s", error)
-                lost = [token for token, run in held.items() if run.deadline < asked]
+                lost = [token for token, run in held.items() if run.execution.lease.is_over()]
             else:
                 self.note_progress()
                 for token, run in held.items():
                     if token not in lost:
-                        run.deadline = asked + lease
+                        run.execution.lease.deadline = asked + lease
             for token in lost:
                 held[token].lose()
 

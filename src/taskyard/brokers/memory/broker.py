@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -24,6 +23,7 @@ from taskyard.brokers.base import (
     Step,
     Want,
 )
+from taskyard.brokers.clock import wall_clock
 from taskyard.brokers.lane import GroupPolicy
 from taskyard.brokers.memory import claims, steps
 from taskyard.brokers.memory.listeners import MemoryListener
@@ -36,11 +36,6 @@ MemoryStep: TypeAlias = Callable[[MemoryState], Any]
 
 CHUNK = 500
 """Records and dead letters that a step of a longer operation touches."""
-
-
-def wall_clock() -> int:
-    """Microseconds since 1970, by this machine's clock."""
-    return time.time_ns() // 1000
 
 
 class MemoryBroker:

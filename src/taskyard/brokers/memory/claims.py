@@ -24,7 +24,7 @@ from taskyard.brokers.memory.lanes import Lane, Room
 from taskyard.brokers.memory.state import Delayed, MemoryState
 from taskyard.message import Failure, Reason, State, read_envelope
 
-__all__ = ["extend", "reap", "step"]
+__all__ = ["Claimer", "extend", "reap", "step"]
 
 REAPED = 4
 """Lost claims that one step takes back."""

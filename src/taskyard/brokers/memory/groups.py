@@ -6,25 +6,21 @@ from collections.abc import Iterator
 
 import msgspec
 
-from taskyard.brokers.base import ClaimedLane, Counts, Delivery, Group, GroupWant
-from taskyard.brokers.lane import Flush, GroupPolicy
+from taskyard.brokers.base import (
+    SHOWN_SHARDS,
+    TOTALS,
+    ClaimedLane,
+    Counts,
+    Delivery,
+    Group,
+    GroupWant,
+)
+from taskyard.brokers.lane import GroupPolicy
 from taskyard.brokers.memory.agenda import Agenda
 from taskyard.brokers.memory.lanes import Lane
 from taskyard.message import read_envelope
 
 __all__ = ["GroupState", "OpenClaim", "Part"]
-
-TOTALS = (
-    "put",
-    "done",
-    "retried",
-    "dead",
-    "discarded",
-    "redelivered",
-    "lost",
-    "dead_dropped",
-    *(f"flush_{reason}" for reason in Flush),
-)
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -151,7 +147,10 @@ class GroupState:
                 counts.waiting += lane.state.waiting
                 oldest = lane.state.oldest
                 counts.oldest = min(counts.oldest, oldest) if counts.oldest else oldest
-            counts.parked += lane.state.parked
+            if lane.state.parked:
+                counts.parked += 1
+                counts.parked_shards.append(lane.shard)
+        counts.parked_shards = sorted(counts.parked_shards)[:SHOWN_SHARDS]
         counts.totals = dict(self.totals)
         return counts
 

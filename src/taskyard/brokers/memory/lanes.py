@@ -12,7 +12,7 @@ from taskyard.brokers.lane import LaneState, Place
 if TYPE_CHECKING:
     from taskyard.brokers.memory.groups import GroupState
 
-__all__ = ["Lane", "Room"]
+__all__ = ["Fifo", "Lane", "Room"]
 
 _COMPACT = 64
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,8 @@ from urllib.parse import quote
 import msgspec
 
 from taskyard.brokers.base import (
+    SHOWN_SHARDS,
+    TOTALS,
     Counts,
     DeadLetter,
     DeadQuery,
@@ -26,6 +27,7 @@ from taskyard.brokers.base import (
     Step,
     Want,
 )
+from taskyard.brokers.clock import wall_clock
 from taskyard.brokers.lane import GroupPolicy
 from taskyard.brokers.sqlite.claims import Claimer, servable
 from taskyard.brokers.sqlite.database import Settings
@@ -45,7 +47,7 @@ from taskyard.brokers.sqlite.transaction import Transaction
 from taskyard.errors import BrokerError, PolicyConflict
 from taskyard.message import State
 
-__all__ = ["SQLiteBroker", "wall_clock"]
+__all__ = ["SQLiteBroker", "no_probe"]
 
 T = TypeVar("T")
 
@@ -60,11 +62,6 @@ CHUNK = 500
 
 def no_probe(point: str) -> None:
     """Take no notice of a point that was reached."""
-
-
-def wall_clock() -> int:
-    """Microseconds since 1970, by this machine's clock."""
-    return time.time_ns() // 1000
 
 
 class SQLiteBroker:
@@ -414,7 +411,7 @@ def _extend(tx: Transaction, tokens: Sequence[int], lease: int) -> list[int]:
 def _counts(connection: Connection) -> list[Counts]:
     counted: dict[int, Counts] = {}
     for id_, queue, name in connection.execute("SELECT id, queue, name FROM taskyard_group"):
-        counted[id_] = Counts(Group(queue, name))
+        counted[id_] = Counts(Group(queue, name), totals=dict.fromkeys(TOTALS, 0))
     for id_, name, value in connection.execute(
         "SELECT grp, name, value FROM taskyard_counter WHERE grp > 0"
     ):
@@ -429,6 +426,11 @@ def _counts(connection: Connection) -> list[Counts]:
     for id_, lanes, parked, oldest in rows:
         row = counted[id_]
         row.lanes, row.parked, row.oldest = lanes, parked, oldest or 0
+    for id_, shard in connection.execute(
+        "SELECT grp, shard FROM taskyard_lane WHERE parked ORDER BY grp, shard"
+    ):
+        if len(counted[id_].parked_shards) < SHOWN_SHARDS:
+            counted[id_].parked_shards.append(shard)
     return sorted(counted.values(), key=lambda item: item.group)
 
 

@@ -18,7 +18,7 @@ from taskyard.brokers.sqlite.database import Database, Settings
 from taskyard.brokers.sqlite.transaction import Transaction
 from taskyard.brokers.sqlite.wakeup import Doorbell, Doorbells
 
-__all__ = ["Read", "SQLiteAsyncDriver", "SQLiteDriver", "Write"]
+__all__ = ["Read", "SQLiteAsyncDriver", "SQLiteDriver", "SQLiteListener", "Write"]
 
 T = TypeVar("T")
 
