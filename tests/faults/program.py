@@ -40,7 +40,7 @@ class Item(msgspec.Struct):
     Attributes:
         name: its message's id.
         shard: its shard.
-        deed: what the handler does with it (see `_carry_out`); " once" behind it: only the first time.
+        deed: what the handler does (see `_carry_out`); " once" behind it: only the first time.
     """
 
     name: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
@@ -87,7 +86,7 @@ def outcome(
 
     message = Delivery(10, 10, attempts, attempts, 0, 0, b"")
     info = MessageInfo("id-1", 10, attempts + 1, attempts + 1, 0)
-    context = Context("save", "default", "", 1, lambda: [info], threading.Event())
+    context = Context("save", "default", "", 1, lambda: [info], lambda: False)
     return outcome_of(error, task, context, "id-1", message, random)
 
 

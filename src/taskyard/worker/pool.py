@@ -244,6 +244,8 @@ class Pool:
     def _launch(self, claim: Claim, now: int) -> None:
         tasks = self._host.tasks_of(claim.group)
         run = Run(Execution(claim, tasks, now, Lease(self._settings.lease)))
+        if self._host.stopping:  # it was on its way when the worker was told to stop
+            run.execution.stop()
         self.held[claim.token] = run
         run.task = asyncio.create_task(self._run(claim, run, tasks))
 

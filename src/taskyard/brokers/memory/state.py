@@ -186,7 +186,10 @@ class MemoryState:
             old.body,
         )
         lane = self.lane(delayed.group, delayed.shard)
-        lane.put_back(delayed.priority, message)
+        if message.losses:
+            lane.put_back(delayed.priority, message)
+        else:
+            lane.extend(delayed.priority, [message], len(message.body))
         self.settle_down(lane)
 
     # Ends
