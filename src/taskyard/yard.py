@@ -163,7 +163,8 @@ class Yard:
             timeout: seconds that an attempt may take. Async handlers are cancelled. A synchronous
                 one cannot be stopped: its context says that the time is over, and the attempt
                 counts as failed when it returns.
-            expires: seconds that a message may wait; later it becomes a dead letter instead.
+            expires: seconds that a message may wait for its first attempt; later it becomes a dead
+                letter instead.
             max_deliveries: how often a message may take its worker down before it is given up.
             on_error: what happens to an ordered shard whose head fails: "block" (it is retried in
                 place; out of retries it becomes a dead letter), "skip" (dead letter at once) or
@@ -403,7 +404,10 @@ class Yard:
         return self._async_driver
 
     def close(self) -> None:
-        """Close what is open. The yard can be used again."""
+        """Close what is open, if no event loop uses it. The yard can be used again."""
+        asynchronous, self._async_driver = self._async_driver, None
+        if asynchronous is not None:
+            asynchronous.shut_down()
         driver, self._driver = self._driver, None
         if driver is not None:
             driver.close()

@@ -174,6 +174,14 @@ def test_a_batch_that_was_ready_may_go_after_the_clock_was_set_back(batching: Ha
     assert (names(claim), reasons(claim)) == (["a", "b", "c"], [Flush.SIZE])
 
 
+def test_what_was_ready_by_age_stays_so_when_the_clock_is_set_back(batching: Harness) -> None:
+    batching.put("a")
+    batching.clock.advance(5)
+    assert batching.claim(3, groups=[OTHER]) is None, "but its lane is ready from here on"
+    batching.clock.set_back(3)
+    assert reasons(batching.take(3)) == [Flush.AGE]
+
+
 def test_a_clock_set_forward_flushes(batching: Harness) -> None:
     batching.put("a")
     batching.clock.advance(3600)

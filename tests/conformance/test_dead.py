@@ -133,10 +133,12 @@ def test_a_dead_letter_is_retried_as_new(harness: Harness) -> None:
     assert harness.state("a") == "done"
 
 
-def test_a_dead_letter_outlives_its_record(harness: Harness) -> None:
+@pytest.mark.parametrize("tidied", [True, False])
+def test_a_dead_letter_outlives_its_record(harness: Harness, tidied: bool) -> None:
     bury(harness, "a", keep=1)
     harness.clock.advance(2)
-    harness.tidy()
+    if tidied:
+        harness.tidy()
     assert harness.retry_dead() == 1
     assert harness.record("a") is None
     assert harness.work_off() == ["a"]

@@ -134,6 +134,25 @@ def test_nor_when_they_come_from_several_lanes(harness: Harness) -> None:
     assert sorted(name for claim in claims for name in claim) == ["lost1", "lost2", "new"]
 
 
+def test_lost_messages_of_several_lanes_keep_as_much_company(harness: Harness) -> None:
+    for index in range(16):
+        harness.put(f"m{index}", shard=str(index))
+    harness.take(16, owner="dead")
+    harness.reap("dead")
+    assert [len(claim) for claim in harness.claims(16, claims=4)] == [4, 4, 4, 4]
+
+
+def test_lanes_come_back_in_the_order_in_which_they_were_claimed(harness: Harness) -> None:
+    harness.declare(concurrency=1)
+    harness.put("a1", "a2", shard="a")
+    claim = harness.take()
+    harness.put("b1", shard="b")
+    harness.settle(claim)
+    assert names(harness.take(2, owner="dead")) == ["b1", "a2"]
+    harness.reap("dead")
+    assert harness.work_off(1) == ["b1", "a2"]
+
+
 def test_company_stays_small_through_give_backs(harness: Harness) -> None:
     harness.put(*(f"m{index}" for index in range(8)))
     harness.take(8, owner="dead")

@@ -376,7 +376,7 @@ def hold_against_the_model(broker: str, examples: int, steps: int) -> None:
 
 @pytest.mark.parametrize("broker", OTHERS)
 def test_a_broker_is_observed_like_the_model(broker: str) -> None:
-    hold_against_the_model(broker, examples=60, steps=30)
+    hold_against_the_model(broker, examples=200, steps=40)
 
 
 @pytest.mark.long

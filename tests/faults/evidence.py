@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Event", "Evidence", "Journal", "Put", "Run"]
+__all__ = ["ENDS", "Event", "Evidence", "Journal", "Put", "Run"]
 
 
 class Event(NamedTuple):

@@ -455,7 +455,7 @@ def test_a_dead_letter_is_logged_with_fields_and_without_payload(
     yard.run_worker(burst=True)
     (record,) = [record for record in logged.records if record.levelno == logging.ERROR]
     assert record.name == "taskyard.worker"
-    assert record.getMessage() == "message order-17 of task pay is dead: failed"
+    assert record.getMessage() == "message order-17 of task pay is dead: failed (ValueError)"
     fields = vars(record)
     assert {name: fields[name] for name in ("message_id", "task", "queue", "reason", "error")} == {
         "message_id": "order-17",

@@ -552,6 +552,10 @@ class AsyncDriver(Protocol):
         """Free what is held."""
         ...
 
+    def shut_down(self) -> None:
+        """Free what is held, from outside of any event loop."""
+        ...
+
 
 class Listener(Protocol):
     """Somebody whom the broker can wake.

@@ -18,13 +18,14 @@ from types import CoroutineType
 from typing import Any, NamedTuple, TypeAlias
 
 from taskyard.brokers.base import Back, Claim, Dead, Delivery, Outcome, Retried, Settlement
-from taskyard.context import Context, MessageInfo, running
+from taskyard.context import Context, MessageInfo
 from taskyard.errors import BatchFailed, PayloadError, Verdict
 from taskyard.message import Failure, Reason, read_envelope
 from taskyard.policy import Batch
 from taskyard.task import Task
 from taskyard.worker.bisect import bisect, bisect_ordered
 from taskyard.worker.lease import Lease
+from taskyard.worker.own_context import OwnContext, variables_for
 from taskyard.worker.verdict import HandlerTimeout, WrongResults, outcome_of
 
 __all__ = ["Execution", "Invocation"]
@@ -225,16 +226,15 @@ class Execution:
         try:
             invocation = next(script)
             while True:
-                token = running.set(invocation.context)
                 try:
-                    value = invocation.function(*invocation.args, **invocation.kwargs)
+                    value = variables_for(invocation.context).run(
+                        invocation.function, *invocation.args, **invocation.kwargs
+                    )
                     reply: Reply = (value, None)
                     if type(value) is CoroutineType:
                         reply = (None, _not_awaited(value))
                 except BaseException as error:  # noqa: BLE001 - a handler may raise what it likes
                     reply = (None, error)
-                finally:
-                    running.reset(token)
                 if invocation.context.timed_out:
                     reply = (None, _late(invocation, reply[1]))
                 invocation = script.send(reply)
@@ -252,19 +252,19 @@ class Execution:
             pass
 
     async def _await(self, invocation: Invocation) -> Reply:
-        token = running.set(invocation.context)
+        function, args, kwargs, context, timeout = invocation
+        call = OwnContext(variables_for(context), function, args, kwargs)
         try:
-            if invocation.timeout is None:
-                return await invocation.function(*invocation.args, **invocation.kwargs), None
-            limit = asyncio.timeout(invocation.timeout)
+            if timeout is None:
+                return await call, None
+            limit = asyncio.timeout(timeout)
             try:
                 async with limit:
-                    value = await invocation.function(*invocation.args, **invocation.kwargs)
-                return value, None
+                    return await call, None
             except TimeoutError as error:
                 if not limit.expired():
                     return None, error
-                invocation.context.time_out()
+                context.time_out()
                 return None, _late(invocation, error)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
@@ -273,8 +273,6 @@ class Execution:
             return None, error  # something inside the handler was cancelled, not the handler
         except BaseException as error:  # noqa: BLE001 - a handler may raise what it likes
             return None, error
-        finally:
-            running.reset(token)
 
     # The script
 
@@ -442,8 +440,8 @@ class Execution:
             )
 
     def _expired(self, task: Task[..., Any], message: Delivery, message_id: str) -> bool:
-        if task.policy.expires is None:
-            return False
+        if task.policy.expires is None or message.attempts:
+            return False  # after a failed attempt, the retry policy says how long it is tried
         waited = time.monotonic() + self._clock_offset - message.since / 1e6
         if waited <= task.policy.expires:
             return False

@@ -324,10 +324,11 @@ class Pool:
     def _note_dead(self, group: Group, shard: str, message: Delivery, dead: Dead) -> None:
         task = dead.task or group.name
         log.error(
-            "message %s of task %s is dead: %s",
+            "message %s of task %s is dead: %s %s",
             dead.id or "(unreadable)",
             task,
             dead.failure.reason,
+            dead.failure.kind and f"({dead.failure.kind})",
             extra={
                 "message_id": dead.id,
                 "task": task,

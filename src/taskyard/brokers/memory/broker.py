@@ -212,6 +212,9 @@ class MemoryAsyncDriver:
     async def close(self) -> None:
         """Do nothing: there is nothing to free but the broker itself."""
 
+    def shut_down(self) -> None:
+        """Do nothing, for the same reason."""
+
 
 # A fork must not happen in the middle of a step of another thread: the child's copy would be
 # half changed, and locked for ever.

@@ -198,6 +198,11 @@ class SQLiteAsyncDriver:
         await loop.run_in_executor(self._own_thread(), self._runner.close)
         self._thread.shutdown()
 
+    def shut_down(self) -> None:
+        """See `AsyncDriver.shut_down`."""
+        self._own_thread().submit(self._runner.close)
+        self._thread.shutdown()
+
 
 class SQLiteListener:
     """Sleeps at a socket, and looks at the file's version now and then.
