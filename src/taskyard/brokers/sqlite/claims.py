@@ -10,7 +10,7 @@ import msgspec
 
 from taskyard.brokers import lane as rules
 from taskyard.brokers.base import Claim, ClaimedLane, Delivery, GroupWant, Want
-from taskyard.brokers.lane import Flush
+from taskyard.brokers.lane import Flush, Place
 from taskyard.brokers.sqlite.groups import GroupRow
 from taskyard.brokers.sqlite.lanes import DELIVERY, Lane, Lanes, delivery
 from taskyard.brokers.sqlite.transaction import Transaction
@@ -241,7 +241,9 @@ class _Taker:
     ) -> None:
         reason, wanted = None, self.room
         if self.group.policy.within:
-            reason = rules.flush(lane, self.group.policy, self._tx.now) or Flush.DRAIN
+            # A clock that was set back can undo the age of a batch that is ready already.
+            otherwise = Flush.AGE if lane.place == Place.READY else Flush.DRAIN
+            reason = rules.flush(lane, self.group.policy, self._tx.now) or otherwise
             wanted = rules.take(lane, self.group.policy, self.room, reason)
         messages, size = self._fitting(rows, wanted)
         if not messages:
@@ -278,7 +280,8 @@ class _Taker:
                     break
                 self._history = (message.losses, message.cap)
                 if message.cap:
-                    self.room = wanted = min(wanted, message.cap)
+                    self.room = min(self.room, message.cap)
+                    wanted = min(wanted, message.cap)
             if (message.losses, message.cap) != self._history:
                 break
             if size + len(message.body) > self._bytes and (messages or self.parts):

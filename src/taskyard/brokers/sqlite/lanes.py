@@ -115,13 +115,14 @@ class Lanes:
         return self._by_key.get((group.id, shard))
 
     def by_ids(self, group: GroupRow, ids: Sequence[int]) -> list[Lane]:
-        """Stored lanes by id."""
+        """Stored lanes by id, in this order."""
         # By id alone: with the group beside it, the planner would walk all lanes of the group.
         rows = self._tx.execute(
             f"SELECT {_COLUMNS} FROM taskyard_lane WHERE id IN (SELECT value FROM json_each(?))",
             (msgspec.json.encode(ids),),
         ).fetchall()
-        return [self._known(group, row) for row in rows]
+        by_id = {row[0]: row for row in rows}
+        return [self._known(group, by_id[id_]) for id_ in ids if id_ in by_id]
 
     def ready(self, group: GroupRow, behind: tuple[int, int], limit: int) -> list[Lane]:
         """Ready lanes in the order in which they are served, behind a priority and turn."""

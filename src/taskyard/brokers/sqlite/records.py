@@ -76,8 +76,8 @@ def reopen_record(tx: Transaction, id_: str) -> None:
     """Note that a dead message waits again."""
     tx.execute(
         "UPDATE taskyard_record SET state = ?, due = 0, expires = 0, result = NULL,"
-        " failure = NULL WHERE id = ?",
-        (State.WAITING, id_),
+        " failure = NULL WHERE id = ? AND expires > ?",  # one that has expired is none
+        (State.WAITING, id_, tx.now),
     )
 
 
