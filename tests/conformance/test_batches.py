@@ -219,3 +219,11 @@ def test_many_lanes_grow_old_together(batching: Harness) -> None:
     assert len(seen) == 1200
     assert batching.flushed() == {"age": 1200}
     assert batching.counts(TASK).waiting == 0
+
+
+def test_a_full_batch_is_not_split_to_fill_a_claim(harness: Harness) -> None:
+    harness.put("a", "b", "c", shard="1")
+    harness.put("d", "e", "f", shard="2")
+    first = harness.take(5)
+    assert names(first) == ["a", "b", "c"]
+    assert names(harness.take(5)) == ["d", "e", "f"]

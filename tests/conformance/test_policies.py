@@ -143,11 +143,20 @@ def test_everything_else_may_change_at_any_time(harness: Harness) -> None:
 def test_members_add_up_over_declarations(harness: Harness) -> None:
     harness.declare(members=["a", "b"])
     harness.declare(members=["b", "c"], replace=False)
-    harness.declare(members=["d"])
     harness.put("m")
+    harness.declare(members=["d"])
     assert harness.claim(members="abc") is None
     assert harness.claim(members="bcd") is None
     assert names(harness.take(members="abcd")) == ["m"]
+
+
+def test_a_task_leaves_an_order_that_has_no_messages(harness: Harness) -> None:
+    harness.declare(members=["a", "b"])
+    harness.put("m")
+    harness.settle(harness.take(members="ab"))
+    harness.declare(members=["b"])
+    harness.put("n")
+    assert names(harness.take(members="b")) == ["n"]
 
 
 def test_a_declared_group_is_counted(harness: Harness) -> None:

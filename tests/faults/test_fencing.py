@@ -49,7 +49,8 @@ def test_a_settle_after_the_lease_is_refused_by_the_broker(scene: Scene, kind: s
     """The handler ends in the moment in which its process goes on: nobody had time to tell it."""
     scene.setup(kind=kind)
     scene.put([Item("held", "s", "hold once"), Item("behind", "s")])
-    first = scene.worker(settings={"lease": 60.0})
+    # One slot: what it had claimed and not begun, it would begin, unaware that its lease is gone.
+    first = scene.worker(settings={"lease": 60.0, "concurrency": 1})
     began = scene.began("held")
     scene.pause(first.pid)
     scene.expire()

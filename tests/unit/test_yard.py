@@ -266,7 +266,7 @@ def test_a_policy_that_contradicts_what_is_waiting(tmp_path: Path) -> None:
     declare(shard="left", ordered=True).enqueue(1)
     declare(shard="left", ordered=True, retry=9).enqueue(2)
     with pytest.raises(
-        PolicyConflict, match=r"add is stored with claims per shard = 1.*this program declares 4"
+        PolicyConflict, match=r"add is declared with 4 claims per shard.*stored with 1"
     ):
         declare(shard="left", shard_concurrency=4).enqueue(3)
 

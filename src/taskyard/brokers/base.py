@@ -71,6 +71,9 @@ class Group(msgspec.Struct, frozen=True, order=True):
     queue: str
     name: str
 
+    def __str__(self) -> str:
+        return f"{self.queue}/{self.name}"
+
 
 class Put(msgspec.Struct):
     """Messages for one lane and priority.

@@ -16,8 +16,10 @@ __all__ = [
     "LaneState",
     "Place",
     "cap_after_loss",
+    "conflict_text",
     "flush",
     "is_given_up",
+    "merged",
     "place",
     "take",
 ]
@@ -53,8 +55,8 @@ class GroupPolicy(msgspec.Struct, frozen=True):
         concurrency: claims that a shard may have open at once; 0: any.
         max_deliveries: losses after which a message that is alone in a claim is given up.
         members: the tasks of an order group; () for a task that is its own group. A broker
-            keeps the union of what was declared, and gives the group's messages only to
-            workers that know them all.
+            keeps the union of what was declared while the group has messages, and gives them only
+            to workers that know all members.
     """
 
     size: int = 1
@@ -132,7 +134,9 @@ def flush(lane: LaneState, policy: GroupPolicy, now: int) -> Flush | None:
     return None
 
 
-def take(lane: LaneState, policy: GroupPolicy, room: int, reason: Flush) -> int:
+def take(
+    lane: LaneState, policy: GroupPolicy, room: int, reason: Flush, *, begun: bool = False
+) -> int:
     """Say how many messages of a ready lane a claim takes.
 
     Arguments:
@@ -140,15 +144,52 @@ def take(lane: LaneState, policy: GroupPolicy, room: int, reason: Flush) -> int:
         policy: its group's policy.
         room: the messages that the claim has room for, 1 or more.
         reason: why the lane is flushed.
+        begun: whether the claim holds messages of other lanes already.
 
     Returns:
         A number of messages. A lane that waits for full batches gives only full ones while its
-        rest may still fill; the bytes of a batch are counted where the bodies are read.
+        rest may still fill. 0: a full batch does not fit any more, so the claim is full. The bytes
+        of a batch are counted where the bodies are read.
     """
     count = min(lane.waiting, room)
-    if reason is Flush.SIZE and policy.within and count > policy.size:
+    if reason is not Flush.SIZE or not policy.within:
+        return count
+    if begun and room < min(lane.waiting, policy.size):
+        return 0
+    if count > policy.size:
         count -= count % policy.size
     return count
+
+
+def merged(stored: GroupPolicy, declared: GroupPolicy, *, keep: bool, present: int) -> GroupPolicy:
+    """Say what a group's policy is after a declaration.
+
+    Arguments:
+        stored: what it was.
+        declared: what a program declares.
+        keep: whether the stored one stays, but for its members.
+        present: messages that were put under the stored one, and are still there.
+    """
+    known = {*declared.members, *(stored.members if keep or present else ())}
+    policy = stored if keep else declared
+    return msgspec.structs.replace(policy, members=tuple(sorted(known)))
+
+
+def conflict_text(group: object, stored: GroupPolicy, declared: GroupPolicy, present: int) -> str:
+    """Say why a group cannot be declared with another concurrency.
+
+    Arguments:
+        group: its key, as text.
+        stored: what it was.
+        declared: what a program declares.
+        present: messages that were put under the stored one, and are still there.
+    """
+    return (
+        f"{group} is declared with {declared.concurrency or 'any number of'} claims per shard,"
+        f" but it is stored with {stored.concurrency or 'any number of'}, and {present} messages"
+        f" that were put under that are still there. Let workers with the old declaration drain"
+        f" it first, or use another name"
+    )
 
 
 def is_given_up(policy: GroupPolicy, *, claimed: int, singled_out: bool, losses: int) -> bool:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import msgspec
+
 from taskyard.brokers.base import AsyncDriver, Broker, Dead, Group
 from taskyard.errors import BrokerError, WorkerError
 from taskyard.task import Task
@@ -186,10 +188,10 @@ class Worker:
 
     async def _declare(self, driver: AsyncDriver) -> None:
         for group, tasks in self._groups.items():
-            policy = None
-            for task in tasks.values():
-                policy = task.group_policy
-                await driver.run(self.broker.declare(group, policy, replace=True))
+            policies = [task.group_policy for task in tasks.values()]
+            members = tuple(sorted(name for policy in policies for name in policy.members))
+            policy = msgspec.structs.replace(policies[-1], members=members)
+            await driver.run(self.broker.declare(group, policy, replace=True))
 
     # Beside the pools
 

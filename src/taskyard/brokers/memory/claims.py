@@ -232,7 +232,7 @@ class Claimer:
         passed: list[tuple[Lane, tuple[int, int]]] = []
         while room.messages > 0 and (head := lanes.first()) is not None:
             key, lane = head
-            part = _take_from(lane, room, self._state.now, otherwise)
+            part = _take_from(lane, room, self._state.now, otherwise, begun=bool(taken))
             if part is None:
                 passed.append((lane, key))
             else:
@@ -258,14 +258,19 @@ class Claimer:
         return Claim(token, group.key, taken, deadline)
 
 
-def _take_from(lane: Lane, room: Room, now: int, otherwise: Flush) -> ClaimedLane | None:
+def _take_from(
+    lane: Lane, room: Room, now: int, otherwise: Flush, *, begun: bool
+) -> ClaimedLane | None:
     policy = lane.group.policy
     if otherwise is Flush.DRAIN and lane.state.blocked > now:
         return None  # by a clock set back: else it would not wait for its batch to fill
     reason = None
     if policy.within:
         reason = flush(lane.state, policy, now) or otherwise
-    count = take(lane.state, policy, room.messages, reason or Flush.SIZE)
+    count = take(lane.state, policy, room.messages, reason or Flush.SIZE, begun=begun)
+    if count == 0:
+        room.messages = 0
+        return None
     messages = lane.take(count, room)
     if not messages:
         return None

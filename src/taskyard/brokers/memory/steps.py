@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
-
 from taskyard.brokers.base import Counts, DeadQuery, Delivery, Group, Put, Record
-from taskyard.brokers.lane import GroupPolicy
+from taskyard.brokers.lane import GroupPolicy, conflict_text, merged
 from taskyard.brokers.memory.groups import GroupState
 from taskyard.brokers.memory.lanes import Lane
 from taskyard.brokers.memory.records import Kept
@@ -36,11 +34,11 @@ __all__ = [
 def declare(state: MemoryState, key: Group, policy: GroupPolicy, *, replace: bool) -> None:
     """Store the policy of a group."""
     group = state.group(key)
-    if group.declared and group.policy.concurrency != policy.concurrency:
-        _refuse_conflict(group, policy)
-    members = tuple(sorted({*policy.members, *group.policy.members}))
-    wanted = group.policy if group.declared and not replace else policy
-    wanted = msgspec.structs.replace(wanted, members=members)
+    present = group.present()
+    if group.declared and group.policy.concurrency != policy.concurrency and present:
+        raise PolicyConflict(conflict_text(key, group.policy, policy, present))
+    keep = group.declared and not replace
+    wanted = merged(group.policy, policy, keep=keep, present=present)
     if not group.declared and wanted.concurrency:
         _hold_lanes(state, group)
     group.declared = True
@@ -49,18 +47,6 @@ def declare(state: MemoryState, key: Group, policy: GroupPolicy, *, replace: boo
         # The one step that looks at every lane of a group: a deploy, not daily work.
         for _, lane in sorted(group.lanes.items()):
             state.settle_down(lane)
-
-
-def _refuse_conflict(group: GroupState, policy: GroupPolicy) -> None:
-    present = group.present()
-    if present:
-        stored, new = group.policy.concurrency or "any", policy.concurrency or "any"
-        raise PolicyConflict(
-            f"{group.key.queue}/{group.key.name} is declared with {new} claims per shard"
-            f" (concurrency), but it is stored with {stored}, and {present} messages that were"
-            f" put under that are still there. Let workers with the old declaration drain it"
-            f" first, or use another name"
-        )
 
 
 def _hold_lanes(state: MemoryState, group: GroupState) -> None:

@@ -28,7 +28,7 @@ from taskyard.brokers.base import (
     Want,
 )
 from taskyard.brokers.clock import wall_clock
-from taskyard.brokers.lane import GroupPolicy
+from taskyard.brokers.lane import GroupPolicy, conflict_text, merged
 from taskyard.brokers.sqlite.claims import Claimer, servable
 from taskyard.brokers.sqlite.database import Settings
 from taskyard.brokers.sqlite.drivers import Read, SQLiteAsyncDriver, SQLiteDriver, Write
@@ -37,6 +37,7 @@ from taskyard.brokers.sqlite.lanes import Lanes
 from taskyard.brokers.sqlite.records import (
     dead_letters,
     finish_records,
+    forget_expired,
     open_records,
     read_records,
     remove_dead,
@@ -44,7 +45,7 @@ from taskyard.brokers.sqlite.records import (
 )
 from taskyard.brokers.sqlite.settle import Settler, promote, store_due
 from taskyard.brokers.sqlite.transaction import Transaction
-from taskyard.errors import BrokerError, PolicyConflict
+from taskyard.errors import BrokerError, DuplicateId, PolicyConflict
 from taskyard.message import State
 
 __all__ = ["SQLiteBroker", "no_probe"]
@@ -127,7 +128,15 @@ class SQLiteBroker:
 
     def put(self, puts: Sequence[Put]) -> Operation[None]:
         """See `Broker.put`."""
-        yield Write(partial(self._put, puts=puts))
+        try:
+            yield Write(partial(self._put, puts=puts))
+        except DuplicateId:
+            # The record may have expired, and not be tidied away yet.
+            ids = [id_ for put in puts for id_ in put.ids or ()]
+            forgotten: int = yield Write(partial(forget_expired, ids=ids))
+            if not forgotten:
+                raise
+            yield Write(partial(self._put, puts=puts))
         self._probe("put committed")
 
     def step(self, settlements: Sequence[Settlement], want: Want | None) -> Operation[Step]:
@@ -266,12 +275,10 @@ def _declare(tx: Transaction, group: Group, policy: GroupPolicy, replace: bool) 
     if stored is None:
         tx.store_group(group, policy, declared=True)
         return
-    members = tuple(sorted({*policy.members, *stored.policy.members}))
-    wanted = msgspec.structs.replace(policy, members=members)
-    if stored.declared and stored.policy.concurrency != policy.concurrency:
-        _refuse_conflict(tx, stored, policy)
-    if stored.declared and not replace:
-        wanted = msgspec.structs.replace(stored.policy, members=members)
+    present = _present(tx, stored)
+    if stored.declared and stored.policy.concurrency != policy.concurrency and present:
+        raise PolicyConflict(conflict_text(group, stored.policy, policy, present))
+    wanted = merged(stored.policy, policy, keep=stored.declared and not replace, present=present)
     if stored.declared and wanted == stored.policy:
         return
     row = tx.store_group(group, wanted, declared=True)
@@ -280,23 +287,15 @@ def _declare(tx: Transaction, group: Group, policy: GroupPolicy, replace: bool) 
     _relocate_all(tx, row)
 
 
-def _refuse_conflict(tx: Transaction, stored: GroupRow, policy: GroupPolicy) -> None:
-    present = sum(
+def _present(tx: Transaction, group: GroupRow) -> int:
+    return sum(
         value
         for (value,) in tx.execute(
             "SELECT value FROM taskyard_counter WHERE grp = ?"
             " AND name IN ('now:waiting', 'now:delayed', 'now:running')",
-            (stored.id,),
+            (group.id,),
         )
     )
-    if present:
-        group = stored.group
-        raise PolicyConflict(
-            f"{group.queue}/{group.name} is stored with claims per shard ="
-            f" {stored.policy.concurrency or 'any'}, and {present} messages that were put under"
-            f" it are still there; this program declares {policy.concurrency or 'any'}. Let a"
-            f" worker of the old declaration drain the queue first, or use another name"
-        )
 
 
 def _count_exactly(tx: Transaction, group: GroupRow) -> None:
@@ -313,7 +312,9 @@ def _relocate_all(tx: Transaction, group: GroupRow) -> None:
     lanes = Lanes(tx)
     shards = [
         shard
-        for (shard,) in tx.execute("SELECT shard FROM taskyard_lane WHERE grp = ?", (group.id,))
+        for (shard,) in tx.execute(
+            "SELECT shard FROM taskyard_lane WHERE grp = ? ORDER BY shard", (group.id,)
+        )
     ]
     for lane in lanes.get(group, shards):
         lanes.relocate(lane)

@@ -31,6 +31,8 @@ Row = tuple[Any, ...]
 
 FIRST = (-(1 << 40), 0)
 """Before every priority and turn."""
+MOST_PASSED_OVER = 2048
+"""Lanes with another history that a claim looks at; a crash may leave many of them."""
 
 _parts = msgspec.msgpack.Decoder(list[ClaimedLane])
 
@@ -130,7 +132,7 @@ class Claimer:
 
     def _take_ready(self, taker: _Taker) -> None:
         behind, count = FIRST, 1
-        while taker.room > 0:
+        while taker.room > 0 and taker.passed_over < MOST_PASSED_OVER:
             ready = self._lanes.ready(taker.group, behind, count)
             if not ready:
                 return
@@ -196,6 +198,7 @@ class _Taker:
         self.group = group
         self.room = room
         self.suspects = False
+        self.passed_over = 0
         self.parts: list[ClaimedLane] = []
         self.lane_ids: list[int] = []
         self._tx = tx
@@ -244,9 +247,12 @@ class _Taker:
             # A clock that was set back can undo the age of a batch that is ready already.
             otherwise = Flush.AGE if lane.place == Place.READY else Flush.DRAIN
             reason = rules.flush(lane, self.group.policy, self._tx.now) or otherwise
-            wanted = rules.take(lane, self.group.policy, self.room, reason)
+            wanted = rules.take(lane, self.group.policy, self.room, reason, begun=bool(self.parts))
+            if wanted == 0:
+                self.room = 0
         messages, size = self._fitting(rows, wanted)
         if not messages:
+            self.passed_over += 1
             return
         self.parts.append(ClaimedLane(lane.shard, reason, messages))
         self.room -= len(messages)

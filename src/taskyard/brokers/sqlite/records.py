@@ -19,6 +19,7 @@ __all__ = [
     "bury",
     "dead_letters",
     "finish_records",
+    "forget_expired",
     "open_records",
     "postpone_record",
     "read_records",
@@ -49,6 +50,15 @@ def open_records(tx: Transaction, group: GroupRow, put: Put, due: int) -> None:
             f"{group.group.queue}/{group.group.name}: one of the ids of this call has a record "
             f"already; nothing of the call was stored. Leave id= out, or choose another"
         ) from error
+
+
+def forget_expired(tx: Transaction, ids: Sequence[str]) -> int:
+    """Remove those of these records that have expired; say how many."""
+    return tx.execute(
+        "DELETE FROM taskyard_record WHERE id IN (SELECT value FROM json_each(?))"
+        " AND expires BETWEEN 1 AND ?",
+        (msgspec.json.encode(list(ids)), tx.now),
+    ).rowcount
 
 
 def finish_records(
