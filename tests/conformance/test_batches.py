@@ -222,6 +222,7 @@ def test_many_lanes_grow_old_together(batching: Harness) -> None:
 
 
 def test_a_full_batch_is_not_split_to_fill_a_claim(harness: Harness) -> None:
+    harness.declare(size=3, within=5)
     harness.put("a", "b", "c", shard="1")
     harness.put("d", "e", "f", shard="2")
     first = harness.take(5)
