@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
 import pytest
 from tests.conformance.harness import TASK, Harness, body, deliveries, micros, name, names
 
@@ -227,3 +228,10 @@ def test_many_producers_and_workers_lose_nothing(harness: Harness) -> None:
         for worker in workers:
             worker.result()
     assert all(numbers == list(range(40)) for numbers in done.values())
+
+
+def test_a_step_makes_no_further_claim_once_it_has_enough_messages(harness: Harness) -> None:
+    for shard in "abcdef":
+        harness.put(*(f"{shard}{number}" for number in range(10)), shard=shard)
+    want = msgspec.structs.replace(harness.want(10), claims=6, messages=25)
+    assert [len(claim) for claim in harness.step([], want).claims] == [10, 10, 10]

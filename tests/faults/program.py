@@ -59,7 +59,7 @@ class Config(msgspec.Struct):
         probe: a point of the broker's (see `SQLiteBroker`) at which something happens: once, in
             whatever process is there first.
         skip: how often the point is passed before.
-        action: what happens there: "kill" or "stop" (SIGTERM) for this process.
+        action: what happens there: "kill", "stop" (SIGTERM) or "pause" (SIGSTOP), for this process.
         busy: seconds that the broker waits for others.
         wakes: seconds after which an idle worker looks by itself.
         produce: put so many messages instead of working.
@@ -282,8 +282,9 @@ def _probe(point: str) -> None:
     elif _first_time(f"probe {point}"):
         if config.action == "kill":
             _die(DEATHS["kill"])
-        journal.write([Event("stop", os.getpid())])
-        os.kill(os.getpid(), signal.SIGTERM)
+        number = signal.SIGTERM if config.action == "stop" else signal.SIGSTOP
+        journal.write([Event(config.action, os.getpid())])
+        os.kill(os.getpid(), number)
 
 
 def make_yard(told: Config, *, probe: Callable[[str], None] = lambda point: None) -> Yard:

@@ -26,7 +26,7 @@ def test_nothing_is_lost_when_the_clock_jumps_ahead_in_mid_task(
 ) -> None:
     scene.setup(kind=kind)
     scene.put([Item("held", "s", "hold once"), Item("behind", "s")])
-    first = scene.worker(settings={"lease": 3.0})
+    first = scene.worker(settings={"lease": 3.0, "concurrency": 1})
     began = scene.began("held")
 
     # To the broker the lease is over, unless it is renewed just then.

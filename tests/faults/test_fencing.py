@@ -38,6 +38,27 @@ def test_who_lost_the_lease_sees_it_and_settles_nothing(scene: Scene, kind: str)
     assert "was lost" in first.output()
 
 
+@pytest.mark.parametrize("kind", ["single", "coroutine", "ordered", "ordered_batch"])
+def test_a_claim_that_was_lost_on_its_way_is_not_begun(scene: Scene, kind: str) -> None:
+    """Stopped between the commit of a claim and its reply, for longer than the lease."""
+    scene.setup(kind=kind)
+    scene.fill(4, shards=2)
+    first = scene.worker(
+        probe="claim committed", action="pause", settings={"lease": 0.5, "concurrency": 1}
+    )
+    until(lambda: scene.of("pause"), "it has claimed something")
+    until(lambda: is_stopped(first.pid), "it is stopped")
+    scene.worker()
+    scene.drained()
+    scene.resume(first.pid)
+    until(lambda: "lost" in first.output(), "it hears of it")
+    scene.stop(first)
+    assert first.wait() == 0
+    assert {event.pid for event in scene.of("start")} != {first.pid}
+    scene.check(ordered=kind.startswith("ordered"))
+    assert len(scene.of("start")) == 4
+
+
 def has_ended(scene: Scene, began: Event) -> bool:
     """Whether that run is over; a coroutine is cancelled, if it does not end by itself before."""
     ends = [event for kind in ENDS for event in scene.of(kind, began.message)]

@@ -254,6 +254,8 @@ class Want(msgspec.Struct):
             is then the only claim of the step, and whoever gets it runs nothing beside it:
             otherwise messages would die of what their neighbour did.
         listener: where to be woken if there is nothing.
+        messages: no further claim is made once there are this many messages in the step's claims:
+            a broker that is kept busy for longer makes producers wait.
     """
 
     groups: Sequence[GroupWant]
@@ -264,6 +266,7 @@ class Want(msgspec.Struct):
     drain: bool = False
     alone: bool = True
     listener: str | None = None
+    messages: int = 1000
 
 
 class Step(msgspec.Struct):

@@ -12,6 +12,8 @@ class Lease:
 
     Arguments:
         seconds: its length.
+        asked: when the broker was asked for it, by this process's monotonic clock. Counted from the
+            answer, a process that was stopped in between would believe in a claim that is gone.
 
     Attributes:
         deadline: when it ends, by this process's monotonic clock.
@@ -20,9 +22,8 @@ class Lease:
 
     __slots__ = ("deadline", "lost")
 
-    def __init__(self, seconds: float) -> None:
-        # Counted from the answer, so the true end is a little earlier.
-        self.deadline = time.monotonic() + seconds
+    def __init__(self, seconds: float, asked: float) -> None:
+        self.deadline = asked + seconds
         self.lost = False
 
     def is_over(self) -> bool:

@@ -119,6 +119,7 @@ class Pool:
         self._sizes = SliceSizes(host.settings.slice)
         self._settlements: list[Settlement] = []
         self._changed = asyncio.Event()
+        self._asked = 0.0
         self._hard = False
 
     async def serve(
@@ -176,7 +177,7 @@ class Pool:
         if free <= 0 or self._host.stopping or not self._host.isolation.may_claim():
             return None
         return Want(
-            [self._group_want(group, free) for group in self._groups],
+            [self._group_want(group) for group in self._groups],
             self._host.owner,
             round(self._settings.lease * 1e6),
             claims=free,
@@ -185,10 +186,10 @@ class Pool:
             listener=listener,
         )
 
-    def _group_want(self, group: Group, free: int) -> GroupWant:
+    def _group_want(self, group: Group) -> GroupWant:
         tasks = self._host.tasks_of(group)
         batch = max(task.policy.batch.size if task.policy.batch else 1 for task in tasks.values())
-        return GroupWant(group, self._sizes.size(group, batch, free), frozenset(tasks))
+        return GroupWant(group, self._sizes.size(group, batch), frozenset(tasks))
 
     async def _exchange(self, want: Want | None) -> Step:
         settlements, self._settlements = self._settlements, []
@@ -199,7 +200,7 @@ class Pool:
         try:
             step = await self._step(settlements, want)
             for claim in step.claims:
-                self._launch(claim, step.now)
+                self._launch(claim, step.now, self._asked)
         finally:
             isolation.is_answered(want, step)
         return step
@@ -207,6 +208,7 @@ class Pool:
     async def _step(self, settlements: list[Settlement], want: Want | None) -> Step:
         delay, most = RECONNECT
         while True:
+            self._asked = time.monotonic()
             try:
                 step = await self._driver.run(self._broker.step(settlements, want))
             except PERMANENT:
@@ -241,9 +243,9 @@ class Pool:
 
     # A claim's way through a slot
 
-    def _launch(self, claim: Claim, now: int) -> None:
+    def _launch(self, claim: Claim, now: int, asked: float) -> None:
         tasks = self._host.tasks_of(claim.group)
-        run = Run(Execution(claim, tasks, now, Lease(self._settings.lease)))
+        run = Run(Execution(claim, tasks, now, Lease(self._settings.lease, asked)))
         if self._host.stopping:  # it was on its way when the worker was told to stop
             run.execution.stop()
         self.held[claim.token] = run

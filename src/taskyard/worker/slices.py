@@ -26,20 +26,18 @@ class SliceSizes:
         self._sizes: dict[Group, int] = {}
         self._seconds: dict[Group, float] = {}
 
-    def size(self, group: Group, batch: int, slots: int = 1) -> int:
+    def size(self, group: Group, batch: int) -> int:
         """Messages of one claim.
 
         Arguments:
             group: whose.
             batch: messages of one call.
-            slots: how many claims are asked for at once.
 
         Returns:
-            At least one full call. At most a thousand messages for all slots together, or one
-            call each: a broker that is kept busy for longer makes producers wait.
+            At least one full call, at most a thousand messages (or one call, if it is larger).
         """
         calls = max(1, self._sizes.get(group, 1) // batch)
-        return max(batch, min(MOST // slots // batch, calls) * batch)
+        return max(batch, min(MOST // batch, calls) * batch)
 
     def observe(self, group: Group, messages: int, seconds: float) -> None:
         """Learn from a claim.

@@ -101,7 +101,7 @@ class Claimer:
     def claims(self) -> list[Claim]:
         """Claim, group after group as it is their turn, until the worker's slots are full."""
         claims: list[Claim] = []
-        while len(claims) < self._want.claims:
+        while len(claims) < self._want.claims and sum(map(len, claims)) < self._want.messages:
             made = self._next(alone=self._want.alone and not claims)
             if made is None:
                 break
