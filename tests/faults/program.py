@@ -65,6 +65,7 @@ class Config(msgspec.Struct):
         produce: put so many messages instead of working.
         shards: over which they are spread.
         database: where the database is, if not in the folder.
+        takes: seconds that every handler call takes.
         file_limit: bytes that a file may have.
     """
 
@@ -80,6 +81,7 @@ class Config(msgspec.Struct):
     produce: int = 0
     shards: int = 1
     database: str = ""
+    takes: float = 0.0
     file_limit: int = 0
 
 
@@ -203,6 +205,7 @@ def _run(items: Sequence[Item]) -> str:
     with _noted(items) as context:
         for _ in _carry_out(deeds, items):
             time.sleep(0.005)
+        time.sleep(config.takes)
     return str(context.token)
 
 
@@ -211,6 +214,7 @@ async def _arun(items: Sequence[Item]) -> str:
     with _noted(items) as context:
         for _ in _carry_out(deeds, items):
             await asyncio.sleep(0.005)
+        await asyncio.sleep(config.takes)
     return str(context.token)
 
 

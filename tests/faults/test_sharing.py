@@ -11,7 +11,8 @@ from tests.faults.scene import Scene, until
 
 @pytest.mark.parametrize("kind", ["ordered", "ordered_batch"])
 def test_everybody_gets_a_share(scene: Scene, kind: str) -> None:
-    scene.setup(kind=kind)
+    # So long that both are needed: an idle worker is woken only when the others have enough to do.
+    scene.setup(kind=kind, takes=0.001 if kind == "ordered" else 0.005)
     workers = [scene.worker() for _ in range(2)]
     for worker in workers:
         until(lambda: "slots" in worker.output(), "it has started")  # noqa: B023

@@ -65,6 +65,7 @@ class Gate:
         waiter = _Waiter(self._fd)
         granted = False
         try:
+            waiter.start()
             granted = waiter.wait(self._timeout)
         finally:
             if not granted:  # too late, or Ctrl-C: the thread must not keep what it still gets
@@ -89,6 +90,8 @@ class _Waiter:
         self._state = threading.Lock()
         self._granted = threading.Event()
         self._abandoned = False
+
+    def start(self) -> None:
         threading.Thread(target=self._run, name="taskyard-gate", daemon=True).start()
 
     def _run(self) -> None:
