@@ -19,7 +19,8 @@
     └── BrokerError            the storage cannot do what was asked
         ├── UnknownScheme      no broker for this URL
         ├── MissingExtra       a package is not installed
-        ├── BrokerUnavailable  busy, locked, full or read-only: may pass by itself
+        ├── BrokerUnavailable  busy, locked or full: may pass by itself
+        │   └── BrokerInaccessible  read-only, no such folder, not permitted: needs somebody
         ├── ForeignDatabase    the file belongs to something else
         ├── SchemaTooNew       written by a newer taskyard
         └── CorruptDatabase    the file is damaged
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BatchFailed",
     "BrokerError",
+    "BrokerInaccessible",
     "BrokerUnavailable",
     "CorruptDatabase",
     "DiscardMessage",
@@ -170,6 +172,10 @@ class MissingExtra(BrokerError):
 
 class BrokerUnavailable(BrokerError):
     """The storage is busy, full, read-only or away: nothing was stored, and it may pass."""
+
+
+class BrokerInaccessible(BrokerUnavailable):
+    """The storage cannot be opened or written until somebody mends that."""
 
 
 class ForeignDatabase(BrokerError):

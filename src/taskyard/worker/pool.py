@@ -30,7 +30,7 @@ from taskyard.worker.lease import Lease
 from taskyard.worker.settings import WorkerSettings
 from taskyard.worker.slices import SliceSizes
 
-__all__ = ["Host", "Pool", "Run"]
+__all__ = ["RECONNECT", "Host", "Pool", "Run"]
 
 log = logging.getLogger("taskyard.worker")
 

@@ -34,9 +34,9 @@ class Signals:
     def count(self) -> int:
         """Count one more; say the how-manieth it is, or 0 when it came with the one before."""
         now = time.monotonic()
-        since, self._last = now - self._last, now
-        if since < self.MOMENT:
+        if now - self._last < self.MOMENT:
             return 0
+        self._last = now
         self._count += 1
         return self._count
 

@@ -16,11 +16,12 @@ from typing import Any
 import msgspec
 
 from taskyard.brokers.base import AsyncDriver, Broker, Dead, Group
-from taskyard.errors import BrokerError, WorkerError
+from taskyard.brokers.lane import GroupPolicy
+from taskyard.errors import BrokerError, BrokerInaccessible, BrokerUnavailable, WorkerError
 from taskyard.task import Task
 from taskyard.worker.instances import Instances
 from taskyard.worker.isolation import Isolation
-from taskyard.worker.pool import Pool
+from taskyard.worker.pool import RECONNECT, Pool
 from taskyard.worker.settings import WorkerSettings
 
 __all__ = ["Worker", "make_owner"]
@@ -191,7 +192,21 @@ class Worker:
             policies = [task.group_policy for task in tasks.values()]
             members = tuple(sorted(name for policy in policies for name in policy.members))
             policy = msgspec.structs.replace(policies[-1], members=members)
-            await driver.run(self.broker.declare(group, policy, replace=True))
+            await self._declare_group(driver, group, policy)
+
+    async def _declare_group(self, driver: AsyncDriver, group: Group, policy: GroupPolicy) -> None:
+        delay, most = RECONNECT
+        while not self.stopping:
+            try:
+                await driver.run(self.broker.declare(group, policy, replace=True))
+            except BrokerInaccessible:
+                raise
+            except BrokerUnavailable as error:
+                log.error("the broker failed, trying again in %.1f s: %s", delay, error)
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, most)
+            else:
+                return
 
     # Beside the pools
 

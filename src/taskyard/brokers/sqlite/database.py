@@ -15,6 +15,7 @@ from taskyard.brokers.sqlite.transaction import Transaction
 from taskyard.brokers.sqlite.wakeup import Doorbells
 from taskyard.errors import (
     BrokerError,
+    BrokerInaccessible,
     BrokerUnavailable,
     CorruptDatabase,
     ForeignDatabase,
@@ -31,6 +32,8 @@ _PASSING = {
     sqlite3.SQLITE_LOCKED: "another program keeps it locked",
     sqlite3.SQLITE_FULL: "the disk is full",
     sqlite3.SQLITE_IOERR: "the disk cannot be read or written",
+}
+_INACCESSIBLE = {
     sqlite3.SQLITE_READONLY: "it is read-only",
     sqlite3.SQLITE_CANTOPEN: "it cannot be opened; does the folder exist, and may you write there?",
     sqlite3.SQLITE_PERM: "access is not permitted",
@@ -168,6 +171,10 @@ def _explain(error: sqlite3.Error, settings: Settings) -> NoReturn:
         waited = f" for {settings.busy:g} s" if "locked" in _PASSING[code] else ""
         raise BrokerUnavailable(
             f"{settings.path}: {_PASSING[code]}{waited} ({error}). Nothing was stored"
+        ) from error
+    if code in _INACCESSIBLE:
+        raise BrokerInaccessible(
+            f"{settings.path}: {_INACCESSIBLE[code]} ({error}). Nothing was stored"
         ) from error
     raise BrokerError(f"{settings.path}: {error}") from error
 

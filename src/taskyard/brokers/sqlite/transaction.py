@@ -142,8 +142,9 @@ class Transaction:
         )
         if not wanted <= stored:
             self.executemany(
-                "INSERT OR REPLACE INTO taskyard_listener (topic, name, until) VALUES (?, ?, ?)",
-                sorted(wanted - stored),
+                "INSERT OR REPLACE INTO taskyard_listener (topic, name, until, since)"
+                " VALUES (?, ?, ?, ?)",
+                [(*entry, self.now) for entry in sorted(wanted - stored)],
             )
 
     def unlisten(self, name: str) -> None:
@@ -173,7 +174,7 @@ class Transaction:
         while True:
             row = self.execute(
                 "SELECT name FROM taskyard_listener WHERE topic = ?"
-                " AND (until = 0 OR until > ?) LIMIT 1",
+                " AND (until = 0 OR until > ?) ORDER BY since LIMIT 1",
                 (topic, sleeping_past),
             ).fetchone()
             if row is None or self._ring(row[0]):

@@ -120,6 +120,7 @@ CREATE TABLE taskyard_listener (
     topic TEXT NOT NULL,
     name TEXT NOT NULL,
     until INTEGER NOT NULL,                 -- when it wakes by itself; 0: not for this topic
+    since INTEGER NOT NULL,                 -- when it fell asleep: the first is woken first
     PRIMARY KEY (topic, name)
 ) WITHOUT ROWID;
 CREATE INDEX taskyard_listener_name ON taskyard_listener (name);
