@@ -19,15 +19,15 @@ class Pools:
     def _notify(self) -> None:
         self.notified += 1
 
-    def ask(self) -> Want:
-        assert self.isolation.may_claim()
+    def ask(self, pool: str = "a") -> Want:
+        assert self.isolation.may_claim(pool)
         want = Want([], "worker", 1, alone=self.isolation.is_idle)
         self.isolation.asks(want)
         return want
 
-    def answer(self, want: Want, *claims: Claim, suspects: bool = False) -> None:
+    def answer(self, want: Want, *claims: Claim, suspects: bool = False, pool: str = "a") -> None:
         self.running.update(claim.token for claim in claims)
-        self.isolation.is_answered(want, Step([], list(claims), 0, suspects=suspects))
+        self.isolation.is_answered(pool, want, Step([], list(claims), 0, suspects=suspects))
 
     def end(self, token: int) -> None:
         self.running.remove(token)
@@ -42,7 +42,7 @@ def claim(token: int, *, suspect: bool = False) -> Claim:
 def test_at_first_anything_may_be_claimed() -> None:
     pools = Pools()
     assert pools.isolation.is_idle
-    assert pools.isolation.may_claim()
+    assert pools.isolation.may_claim("a")
 
 
 def test_only_who_runs_nothing_asks_alone() -> None:
@@ -56,19 +56,19 @@ def test_while_one_asks_alone_nobody_else_asks() -> None:
     pools = Pools()
     want = pools.ask()
     assert want.alone
-    assert not pools.isolation.may_claim()
+    assert not pools.isolation.may_claim("a")
     pools.answer(want)
     assert pools.notified == 1
-    assert pools.isolation.may_claim()
+    assert pools.isolation.may_claim("a")
 
 
 def test_nothing_is_claimed_beside_a_suspect() -> None:
     pools = Pools()
     pools.answer(pools.ask(), claim(1, suspect=True))
-    assert not pools.isolation.may_claim()
+    assert not pools.isolation.may_claim("a")
     pools.end(1)
     assert pools.notified == 1
-    assert pools.isolation.may_claim()
+    assert pools.isolation.may_claim("a")
 
 
 def test_nobody_is_notified_who_was_not_refused() -> None:
@@ -82,10 +82,10 @@ def test_who_hears_of_a_suspect_lets_everything_end_first() -> None:
     pools = Pools()
     pools.answer(pools.ask(), claim(1), claim(2))
     pools.answer(pools.ask(), claim(3), suspects=True)
-    assert not pools.isolation.may_claim()
+    assert not pools.isolation.may_claim("a")
     pools.end(1)
     pools.end(2)
-    assert not pools.isolation.may_claim()
+    assert not pools.isolation.may_claim("a")
     before = pools.notified
     pools.end(3)
     assert pools.notified == before + 1
@@ -93,7 +93,7 @@ def test_who_hears_of_a_suspect_lets_everything_end_first() -> None:
     assert want.alone
     pools.answer(want, claim(4, suspect=True))
     pools.end(4)
-    assert pools.isolation.may_claim()
+    assert pools.isolation.may_claim("a")
 
 
 def test_a_suspect_that_somebody_else_took_is_not_waited_for() -> None:
@@ -102,12 +102,28 @@ def test_a_suspect_that_somebody_else_took_is_not_waited_for() -> None:
     pools.answer(pools.ask(), suspects=True)
     pools.end(1)
     pools.answer(pools.ask(), claim(2))  # alone, and there was no suspect any more
-    assert pools.isolation.may_claim()
+    assert pools.isolation.may_claim("a")
 
 
 def test_a_question_without_an_answer_hinders_nobody() -> None:
     pools = Pools()
     want = pools.ask()
-    pools.isolation.is_answered(want, None)
+    pools.isolation.is_answered("a", want, None)
     assert pools.isolation.is_idle
-    assert pools.isolation.may_claim()
+    assert pools.isolation.may_claim("a")
+
+
+def test_a_busy_pool_does_not_starve_the_suspect_of_another() -> None:
+    pools = Pools()
+    pools.answer(pools.ask("a"), claim(1), pool="a")
+    pools.answer(pools.ask("b"), suspects=True, pool="b")
+    assert not pools.isolation.may_claim("a"), "it would keep the worker busy"
+    assert not pools.isolation.may_claim("b"), "something runs"
+    pools.end(1)
+    assert not pools.isolation.may_claim("a")
+    want = pools.ask("b")
+    assert want.alone
+    pools.answer(want, claim(2, suspect=True), pool="b")
+    pools.end(2)
+    pools.answer(pools.ask("b"), pool="b")
+    assert pools.isolation.may_claim("a")

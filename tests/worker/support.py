@@ -52,6 +52,14 @@ def wait_for(event: threading.Event) -> None:
     assert event.wait(DEADLINE), "it did not happen"
 
 
+def until(holds: Callable[[], bool], seconds: float = 30) -> None:
+    """Wait for something that nobody tells of."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it did not come to hold in time"
+        time.sleep(0.005)
+
+
 def cross(barrier: threading.Barrier) -> None:
     barrier.wait(DEADLINE)
 

@@ -431,3 +431,35 @@ def test_a_batch_has_messages_of_one_shard(yard: Yard, calls: Calls) -> None:
     assert sum(map(len, calls.batches)) == 60
     assert all(len({number % 3 for number in batch}) == 1 for batch in calls.batches)
     assert {len(batch) for batch in calls.batches} == {10}
+
+
+def test_named_messages_of_a_half_are_believed(yard: Yard, calls: Calls) -> None:
+    @yard.task(batch=10, name="save", result_ttl=60)
+    def save(numbers: list[int]) -> None:
+        calls.note(numbers)
+        if len(numbers) == 4:
+            raise RuntimeError("all of them?")
+        even = {index: DiscardMessage() for index, number in enumerate(numbers) if number % 2 == 0}
+        raise BatchFailed(even, {1: f"saved {numbers[1]}"})
+
+    results = list(save.enqueue_many(range(4)))
+    yard.run_worker(burst=True)
+    assert calls.batches == [[0, 1, 2, 3], [0, 1], [2, 3]]
+    assert [result.status() for result in results] == ["discarded", "done", "discarded", "done"]
+    assert results[3].get() == "saved 3"
+
+
+def test_in_an_ordered_shard_nothing_runs_behind_a_named_message(yard: Yard, calls: Calls) -> None:
+    @yard.task(batch=10, name="save", ordered=True, retry=1)
+    def save(numbers: list[int]) -> None:
+        calls.note(numbers)
+        if len(numbers) == 4:
+            raise RuntimeError("all of them?")
+        if 1 in numbers:
+            raise BatchFailed({numbers.index(1): "bad"})
+
+    save.enqueue_many(range(4))
+    yard.run_worker(burst=True)
+    assert calls.batches == [[0, 1, 2, 3], [0, 1]]
+    (counts,) = yard.counts()
+    assert (counts.totals["done"], counts.waiting) == (1, 3)

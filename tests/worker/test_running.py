@@ -8,11 +8,18 @@ import threading
 from typing import Any
 
 import pytest
-from tests.worker.support import DEADLINE, Another, WorkerThread, wait_for, working
+from tests.worker.support import DEADLINE, Another, WorkerThread, until, wait_for, working
 
 from taskyard import Handler, Retry, State, TaskFailed, Yard, current_context
 from taskyard.brokers.base import AsyncDriver, Broker, Listener, Operation
-from taskyard.errors import BrokerError, BrokerUnavailable, PolicyConflict, WorkerError
+from taskyard.errors import (
+    BrokerError,
+    BrokerInaccessible,
+    BrokerUnavailable,
+    CorruptDatabase,
+    PolicyConflict,
+    WorkerError,
+)
 from taskyard.worker import Worker, WorkerSettings
 
 NAN = float("nan")
@@ -360,8 +367,9 @@ def test_a_lease_is_renewed_while_a_handler_runs(
 class Flaky:
     """A broker that fails for a while."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, error: BrokerError | None = None) -> None:
         self._broker = broker
+        self.error = error or BrokerUnavailable("the disk is full")
         self.failures = 0
         self.failed = threading.Event()
 
@@ -376,7 +384,7 @@ class Flaky:
             self.failures -= 1
             if not self.failures:
                 self.failed.set()
-            raise BrokerUnavailable("the disk is full")
+            raise self.error
 
 
 class FlakyDriver:
@@ -426,12 +434,39 @@ def test_a_broker_that_fails_for_a_while_costs_nothing(
     assert "the broker failed, trying again in 0.1 s: the disk is full" in messages
 
 
-def test_a_broker_that_fails_at_the_start_is_an_error(yard: Yard) -> None:
+def test_a_broker_that_is_away_at_the_start_is_waited_for(yard: Yard) -> None:
     flaky = Flaky(yard.broker)
+    yard.use(flaky)
+    done: list[int] = []
+
+    @yard.task(name="do")
+    def do(number: int) -> None:
+        done.append(number)
+
+    do.enqueue(1)
+    flaky.failures = 1
+    yard.run_worker(burst=True)
+    assert done == [1]
+
+
+def test_a_broker_that_cannot_be_used_at_the_start_is_an_error(yard: Yard) -> None:
+    flaky = Flaky(yard.broker, BrokerInaccessible("it is read-only"))
     yard.use(flaky)
     yard.task(name="do")(lambda number: None)
     flaky.failures = 1
-    with pytest.raises(BrokerUnavailable, match="the disk is full"):
+    with pytest.raises(BrokerInaccessible, match="read-only"):
+        yard.run_worker(burst=True)
+
+
+def test_a_broken_store_ends_the_worker_with_its_own_error(yard: Yard) -> None:
+    flaky = Flaky(yard.broker, CorruptDatabase("the file is damaged"))
+    yard.use(flaky)
+
+    def do(number: int) -> None:
+        flaky.failures = 1
+
+    yard.task(name="do")(do).enqueue(1)
+    with pytest.raises(CorruptDatabase, match="damaged"):
         yard.run_worker(burst=True)
 
 
@@ -494,3 +529,40 @@ def test_failures_say_so_to_who_waits(yard: Yard) -> None:
 
     with working(yard), pytest.raises(TaskFailed, match="ValueError: 5"):
         do.enqueue(5).get(20)
+
+
+def test_what_was_not_started_is_given_back_at_once_when_stopped(yard: Yard) -> None:
+    began, may_end = threading.Event(), threading.Event()
+
+    @yard.task(name="do")
+    def do(number: int) -> None:
+        if number == 500:
+            began.set()
+            may_end.wait(30)
+
+    do.enqueue_many(range(1000))
+    with working(yard, concurrency=1) as worker:
+        assert began.wait(30)
+        worker.stop()
+        until(lambda: yard.counts()[0].running <= 1)
+        assert yard.counts()[0].waiting == 499
+        may_end.set()
+
+
+def test_a_handler_sees_that_its_message_was_given_back(yard: Yard) -> None:
+    began, given_back = threading.Event(), threading.Event()
+    seen = []
+
+    @yard.task(name="do", ordered=True)
+    def do(number: int) -> None:
+        began.set()
+        given_back.wait(30)
+        seen.append(current_context().cancelled)
+
+    do.enqueue(1)
+    with working(yard, concurrency=1, grace=0) as worker:
+        assert began.wait(30)
+        worker.stop()
+        until(lambda: yard.counts()[0].running == 0)
+        given_back.set()
+    until(lambda: seen == [True])

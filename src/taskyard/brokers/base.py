@@ -346,6 +346,7 @@ class DeadQuery(msgspec.Struct):
         task: only of this task.
         numbers: only these.
         after: only with a higher number (for paging).
+        upto: only with this number or a lower one.
         limit: this many at most.
     """
 
@@ -354,6 +355,7 @@ class DeadQuery(msgspec.Struct):
     numbers: Sequence[int] | None = None
     after: int = 0
     limit: int = 100
+    upto: int | None = None
 
 
 TOTALS = (

@@ -15,57 +15,27 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from types import CoroutineType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from taskyard.brokers.base import Back, Claim, Dead, Delivery, Outcome, Retried, Settlement
 from taskyard.context import Context, MessageInfo
-from taskyard.errors import BatchFailed, PayloadError, Verdict
+from taskyard.errors import PayloadError
 from taskyard.message import Failure, Reason, read_envelope
-from taskyard.policy import Batch
 from taskyard.task import Task
 from taskyard.worker.bisect import bisect, bisect_ordered
+from taskyard.worker.calls import BatchRun, Call, Entry, Invocation, batches
 from taskyard.worker.lease import Lease
 from taskyard.worker.own_context import OwnContext, variables_for
-from taskyard.worker.verdict import HandlerTimeout, WrongResults, outcome_of
+from taskyard.worker.verdict import HandlerTimeout, outcome_of
 
-__all__ = ["Execution", "Invocation"]
+__all__ = ["Execution"]
 
 log = logging.getLogger("taskyard.worker")
 
+T = TypeVar("T")
+
 Reply: TypeAlias = tuple[Any, BaseException | None]
 Instances: TypeAlias = Mapping[tuple[str, str], Any]
-
-
-class Invocation(NamedTuple):
-    """A handler call to make."""
-
-    function: Callable[..., Any]
-    args: Sequence[Any]
-    kwargs: Mapping[str, Any]
-    context: Context
-    timeout: float | None
-
-
-class _Call(NamedTuple):
-    """Messages that one handler call gets."""
-
-    task: Task[..., Any]
-    shard: str
-    messages: list[tuple[int, Delivery]]
-
-    @property
-    def is_exclusive(self) -> bool:
-        """Whether nothing else of its shard runs, so that nothing may overtake a failed message."""
-        return self.task.policy.claims_per_shard == 1
-
-
-class _Entry(NamedTuple):
-    """A message of a batch that could be read."""
-
-    priority: int
-    message: Delivery
-    id: str
-    item: Any
 
 
 Script: TypeAlias = Generator[Invocation, Reply, None]
@@ -105,10 +75,11 @@ class Execution:
         self._clock_offset = now / 1e6 - time.monotonic()
         self._lock = threading.Lock()
         self._outcomes: dict[int, Outcome] = {}
-        self._results: list[tuple[str, bytes]] = []
+        self._results: dict[int, tuple[str, bytes]] = {}
         self._retry_ids: dict[int, str] = {}
         self._blocked: set[str] = set()
-        self._current: _Call | None = None
+        self._given_up = False
+        self._current: Call | None = None
         self._context: Context | None = None
         self._call_began = 0.0
         self._invoked = 0.0
@@ -116,8 +87,8 @@ class Execution:
 
     # Planning
 
-    def _plan(self) -> list[_Call]:
-        calls: list[_Call] = []
+    def _plan(self) -> list[Call]:
+        calls: list[Call] = []
         for lane in self.claim.lanes:
             if len(self._tasks) > 1 or self.claim.group.name not in self._tasks:
                 runs = self._runs_of_tasks(lane.messages)
@@ -125,11 +96,11 @@ class Execution:
                 runs = [(self._tasks[self.claim.group.name], lane.messages)]
             for task, messages in runs:
                 if task.policy.batch is None:
-                    calls.extend(_Call(task, lane.shard, [entry]) for entry in messages)
+                    calls.extend(Call(task, lane.shard, [entry]) for entry in messages)
                 else:
                     calls.extend(
-                        _Call(task, lane.shard, part)
-                        for part in _batches(messages, task.policy.batch)
+                        Call(task, lane.shard, part)
+                        for part in batches(messages, task.policy.batch)
                     )
         return calls
 
@@ -176,6 +147,7 @@ class Execution:
             if cancelled and self._current is not None:
                 for _, message in self._current.messages:
                     self._outcomes.setdefault(message.sequence, Back(started=True))
+                self._given_up = True
                 self._current = None
                 self._context = None
 
@@ -209,14 +181,16 @@ class Execution:
             for _, message in self._calls.pop().messages:
                 self._outcomes[message.sequence] = Back()
 
-    def _settlement(self, keep: _Call | None) -> Settlement:
-        kept = frozenset(message.sequence for _, message in keep.messages) if keep else frozenset()
+    def _settlement(self, keep: Call | None) -> Settlement:
         # A call that still runs may hold messages whose end is known (unreadable ones): later.
-        outcomes = {key: self._outcomes[key] for key in self._outcomes.keys() - kept}
-        made = Settlement(self.claim.token, outcomes, self._results, kept, self._retry_ids)
-        self._outcomes = {key: self._outcomes[key] for key in self._outcomes.keys() & kept}
-        self._results, self._retry_ids = [], {}
-        return made
+        kept = frozenset(message.sequence for _, message in keep.messages) if keep else frozenset()
+        outcomes, self._outcomes = _parted(self._outcomes, kept)
+        results, self._results = _parted(self._results, kept)
+        retry_ids, self._retry_ids = _parted(self._retry_ids, kept)
+        return Settlement(self.claim.token, outcomes, list(results.values()), kept, retry_ids)
+
+    def _is_lost(self) -> bool:
+        return self._given_up or self.lease.is_over()
 
     # Carrying the script out
 
@@ -283,7 +257,7 @@ class Execution:
             else:
                 yield from self._run_batch(call)
 
-    def _next_call(self) -> _Call | None:
+    def _next_call(self) -> Call | None:
         with self._lock:
             self._current = self._context = None
             while self._calls and not self.lease.is_over():
@@ -299,100 +273,70 @@ class Execution:
             self._give_up_unstarted()  # the lease may be over; nothing more is run under it
         return None
 
-    def _run_single(self, call: _Call) -> Script:
-        task = call.task
+    def _run_single(self, call: Call) -> Script:
         priority, message = call.messages[0]
         try:
-            message_id, args, kwargs = task.codec.decode(message.body)
+            message_id, args, kwargs = call.task.codec.decode(message.body)
         except PayloadError as unreadable:
-            self._bury_unreadable(task, message, unreadable)
+            self._bury_unreadable(call.task, message, unreadable)
             return
-        if self._expired(task, message, message_id):
+        entry = Entry(priority, message, message_id, None)
+        if self._expired(call.task, entry):
             return
-        context = self._make_context(call, lambda: (_info(message_id, priority, message),))
+        context = self._make_context(call, lambda: (entry.info,))
         value, error = yield self._invocation(call, args, kwargs, context)
         with self._lock:
             if self._current is not call:
                 return  # given back meanwhile: the grace time is over
             if error is None:
-                self._done(task, message, message_id, value)
+                self._done(call.task, entry, value)
             else:
-                self._failed(call, _Entry(priority, message, message_id, None), error)
+                self._failed(call, entry, error)
+            self._current = None
 
-    def _run_batch(self, call: _Call) -> Script:
-        entries = self._readable(call)
-        if not entries:
-            return
-        values: dict[int, Any] = {}
-        error = yield from self._call_range(call, entries, 0, len(entries), values)
-        failed: dict[int, BaseException] = {}
-        last = len(entries) - 1
-        stops = call.is_exclusive and call.task.policy.on_error != "skip"
-        if isinstance(error, BatchFailed):
-            failed = _named(error, len(entries))
-            values.update(error.results)
-        elif isinstance(error, (Verdict, WrongResults)):
-            failed = dict.fromkeys(range(len(entries)), error)
-        elif error is not None:
-            found = yield from self._search(call, entries, error, values)
-            failed = found or {}
-            if found is None:
-                last = -1
-            elif stops and failed:
-                last = min(failed)
-        self._conclude(call, entries, values, failed, last)
+    def _run_batch(self, call: Call) -> Script:
+        batch = BatchRun(call, self._readable(call))
+        if batch.entries:
+            error = yield from self._call_range(batch, 0, len(batch.entries))
+            if error is not None:
+                yield from self._search(batch, error)
+            self._conclude(batch)
 
-    def _search(
-        self,
-        call: _Call,
-        entries: Sequence[_Entry],
-        error: BaseException,
-        values: dict[int, Any],
-    ) -> Generator[Invocation, Reply, dict[int, BaseException] | None]:
-        """Find the bad messages; None: the search was given up, since the lease may be over."""
-        policy = call.task.policy
-        if len(entries) == 1:
-            return {0: error}
-        if call.is_exclusive:
-            search = bisect_ordered(len(entries), error, go_on=policy.on_error == "skip")
+    def _search(self, batch: BatchRun, error: BaseException) -> Script:
+        """Find the bad messages of a batch that raised."""
+        count = len(batch.entries)
+        if batch.call.is_exclusive:
+            search = bisect_ordered(count, error, go_on=not batch.stops_at_failure)
         else:
-            count = policy.retry.count
-            to_singles = count is not None and any(
-                entry.message.attempts >= count for entry in entries
-            )
-            search = bisect(len(entries), error, to_singles=to_singles)
+            search = bisect(count, error, to_singles=batch.needs_singles)
         try:
             first, last = next(search)
             while True:
-                if self.lease.is_over() or self._current is not call:
-                    return None
-                raised = yield from self._call_range(call, entries, first, last, values)
+                if self._is_lost() or self._current is not batch.call:
+                    batch.end = 0
+                    return
+                raised = yield from self._call_range(batch, first, last)
+                if batch.stops_at_failure and batch.failed:
+                    batch.end = last
+                    return
                 first, last = search.send(raised)
         except StopIteration as end:
-            failed: dict[int, BaseException] = end.value
-            return failed
+            batch.failed.update(end.value)
+            if batch.stops_at_failure and batch.failed:
+                batch.end = min(batch.failed) + 1
 
     def _call_range(
-        self,
-        call: _Call,
-        entries: Sequence[_Entry],
-        first: int,
-        last: int,
-        values: dict[int, Any],
+        self, batch: BatchRun, first: int, last: int
     ) -> Generator[Invocation, Reply, BaseException | None]:
-        part = entries[first:last]
-        context = self._make_context(
-            call, lambda: [_info(e.id, e.priority, e.message) for e in part]
-        )
+        call, part = batch.call, batch.entries[first:last]
+        context = self._make_context(call, lambda: [entry.info for entry in part])
         items = call.task.codec.sequence(entry.item for entry in part)
         value, error = yield self._invocation(call, (items,), {}, context)
-        if error is None and call.task.result_ttl:
-            error = _spread(value, first, last, values)
-        return error
+        return batch.note(first, last, value, error)
 
     def _invocation(
         self,
-        call: _Call,
+        call: Call,
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
         context: Context,
@@ -405,19 +349,19 @@ class Execution:
             self._context, self._invoked = context, time.monotonic()
         return Invocation(function, args, kwargs, context, call.task.policy.timeout)
 
-    def _make_context(self, call: _Call, infos: Callable[[], Sequence[MessageInfo]]) -> Context:
+    def _make_context(self, call: Call, infos: Callable[[], Sequence[MessageInfo]]) -> Context:
         return Context(
             call.task.name,
             call.task.policy.queue,
             call.shard,
             self.claim.token,
             infos,
-            self.lease.is_over,
+            self._is_lost,
         )
 
     # What follows
 
-    def _readable(self, call: _Call) -> list[_Entry]:
+    def _readable(self, call: Call) -> list[Entry]:
         entries = []
         for priority, message in call.messages:
             try:
@@ -425,8 +369,9 @@ class Execution:
             except PayloadError as error:
                 self._bury_unreadable(call.task, message, error)
                 continue
-            if not self._expired(call.task, message, message_id):
-                entries.append(_Entry(priority, message, message_id, item))
+            entry = Entry(priority, message, message_id, item)
+            if not self._expired(call.task, entry):
+                entries.append(entry)
         return entries
 
     def _bury_unreadable(
@@ -439,33 +384,31 @@ class Execution:
                 failure, envelope.id if envelope else "", task.name
             )
 
-    def _expired(self, task: Task[..., Any], message: Delivery, message_id: str) -> bool:
-        if task.policy.expires is None or message.attempts:
+    def _expired(self, task: Task[..., Any], entry: Entry) -> bool:
+        if task.policy.expires is None or entry.message.attempts:
             return False  # after a failed attempt, the retry policy says how long it is tried
-        waited = time.monotonic() + self._clock_offset - message.since / 1e6
+        waited = time.monotonic() + self._clock_offset - entry.message.since / 1e6
         if waited <= task.policy.expires:
             return False
         text = f"it waited {waited:.1f} s; the task allows {task.policy.expires:g} s"
         with self._lock:
-            self._outcomes[message.sequence] = Dead(
-                Failure(Reason.EXPIRED, message=text), message_id, task.name
+            self._outcomes[entry.message.sequence] = Dead(
+                Failure(Reason.EXPIRED, message=text), entry.id, task.name
             )
         return True
 
-    def _done(self, task: Task[..., Any], message: Delivery, message_id: str, value: Any) -> None:
+    def _done(self, task: Task[..., Any], entry: Entry, value: Any) -> None:
         if not task.result_ttl:
             return
+        sequence = entry.message.sequence
         try:
-            self._results.append((message_id, task.codec.encode_result(value)))
+            self._results[sequence] = (entry.id, task.codec.encode_result(value))
         except PayloadError as error:
-            self._outcomes[message.sequence] = Dead(
-                Failure.of(error, Reason.FAILED), message_id, task.name
-            )
+            self._outcomes[sequence] = Dead(Failure.of(error, Reason.FAILED), entry.id, task.name)
 
-    def _failed(self, call: _Call, entry: _Entry, error: BaseException) -> None:
+    def _failed(self, call: Call, entry: Entry, error: BaseException) -> None:
         # A context of this message alone: a retry function must not see another one's attempt.
-        info = _info(entry.id, entry.priority, entry.message)
-        context = self._make_context(call, lambda: (info,))
+        context = self._make_context(call, lambda: (entry.info,))
         outcome = outcome_of(error, call.task, context, entry.id, entry.message, random.random)
         sequence = entry.message.sequence
         self._outcomes[sequence] = outcome
@@ -478,91 +421,37 @@ class Execution:
         if call.is_exclusive and isinstance(outcome, (Retried, Back)):
             self._blocked.add(call.shard)
 
-    def _conclude(
-        self,
-        call: _Call,
-        entries: Sequence[_Entry],
-        values: Mapping[int, Any],
-        failed: Mapping[int, BaseException],
-        last: int,
-    ) -> None:
-        """Note how the messages of a batch ended: those behind `last` are to be run again."""
+    def _conclude(self, batch: BatchRun) -> None:
+        call = batch.call
         with self._lock:
             if self._current is not call:
                 return  # given back meanwhile: the grace time is over
-            for index, entry in enumerate(entries):
+            for index, entry in enumerate(batch.entries):
                 # In an exclusive lane nothing overtakes what is to be run again.
                 behind = call.is_exclusive and call.shard in self._blocked
-                if index > last or behind:
+                if index >= batch.end or behind:
                     self._outcomes[entry.message.sequence] = Back(started=True)
-                elif index in failed:
-                    self._failed(call, entry, failed[index])
+                elif index in batch.failed:
+                    self._failed(call, entry, batch.failed[index])
                 else:
-                    self._done(call.task, entry.message, entry.id, values.get(index))
-            if last < len(entries) - 1:
+                    self._done(call.task, entry, batch.values.get(index))
+            if batch.end < len(batch.entries):
                 self._blocked.add(call.shard)
+            self._current = None
 
 
-def _batches(
-    messages: Sequence[tuple[int, Delivery]], batch: Batch
-) -> list[list[tuple[int, Delivery]]]:
-    batches: list[list[tuple[int, Delivery]]] = []
-    total = 0
-    for entry in messages:
-        length = len(entry[1].body)
-        full = batches and (
-            len(batches[-1]) >= batch.size
-            or (batch.bytes is not None and total + length > batch.bytes)
-        )
-        if not batches or full:
-            batches.append([])
-            total = 0
-        batches[-1].append(entry)
-        total += length
-    return batches
-
-
-def _info(message_id: str, priority: int, message: Delivery) -> MessageInfo:
-    return MessageInfo(
-        message_id, message.sequence, message.attempts + 1, message.deliveries + 1, priority
-    )
-
-
-def _named(error: BatchFailed, count: int) -> dict[int, BaseException]:
-    failed: dict[int, BaseException] = {}
-    for index, reason in error.failed.items():
-        if type(index) is not int or not 0 <= index < count:
-            text = f"the handler named message {index!r} of a batch of {count}"
-            return dict.fromkeys(range(count), WrongResults(text))
-        failed[index] = reason if isinstance(reason, BaseException) else RuntimeError(reason)
-    return failed
-
-
-def _spread(value: Any, first: int, last: int, values: dict[int, Any]) -> BaseException | None:
-    if value is None:
-        return None
-    if not isinstance(value, (list, tuple)) or len(value) != last - first:
-        given = f"{len(value)} results" if isinstance(value, (list, tuple)) else repr(value)[:80]
-        return WrongResults(
-            f"a batch handler returns None, or a list with a result per message; it got "
-            f"{last - first} messages and returned {given}"
-        )
-    values.update(zip(range(first, last), value, strict=True))
-    return None
-
-
-def _log_park(call: _Call, entry: _Entry, error: BaseException) -> None:
+def _log_park(call: Call, entry: Entry, error: BaseException) -> None:
     log.error(
-        "shard %r of task %s is parked: its head %s failed",
+        "shard %r of task %s is parked: its head %s failed with %s",
         call.shard,
         call.task.name,
         entry.id,
-        exc_info=error,
+        type(error).__name__,  # its text may tell of the payload
         extra={"message_id": entry.id, "task": call.task.name, "shard": call.shard},
     )
 
 
-def _log_retry(task: Task[..., Any], entry: _Entry, error: BaseException, outcome: Retried) -> None:
+def _log_retry(task: Task[..., Any], entry: Entry, error: BaseException, outcome: Retried) -> None:
     fields = {
         "message_id": entry.id,
         "task": task.name,
@@ -592,3 +481,13 @@ def _raiser(error: BaseException) -> Callable[..., Any]:
         raise error
 
     return handle
+
+
+def _parted(entries: dict[int, T], kept: frozenset[int]) -> tuple[dict[int, T], dict[int, T]]:
+    """What is not of the kept sequences, and what is."""
+    if not kept:
+        return entries, {}
+    return (
+        {key: entries[key] for key in entries.keys() - kept},
+        {key: entries[key] for key in entries.keys() & kept},
+    )

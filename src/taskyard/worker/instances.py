@@ -109,7 +109,9 @@ class Instances:
                 continue
             for lane in claim.lanes:
                 key = (claim.group, task.name, lane.shard)
-                held = self._held[key]
+                held = self._held.get(key)
+                if held is None:
+                    continue  # cancelled before it was acquired
                 held.users -= 1
                 if held.users == 0:
                     held.timer = loop.call_later(task.policy.linger, self._retire, key)

@@ -7,7 +7,7 @@ first lets everything end, then claims it, and claims nothing else until it has 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 from taskyard.brokers.base import Step, Want
 
@@ -27,7 +27,7 @@ class Isolation:
         self._notify = notify
         self._asking = 0
         self._asking_alone = False
-        self._waiting = False
+        self._met: set[Hashable] = set()
         self._suspect: int | None = None
         self._refused = False
 
@@ -36,12 +36,16 @@ class Isolation:
         """Whether nothing runs, and nobody is about to get something to run."""
         return self._asking == 0 and self._held() == 0
 
-    def may_claim(self) -> bool:
-        """Whether a pool may ask for claims now; if not, it is notified when that changes."""
+    def may_claim(self, pool: Hashable) -> bool:
+        """Whether a pool may ask for claims now; if not, it is notified when that may change.
+
+        While some pools have met suspects, only those ask, and only when the worker is idle: the
+        others would keep it busy for ever.
+        """
         if self._suspect is not None or self._asking_alone:
             allowed = False
         else:
-            allowed = self.is_idle or not self._waiting
+            allowed = not self._met or (pool in self._met and self.is_idle)
         self._refused = self._refused or not allowed
         return allowed
 
@@ -50,18 +54,23 @@ class Isolation:
         self._asking += 1
         self._asking_alone = want.alone
 
-    def is_answered(self, want: Want, step: Step | None) -> None:
+    def is_answered(self, pool: Hashable, want: Want, step: Step | None) -> None:
         """Note the answer; None: there was none."""
         self._asking -= 1
         if want.alone:
             self._asking_alone = False
-        if step is None:
-            return
-        self._waiting = step.suspects or (self._waiting and not want.alone)
+        if step is not None:
+            self._learn(pool, want, step)
+        self._look_again()
+
+    def _learn(self, pool: Hashable, want: Want, step: Step) -> None:
+        if step.suspects:
+            self._met.add(pool)
+        elif want.alone:
+            self._met.discard(pool)
         for claim in step.claims:
             if claim.suspect:
                 self._suspect = claim.token
-        self._look_again()
 
     def has_ended(self, token: int) -> None:
         """Note that a claim has left its slot."""
@@ -70,7 +79,7 @@ class Isolation:
         self._look_again()
 
     def _look_again(self) -> None:
-        blocked = self._suspect is not None or (self._waiting and not self.is_idle)
+        blocked = self._suspect is not None or (bool(self._met) and not self.is_idle)
         if self._refused and not blocked:
             self._refused = False
             self._notify()

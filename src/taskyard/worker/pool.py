@@ -149,6 +149,7 @@ class Pool:
         """Start nothing new; with `hard`, give up what runs."""
         self._hard = self._hard or hard
         for run in list(self.held.values()):
+            self._hand_back(run.execution)
             if hard:
                 run.give_up()
             else:
@@ -174,7 +175,7 @@ class Pool:
 
     def _want(self, listener: str | None) -> Want | None:
         free = self.slots - len(self.held)
-        if free <= 0 or self._host.stopping or not self._host.isolation.may_claim():
+        if free <= 0 or self._host.stopping or not self._host.isolation.may_claim(self):
             return None
         return Want(
             [self._group_want(group) for group in self._groups],
@@ -202,7 +203,7 @@ class Pool:
             for claim in step.claims:
                 self._launch(claim, step.now, self._asked)
         finally:
-            isolation.is_answered(want, step)
+            isolation.is_answered(self, want, step)
         return step
 
     async def _step(self, settlements: list[Settlement], want: Want | None) -> Step:
@@ -222,8 +223,10 @@ class Pool:
                     if self._hard:
                         return Step([], [], 0)
             else:
-                if step.lost:
-                    log.warning("%s claims had been lost; nothing of them is settled", step.lost)
+                for token in step.lost:
+                    log.warning("claim %s had been lost; nothing of it is settled", token)
+                    if token in self.held:
+                        self.held[token].lose()
                 self._host.note_progress()
                 return step
 
@@ -295,24 +298,29 @@ class Pool:
             if work.done():
                 break
             timeout = self._overrun(execution)
-            if self._hard and not execution.is_async:
+            if self._hard and not work.done():
                 execution.stop(cancelled=True)
-                return  # its thread cannot be stopped; nobody waits for it any more
+                return  # a thread, or a coroutine that refuses to be cancelled: nobody waits for it
         if not work.cancelled():
             work.result()
 
     def _overrun(self, execution: Execution) -> float:
         slice_ = self._settings.slice
         seconds = execution.running_for()
-        if seconds >= slice_ and (partial := execution.hand_back()) is not None:
-            self._settlements.append(partial)
-            self._note_outcomes(execution.claim, partial)
-            self._changed.set()
+        if seconds >= slice_:
+            self._hand_back(execution)
         left = None if execution.is_async else execution.check_timeout()
         if left is None:
             return 1.0 if seconds >= slice_ else slice_
         shortest = max(slice_, 0.01)
         return min(left, shortest) if left > 0 else shortest
+
+    def _hand_back(self, execution: Execution) -> None:
+        partial = execution.hand_back()
+        if partial is not None:
+            self._settlements.append(partial)
+            self._note_outcomes(execution.claim, partial)
+            self._changed.set()
 
     def _note_outcomes(self, claim: Claim, settlement: Settlement) -> None:
         if not settlement.outcomes:

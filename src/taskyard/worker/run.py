@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Protocol
 
@@ -16,29 +18,58 @@ from taskyard.task import Task
 from taskyard.worker.settings import WorkerSettings
 from taskyard.worker.worker import Worker
 
-__all__ = ["Signals", "TaskSource", "check_shared", "run_worker", "serve"]
+__all__ = ["HARD", "STOPPING", "Signals", "TaskSource", "check_shared", "run_worker", "serve"]
+
+log = logging.getLogger("taskyard.worker")
+
+
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals that tell a process to stop; the second one, to wait for nothing."""
+HARD = signal.SIGQUIT
+"""Tells a process below a supervisor to wait for nothing."""
 
 
 class Signals:
-    """Counts signals to stop, but as one those that come within a moment.
+    """Which signals stop a process, and which of them wait for nothing.
 
-    Whoever stops a whole group of processes (`timeout`, systemd, a shell) may reach one twice.
+    Those that come within a moment count as one: whoever stops a whole group of processes
+    (`timeout`, systemd, a shell) may reach one twice. Below a supervisor, SIGTERM is no more than
+    the first however often it comes: systemd sends it to every process of a service, and the
+    supervisor passes its own on.
+
+    Arguments:
+        stop: called with whether to wait for nothing.
+        supervised: whether this process is below a supervisor.
     """
 
     MOMENT = 0.5
 
-    def __init__(self) -> None:
+    def __init__(self, stop: Callable[[bool], None], *, supervised: bool = False) -> None:
+        self._stop = stop
+        self._supervised = supervised
         self._count = 0
         self._last = float("-inf")
 
-    def count(self) -> int:
-        """Count one more; say the how-manieth it is, or 0 when it came with the one before."""
+    def numbers(self) -> list[signal.Signals]:
+        """The signals to listen to."""
+        if self._supervised:
+            return [signal.SIGTERM, HARD]
+        # Whoever started this may have switched some off for it, as nohup and `sh -c "... &"` do.
+        return [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]
+
+    def hear(self, number: int, frame: object = None) -> None:
+        """Take a signal."""
+        del frame
+        if self._supervised:
+            self._stop(number == HARD)
+            return
         now = time.monotonic()
         if now - self._last < self.MOMENT:
-            return 0
+            return
         self._last = now
         self._count += 1
-        return self._count
+        log.info("received %s", signal.Signals(number).name)
+        self._stop(self._count > 1)
 
 
 class TaskSource(Protocol):
@@ -75,10 +106,11 @@ def run_worker(
         return
     check_shared(source)
     Worker(source.broker, source.tasks.values(), chosen)  # complain before there are children
-    source.close()  # an open connection must not be carried into children
     from taskyard.worker.supervisor import Supervisor
 
-    Supervisor(lambda: source, chosen).run()
+    supervisor = Supervisor(lambda: source, chosen)
+    source.close()  # an open connection must not be carried into children
+    supervisor.run()
 
 
 def check_shared(source: TaskSource) -> None:
@@ -100,7 +132,7 @@ def serve(
     *,
     owner: str | None = None,
     progress: Callable[[], None] = lambda: None,
-    watch: Callable[[asyncio.AbstractEventLoop, Worker], None] | None = None,
+    supervisor: int | None = None,
 ) -> Worker:
     """Run a worker in this process.
 
@@ -109,7 +141,7 @@ def serve(
         settings: how to work.
         owner: its name in the broker.
         progress: called after every successful exchange with the broker.
-        watch: called once with the running loop and the worker.
+        supervisor: below a supervisor, a file descriptor that is readable when that is gone.
 
     Returns:
         The worker, after its end.
@@ -119,25 +151,41 @@ def serve(
     )
 
     async def main() -> None:
-        loop = asyncio.get_running_loop()
-        signals = Signals()
-
-        def on_signal() -> None:
-            if count := signals.count():
-                worker.stop(hard=count > 1)
-
-        ours = threading.current_thread() is threading.main_thread()
-        if ours:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, on_signal)
-        if watch is not None:
-            watch(loop, worker)
-        try:
+        with _stopped_by_signals(worker, supervised=supervisor is not None):
+            if supervisor is not None:
+                _stop_without(supervisor, worker)
             await worker.run()
-        finally:
-            if ours:
-                for number in (signal.SIGTERM, signal.SIGINT):
-                    loop.remove_signal_handler(number)
 
     asyncio.run(main())
     return worker
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(worker: Worker, *, supervised: bool) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    signals = Signals(lambda hard: worker.stop(hard=hard), supervised=supervised)
+    previous = {number: signal.getsignal(number) for number in signals.numbers()}
+    for number in previous:
+        loop.add_signal_handler(number, signals.hear, number)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            loop.remove_signal_handler(number)
+            if handler is not None:  # it was not set from Python
+                signal.signal(number, handler)
+
+
+def _stop_without(supervisor: int, worker: Worker) -> None:
+    loop = asyncio.get_running_loop()
+
+    def on_end() -> None:
+        # Nothing is ever sent this way.
+        loop.remove_reader(supervisor)
+        log.error("the supervisor is gone")
+        worker.stop()
+
+    loop.add_reader(supervisor, on_end)

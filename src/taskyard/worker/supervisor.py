@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from taskyard.errors import TaskyardError, WorkerError
-from taskyard.worker.run import Signals, TaskSource, check_shared, serve
+from taskyard.worker.run import HARD, STOPPING, Signals, TaskSource, check_shared, serve
 from taskyard.worker.settings import WorkerSettings
-from taskyard.worker.worker import Worker, make_owner
+from taskyard.worker.worker import make_owner
 
 __all__ = ["Supervisor"]
 
 log = logging.getLogger("taskyard.supervisor")
 
-REFUSED = 78
-"""Exit code of a child that cannot work (EX_CONFIG): no use in starting it again."""
-HARD = signal.SIGQUIT
-"""Tells a child to wait for nothing. A second SIGTERM would be no sign of that: systemd, for one,
-sends SIGTERM to every process of a service, and the supervisor passes its own on."""
-STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""Signals that end the supervisor."""
+# What a child tells. Not by its exit code: a handler that calls `os._exit` chooses that too.
 PROGRESS = b"."
-"""What a child tells when it made progress; anything else says why it cannot work."""
+"""It exchanged something with the broker."""
+DRAINED = b"d"
+"""It ends: with `burst`, nothing is left."""
+STOPPED = b"s"
+"""It ends, since it was told to or is to be replaced; there may be work left."""
+REFUSED = b"r"
+"""It cannot work, so there is no use in starting it again; the reason follows."""
 LONGEST_REFUSAL = 20_000
 HEALTHY = 30.0
 """Seconds after which a child that made no progress is called stuck."""
@@ -55,10 +54,15 @@ class _Child:
         self.owner = ""
         self.process: BaseProcess | None = None
         self.pipe: Connection | None = None
+        self.ending = b""  # what it told of its end
         self.started = 0.0
-        self.progress = 0.0
-        self.start_at = time.monotonic()
+        self.start_at = self.progress = time.monotonic()
         self.stuck = False
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id, or None between two processes."""
+        return None if self.process is None else self.process.pid
 
 
 class Supervisor:
@@ -70,18 +74,22 @@ class Supervisor:
         settings: how the children work.
 
     Raises:
-        WorkerError: this system cannot fork.
+        WorkerError: this system cannot fork, or this is not the main thread.
     """
 
     def __init__(self, load: Load, settings: WorkerSettings) -> None:
         if "fork" not in multiprocessing.get_all_start_methods():
             raise WorkerError("worker processes need fork; on this system use processes=0")
+        if threading.current_thread() is not threading.main_thread():
+            raise WorkerError(
+                "worker processes can be started from the main thread only, as only that hears "
+                "signals; in another one use processes=0"
+            )
         self._load = load
         self._settings = settings
         self._fork = multiprocessing.get_context("fork")
         self._children = [_Child(number, BACKOFF[0]) for number in range(settings.processes)]
-        self._received = Signals()
-        self._signals = 0
+        self._stopping = False
         self._kill_at: float | None = None
         self._refusal = ""
 
@@ -106,47 +114,41 @@ class Supervisor:
     def _signal_pipe(self) -> Iterator[int]:
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
+        signals = Signals(self._stop)
         previous_fd = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-        previous = {number: signal.signal(number, self._on_signal) for number in STOPPING}
+        previous = {
+            number: signal.signal(number, signals.hear) for number in signals.numbers()
+        }
+        # That it arrives is enough: it ends the wait, so that the death of a child is noticed.
+        previous[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda number, frame: None)
         try:
             yield reading
         finally:
             signal.set_wakeup_fd(previous_fd)
             for number, handler in previous.items():
-                signal.signal(number, handler)
+                if handler is not None:  # it was not set from Python
+                    signal.signal(number, handler)
             os.close(reading)
             os.close(writing)
 
-    def _on_signal(self, number: int, frame: object) -> None:
-        del frame
-        if self._received.count():
-            log.info("received %s", signal.Signals(number).name)
-            self._stop()
-
-    def _stop(self) -> None:
-        self._signals += 1
-        self._kill_at = time.monotonic() + KILL_AFTER
-        if self._signals == 1:
-            self._kill_at += self._settings.grace
+    def _stop(self, hard: bool) -> None:
+        self._stopping = True
+        self._kill_at = time.monotonic() + KILL_AFTER + (0 if hard else self._settings.grace)
         for child in self._children:
-            if child.process is not None and child.process.pid is not None:
+            if child.pid is not None:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(child.process.pid, signal.SIGTERM if self._signals == 1 else HARD)
+                    os.kill(child.pid, HARD if hard else signal.SIGTERM)
 
     # Children
 
     def _start_due(self) -> None:
-        if self._signals:
+        if self._stopping:
             self._children = [child for child in self._children if child.process is not None]
         for child in self._children:
             if child.process is None and child.start_at <= time.monotonic():
-                # A signal while only one side knows of the other would be lost for that child.
-                signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
-                try:
-                    if not self._signals:
+                with _signals_blocked():
+                    if not self._stopping:
                         self._start(child)
-                finally:
-                    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
     def _start(self, child: _Child) -> None:
         child.owner = make_owner()
@@ -162,24 +164,21 @@ class Supervisor:
         child.process.start()
         writing.close()
         child.pipe = reading
-        child.started = child.progress = time.monotonic()
-        child.stuck = False
+        child.ending = b""
+        child.started = time.monotonic()
         log.info("started worker process %s", child.process.pid)
 
     def _watch(self, signalled: int) -> None:
-        running = {
-            child.process.sentinel: child for child in self._children if child.process is not None
-        }
-        pipes = {child.pipe: child for child in running.values() if child.pipe is not None}
-        ready = wait([signalled, *running, *pipes], timeout=self._patience())
-        for item in ready:
+        pipes = {child.pipe: child for child in self._children if child.pipe is not None}
+        for item in wait([signalled, *pipes], timeout=self._patience()):
             if item == signalled:
                 os.read(signalled, 64)
             elif isinstance(item, Connection):
                 self._hear(pipes[item])
-        for item in ready:
-            if isinstance(item, int) and item in running:
-                self._ended(running[item])
+        for child in list(self._children):
+            # Its sentinel would not do: a process that a handler forked holds that too.
+            if child.process is not None and child.process.exitcode is not None:
+                self._ended(child, child.process.exitcode)
 
     def _patience(self) -> float:
         now = time.monotonic()
@@ -197,44 +196,52 @@ class Supervisor:
             child.pipe.close()
             child.pipe = None
             return
-        if told != PROGRESS:
-            self._refusal = self._refusal or told.decode(errors="replace")
-        child.progress = time.monotonic()
-        child.delay = BACKOFF[0] if child.progress - child.started > YOUNG else child.delay
-
-    def _ended(self, child: _Child) -> None:
-        process = child.process
-        if process is None:
+        if told == PROGRESS:
+            child.progress = time.monotonic()
+            young = child.progress - child.started <= YOUNG
+            child.delay = child.delay if young else BACKOFF[0]
             return
-        process.join()
-        code = process.exitcode
-        process.close()
+        child.ending = told[:1]
+        if child.ending == REFUSED:
+            self._refusal = self._refusal or told[1:].decode(errors="replace")
+
+    def _ended(self, child: _Child, code: int) -> None:
+        self._bury(child)
+        if child.ending == REFUSED and not self._stopping:
+            self._stop(hard=False)
+        if not child.ending:
+            self._died(child, code)
+        drained = child.ending == DRAINED and self._settings.burst
+        if self._stopping or drained:
+            self._children.remove(child)
+
+    def _bury(self, child: _Child) -> None:
         while child.pipe is not None and child.pipe.poll():
             self._hear(child)
         if child.pipe is not None:
             child.pipe.close()
+        if child.process is not None:
+            child.process.close()
         child.process = child.pipe = None
-        if code == REFUSED:
-            self._refusal = self._refusal or "a worker process refused to work"
-            if not self._signals:
-                self._stop()
-        elif code != 0:
-            name = signal.Signals(-code).name if code is not None and code < 0 else f"code {code}"
-            log.error("a worker process died (%s); its claims are given back", name)
-            self._give_back(child.owner)
-        if self._signals or code == REFUSED or (code == 0 and self._settings.burst):
-            self._children.remove(child)
+        child.start_at = time.monotonic()
+
+    def _died(self, child: _Child, code: int) -> None:
+        name = signal.Signals(-code).name if code < 0 else f"code {code}"
+        if self._stopping and code in (-signal.SIGTERM, -HARD):
+            # A worker listens to these as long as it holds anything.
+            log.info("a worker process that was not at work ended (%s)", name)
             return
-        if code != 0 and time.monotonic() - child.started < YOUNG:
+        log.error("a worker process died (%s); its claims are given back", name)
+        self._give_back(child.owner)
+        if time.monotonic() - child.started < YOUNG:
             child.start_at = time.monotonic() + child.delay
             child.delay = min(child.delay * 2, BACKOFF[1])
-        else:
-            child.start_at = time.monotonic()
 
     def _give_back(self, owner: str) -> None:
         # In a child of its own: this process must never hold a connection when it forks.
         reaper = self._fork.Process(target=_reaper_main, args=(self._load, owner))
-        reaper.start()
+        with _signals_blocked():
+            reaper.start()
         reaper.join(self._settings.lease)
 
     def _kill_late(self) -> None:
@@ -249,17 +256,34 @@ class Supervisor:
     # Health
 
     def _write_health(self) -> None:
-        stuck = []
+        stuck = [child for child in self._children if self._is_late(child)]
+        for child in stuck:
+            if not child.stuck:
+                log.warning(
+                    "worker process %s makes no progress", child.pid or f"number {child.number}"
+                )
         for child in self._children:
-            late = time.monotonic() - child.progress > max(HEALTHY, self._settings.lease)
-            if child.process is not None and late:
-                stuck.append(child)
-                if not child.stuck:
-                    log.warning("worker process %s makes no progress", child.process.pid)
-            child.stuck = child.process is not None and late
-        if self._settings.health_file and not stuck and not self._signals:
+            child.stuck = child in stuck
+        if self._settings.health_file and not stuck and not self._stopping:
             with contextlib.suppress(OSError):
                 Path(self._settings.health_file).touch()
+
+    def _is_late(self, child: _Child) -> bool:
+        return time.monotonic() - child.progress > max(HEALTHY, self._settings.lease)
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """A signal while only one of two processes knows of the other would be lost for that one."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, (*STOPPING, HARD))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (*STOPPING, HARD))
+
+
+def _forget_signals(**handlers: signal.Handlers) -> None:
+    """In a child: drop what the supervisor has set up."""
 
 
 def _child_main(

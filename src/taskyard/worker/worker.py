@@ -115,9 +115,7 @@ class Worker:
                 asyncio.create_task(self._end_grace()),
             ]
             try:
-                async with asyncio.TaskGroup() as group:
-                    for pool in self._pools:
-                        group.create_task(pool.serve(driver, threads, instances))
+                await self._serve(driver, threads, instances)
             finally:
                 for helper in helpers:
                     helper.cancel()
@@ -129,6 +127,16 @@ class Worker:
             await driver.close()
         if self._failure:
             raise WorkerError(self._failure)
+
+    async def _serve(
+        self, driver: AsyncDriver, threads: ThreadPoolExecutor, instances: Instances
+    ) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for pool in self._pools:
+                    group.create_task(pool.serve(driver, threads, instances))
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None  # what the first pool met; the others ended by it
 
     def stop(self, *, hard: bool = False) -> None:
         """Stop claiming; finish what runs within the grace time, give the rest back at once.

@@ -9,8 +9,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
-import msgspec
-
 from taskyard.brokers.base import (
     Counts,
     DeadLetter,
@@ -24,6 +22,7 @@ from taskyard.brokers.base import (
     Want,
 )
 from taskyard.brokers.clock import wall_clock
+from taskyard.brokers.common import CHUNK, in_chunks
 from taskyard.brokers.lane import GroupPolicy
 from taskyard.brokers.memory import claims, steps
 from taskyard.brokers.memory.listeners import MemoryListener
@@ -34,9 +33,6 @@ __all__ = ["MemoryAsyncDriver", "MemoryBroker", "MemoryDriver"]
 T = TypeVar("T")
 MemoryStep: TypeAlias = Callable[[MemoryState], Any]
 
-CHUNK = 500
-"""Records and dead letters that a step of a longer operation touches."""
-
 
 class MemoryBroker:
     """Queues in this process. A process that is forked has a copy of its own.
@@ -44,7 +40,7 @@ class MemoryBroker:
     Arguments:
         url: how it is called; two brokers of one URL are still two.
         clock: microseconds since 1970, for tests.
-        dead_limit: dead letters that a queue keeps; the oldest go.
+        dead_limit: dead letters that a group keeps; the oldest go.
         dead_age: seconds that dead letters are kept.
     """
 
@@ -113,10 +109,10 @@ class MemoryBroker:
         return letters
 
     def retry_dead(self, query: DeadQuery) -> Operation[int]:
-        return (yield from _in_chunks(steps.retry_dead, query))
+        return (yield from _change_dead(steps.retry_dead, query))
 
     def discard_dead(self, query: DeadQuery) -> Operation[int]:
-        return (yield from _in_chunks(steps.discard_dead, query))
+        return (yield from _change_dead(steps.discard_dead, query))
 
     def release(self, group: Group, shard: str) -> Operation[bool]:
         released: bool = yield partial(steps.release, key=group, shard=shard)
@@ -166,15 +162,10 @@ class MemoryBroker:
         self.apply(leave)
 
 
-def _in_chunks(step: Callable[[MemoryState, DeadQuery], int], query: DeadQuery) -> Operation[int]:
-    total = 0
-    while total < query.limit:
-        chunk = msgspec.structs.replace(query, limit=min(CHUNK, query.limit - total))
-        changed: int = yield lambda state, part=chunk: step(state, part)
-        total += changed
-        if changed < chunk.limit:
-            break
-    return total
+def _change_dead(step: Callable[..., int], query: DeadQuery) -> Operation[int]:
+    return in_chunks(
+        query, lambda state: state.letters.newest(), lambda chunk: partial(step, query=chunk)
+    )
 
 
 class MemoryDriver:

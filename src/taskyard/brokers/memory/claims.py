@@ -17,19 +17,15 @@ from taskyard.brokers.base import (
     Step,
     Want,
 )
+from taskyard.brokers.common import NO_ATTEMPT, REAPED, lost_failure
 from taskyard.brokers.lane import Flush, cap_after_loss, flush, is_given_up, take
 from taskyard.brokers.memory.agenda import Agenda
 from taskyard.brokers.memory.groups import GroupState, OpenClaim, Part
 from taskyard.brokers.memory.lanes import Lane, Room
 from taskyard.brokers.memory.state import Delayed, MemoryState
-from taskyard.message import Failure, Reason, State, read_envelope
+from taskyard.message import State, read_envelope
 
 __all__ = ["Claimer", "extend", "reap", "step"]
-
-REAPED = 4
-"""Lost claims that one step takes back."""
-
-NEVER_RAN = (Reason.EXPIRED, Reason.UNREADABLE)
 
 
 def step(state: MemoryState, settlements: Sequence[Settlement], want: Want | None) -> Step:
@@ -114,7 +110,7 @@ def _end(
             group.totals["retried"] += 1
             _retry(state, group, shard, priority, _delivered(message, failed=True), delay)
         case Dead(failure, id_, task):
-            ended = _delivered(message, failed=failure.reason not in NEVER_RAN)
+            ended = _delivered(message, failed=failure.reason not in NO_ATTEMPT)
             state.bury(group, shard, priority, ended, failure, id_, task)
         case Discard(id_):
             group.totals["discarded"] += 1
@@ -357,6 +353,5 @@ def _bury_lost(
 ) -> None:
     envelope = read_envelope(message.body)
     id_, task = ("", "") if envelope is None else (envelope.id, envelope.task)
-    text = f"its worker died or lost its lease {message.losses} times while running it"
-    failure = Failure(Reason.WORKER_LOST, message=text)
+    failure = lost_failure(message.losses)
     state.bury(group, shard, priority, message, failure, id_, task)

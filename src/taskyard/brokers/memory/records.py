@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections import Counter
 from collections.abc import Iterator
 
 import msgspec
@@ -95,48 +94,48 @@ class Records:
 
 
 class DeadLetters:
-    """Dead letters by number: of each queue the newest, and none for ever.
+    """Dead letters by number: of each group the newest, and none for ever.
 
     Arguments:
-        limit: how many of a queue are kept.
+        limit: how many of a group are kept.
         age: microseconds for which one is kept.
     """
 
     def __init__(self, limit: int, age: int) -> None:
         self._limit = limit
         self._age = age
-        self._numbers = itertools.count(1)
-        self._queues: dict[str, dict[int, DeadLetter]] = {}
-        self._of_group: Counter[Group] = Counter()
+        self._last = 0
+        self._groups: dict[Group, dict[int, DeadLetter]] = {}
 
     def of(self, group: Group) -> int:
         """How many a group has."""
-        return self._of_group[group]
+        return len(self._groups.get(group, ()))
 
     def next_number(self) -> int:
         """A number that no dead letter ever had."""
-        return next(self._numbers)
+        self._last += 1
+        return self._last
+
+    def newest(self) -> int:
+        """The highest number that any dead letter had; 0: there was none."""
+        return self._last
 
     def add(self, letter: DeadLetter) -> DeadLetter | None:
         """Keep a dead letter; returns the one that had to go for it."""
-        queue = self._queues.setdefault(letter.group.queue, {})
-        queue[letter.number] = letter
-        self._of_group[letter.group] += 1
-        if len(queue) <= self._limit:
+        letters = self._groups.setdefault(letter.group, {})
+        letters[letter.number] = letter
+        if len(letters) <= self._limit:
             return None
-        oldest = next(iter(queue.values()))
+        oldest = next(iter(letters.values()))
         self.remove(oldest)
         return oldest
 
     def remove(self, letter: DeadLetter) -> None:
         """Forget a dead letter."""
-        queue = self._queues[letter.group.queue]
-        del queue[letter.number]
-        if not queue:
-            del self._queues[letter.group.queue]
-        self._of_group[letter.group] -= 1
-        if not self._of_group[letter.group]:
-            del self._of_group[letter.group]
+        letters = self._groups[letter.group]
+        del letters[letter.number]
+        if not letters:
+            del self._groups[letter.group]
 
     def find(self, query: DeadQuery) -> list[DeadLetter]:
         """The dead letters that are meant, oldest first."""
@@ -145,8 +144,8 @@ class DeadLetters:
     def expired(self, now: int, limit: int) -> list[DeadLetter]:
         """Those that were kept long enough, `limit` at most."""
         old: list[DeadLetter] = []
-        for queue in self._queues.values():
-            for letter in queue.values():
+        for letters in self._groups.values():
+            for letter in letters.values():
                 if letter.at + self._age > now or len(old) >= limit:
                     break
                 old.append(letter)
@@ -155,6 +154,8 @@ class DeadLetters:
     def _matching(self, query: DeadQuery) -> Iterator[DeadLetter]:
         numbers = None if query.numbers is None else frozenset(query.numbers)
         for letter in self._in_order(query.queue):
+            if query.upto is not None and letter.number > query.upto:
+                return
             if (
                 letter.number > query.after
                 and (query.task is None or letter.task == query.task)
@@ -163,7 +164,9 @@ class DeadLetters:
                 yield letter
 
     def _in_order(self, queue: str | None) -> Iterator[DeadLetter]:
-        if queue is not None:
-            return iter(self._queues.get(queue, {}).values())
-        queues = [letters.values() for letters in self._queues.values()]
-        return heapq.merge(*queues, key=lambda letter: letter.number)
+        of_groups = [
+            letters.values()
+            for group, letters in self._groups.items()
+            if queue in (None, group.queue)
+        ]
+        return heapq.merge(*of_groups, key=lambda letter: letter.number)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from taskyard.brokers.base import DeadLetter, Delivery, Group
+from taskyard.brokers.common import PROMOTED
 from taskyard.brokers.lane import Place, place
 from taskyard.brokers.memory.agenda import Agenda
 from taskyard.brokers.memory.groups import GroupState, OpenClaim
@@ -16,9 +17,6 @@ from taskyard.brokers.memory.records import DeadLetters, Records
 from taskyard.message import Failure, State
 
 __all__ = ["Delayed", "MemoryState"]
-
-PROMOTED = 500
-"""Messages, and lanes, whose time has come, that one step lets in."""
 
 
 class Delayed(NamedTuple):
