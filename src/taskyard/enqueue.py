@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
 
@@ -114,20 +114,20 @@ class Enqueuer(Generic[P, R]):
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Result[R]:
         """See `Task.enqueue`."""
         message_id, put = self._one(args, kwargs)
-        self._task._outlet.put(self._task, [put])
-        return self._task._handle(message_id)
+        self._task.outlet.put(self._task, [put])
+        return self._task.result(message_id)
 
     async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> Result[R]:
         """See `Task.aenqueue`."""
         message_id, put = self._one(args, kwargs)
-        await self._task._outlet.put_async(self._task, [put])
-        return self._task._handle(message_id)
+        await self._task.outlet.put_async(self._task, [put])
+        return self._task.result(message_id)
 
     def enqueue_many(self, items: Iterable[Any]) -> Results[R]:
         """See `Task.enqueue_many`."""
         chunks = []
         for ids, puts in self._chunks(items):
-            self._task._outlet.put(self._task, puts)
+            self._task.outlet.put(self._task, puts)
             chunks.append(ids)
         return self._results(chunks)
 
@@ -135,12 +135,12 @@ class Enqueuer(Generic[P, R]):
         """See `Task.aenqueue_many`."""
         chunks = []
         for ids, puts in self._chunks(items):
-            await self._task._outlet.put_async(self._task, puts)
+            await self._task.outlet.put_async(self._task, puts)
             chunks.append(ids)
         return self._results(chunks)
 
     def _results(self, chunks: list[Sequence[str]]) -> Results[R]:
-        return Results(chunks, self._task._reader(), self._task.codec.decode_result)
+        return Results(chunks, self._task.reader, self._task.codec.decode_result)
 
     def _one(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, Put]:
         task, options = self._task, self._options
@@ -175,6 +175,11 @@ class Enqueuer(Generic[P, R]):
     def _chunks(self, items: Iterable[Any]) -> Iterator[tuple[Sequence[str], list[Put]]]:
         if isinstance(items, (str, bytes)):
             raise EnqueueError("enqueue_many takes many items; enqueue takes one text or bytes")
+        if isinstance(items, Mapping):
+            raise EnqueueError(
+                "enqueue_many takes many items, and of a mapping only the keys would be stored: "
+                "give a list of items, or its keys(), values() or items()"
+            )
         if not isinstance(items, Iterable):
             raise EnqueueError(f"enqueue_many takes an iterable of items, not {items!r}")
         iterator = iter(items)
@@ -260,7 +265,7 @@ def _due(moment: datetime) -> int:
 
 def _message_id(value: object) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= 200 or not is_text(value):
-        raise EnqueueError(f"id must be a text of 1 to 200 characters, not {value!r}")
+        raise EnqueueError(f"id must be a text of 1 to 200 characters without NUL, not {value!r}")
     return value
 
 

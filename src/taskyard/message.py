@@ -178,8 +178,14 @@ class Ids(Sequence[str]):
 
 
 def is_text(value: str) -> bool:
-    """Whether a str can be encoded: half of a surrogate pair cannot."""
-    return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
+    """Whether every storage gives a str back unchanged: not with NUL, or half a surrogate pair."""
+    if "\0" in value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class IdMaker:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Generic, TypeVar, overload
 
 from taskyard import context
-from taskyard.brokers.base import AsyncDriver, Broker, Driver, Record
+from taskyard.brokers.base import AsyncDriver, Broker, Driver, Operation, Record
 from taskyard.errors import (
     NotFound,
     ResultNotKept,
@@ -29,6 +29,8 @@ NOTHING = b"\xc0"
 """None, encoded."""
 
 Decoder = Callable[[bytes], Any]
+_Found = list[Record | None]
+_Watch = Generator[Operation[_Found] | float, _Found | None, Record | None]
 
 
 class RecordReader:
@@ -64,41 +66,62 @@ class RecordReader:
         Returns:
             The record as it is in the end; not final if the time is over.
         """
-        driver = self._driver()
-        record = driver.run(self._broker.records([message_id]))[0]
-        if record is None or record.state.final or timeout == 0:
+        record = self.read(message_id)
+        if _is_over(record) or timeout == 0:
             return record
+        driver = self._driver()
         listener = driver.listener()
+        watch = self._watch(message_id, listener.name, timeout)
+        answer = None
         try:
-            end = None if timeout is None else time.monotonic() + timeout
             while True:
-                (record,) = driver.run(self._broker.records([message_id], listener.name or None))
-                remaining = _remaining(end, time.monotonic())
-                if record is None or record.state.final or remaining <= 0:
-                    return record
-                listener.wait(remaining)
+                step = watch.send(answer)
+                if isinstance(step, float):
+                    answer = None
+                    listener.wait(step)
+                else:
+                    answer = driver.run(step)
+        except StopIteration as end:
+            return cast("Record | None", end.value)
         finally:
             listener.close()
 
     async def wait_async(self, message_id: str, timeout: float | None) -> Record | None:
         """The same, without blocking the event loop."""
-        driver = self._async_driver()
-        record = (await driver.run(self._broker.records([message_id])))[0]
-        if record is None or record.state.final or timeout == 0:
+        record = await self.read_async(message_id)
+        if _is_over(record) or timeout == 0:
             return record
+        driver = self._async_driver()
         listener = driver.listener()
+        watch = self._watch(message_id, listener.name, timeout)
+        answer = None
         try:
-            end = None if timeout is None else time.monotonic() + timeout
             while True:
-                (record,) = await driver.run(
-                    self._broker.records([message_id], listener.name or None)
-                )
-                remaining = _remaining(end, time.monotonic())
-                if record is None or record.state.final or remaining <= 0:
-                    return record
-                await listener.wait_async(remaining)
+                step = watch.send(answer)
+                if isinstance(step, float):
+                    answer = None
+                    await listener.wait_async(step)
+                else:
+                    answer = await driver.run(step)
+        except StopIteration as end:
+            return cast("Record | None", end.value)
         finally:
             listener.close()
+
+    def _watch(self, message_id: str, listener: str, timeout: float | None) -> _Watch:
+        """Ask, by turns, to run an operation and to wait for some seconds."""
+        end = None if timeout is None else time.monotonic() + timeout
+        while True:
+            answer = yield self._broker.records([message_id], listener or None)
+            record = answer[0] if answer else None
+            remaining = _remaining(end, time.monotonic())
+            if _is_over(record) or remaining <= 0:
+                return record
+            yield remaining
+
+
+def _is_over(record: Record | None) -> bool:
+    return record is None or record.state.final
 
 
 def _remaining(end: float | None, now: float) -> float:

@@ -16,13 +16,16 @@ from taskyard.policy import Policy
 from taskyard.result import RecordReader, Result, Results
 from taskyard.sharding import Sharding
 
-__all__ = ["BatchTask", "Handler", "Task"]
+__all__ = ["ORDER", "BatchTask", "Handler", "Task"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
 DEFAULT_RESULT_TTL = 86_400.0
+
+ORDER = "order:"
+"""What the names of groups begin with that belong to an `order`, and not to a task."""
 
 
 class Handler(Generic[T]):
@@ -54,6 +57,7 @@ class Task(Generic[P, R]):
     Calling a task calls its function, here and now.
 
     Attributes:
+        outlet: where its messages are put: the yard.
         name: its name, which is what travels.
         function: the handler: a function, or a class with `create`, `start`, `handle`, `stop`.
         policy: what was declared.
@@ -72,7 +76,7 @@ class Task(Generic[P, R]):
         *,
         known: bool = True,
     ) -> None:
-        self._outlet = outlet
+        self.outlet = outlet
         self.name = name
         self.function = function
         self.policy = policy
@@ -92,7 +96,7 @@ class Task(Generic[P, R]):
             batch=policy.batch is not None,
             single=self.codec.single,
         )
-        self.group = Group(policy.queue, f"order:{policy.order}" if policy.order else name)
+        self.group = Group(policy.queue, f"{ORDER}{policy.order}" if policy.order else name)
         self.envelope_task = name if policy.order else ""
         self.result_ttl = _result_ttl(policy, self.codec) if known else None
 
@@ -222,7 +226,12 @@ class Task(Generic[P, R]):
 
     def result(self, message_id: str) -> Result[R]:
         """A handle on a message of this task, by its id."""
-        return self._handle(message_id)
+        return Result(message_id, self.reader, self.codec.decode_result)
+
+    @property
+    def reader(self) -> RecordReader | None:
+        """Where its results are looked up; None if it keeps none."""
+        return self.outlet.reader if self.result_ttl or not self.known else None
 
     def _split(self, kwargs: dict[str, Any]) -> tuple[Enqueuer[P, R], dict[str, Any]]:
         given = OPTION_NAMES.intersection(kwargs)
@@ -232,12 +241,6 @@ class Task(Generic[P, R]):
             return Enqueuer(self, PLAIN), kwargs
         options = make_options({name: kwargs[name] for name in given})
         return Enqueuer(self, options), {k: v for k, v in kwargs.items() if k not in given}
-
-    def _handle(self, message_id: str) -> Result[R]:
-        return Result(message_id, self._reader(), self.codec.decode_result)
-
-    def _reader(self) -> RecordReader | None:
-        return self._outlet.reader if self.result_ttl or not self.known else None
 
     def __repr__(self) -> str:
         return f"<task {self.name!r} of queue {self.policy.queue!r}>"

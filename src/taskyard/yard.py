@@ -23,7 +23,8 @@ from taskyard.errors import BrokerError, NotFound, PolicyError
 from taskyard.payload import decode_plain
 from taskyard.policy import Backoff, Batch, OnError, Retry, ShardKey, checked_name, policy
 from taskyard.result import RecordReader, Result
-from taskyard.task import BatchTask, Handler, Task
+from taskyard.sharding import shard_text
+from taskyard.task import ORDER, BatchTask, Handler, Task
 
 __all__ = ["DeadLetters", "Yard"]
 
@@ -190,6 +191,11 @@ class Yard:
         _check_handler(function)
         self._check_importable(function, name)
         chosen = checked_name("name", function.__name__ if name is None else name)
+        if chosen.startswith(ORDER):
+            raise PolicyError(
+                f"a task cannot be called {chosen!r}: its messages would be among those of "
+                f"order={chosen.removeprefix(ORDER)!r}"
+            )
         if chosen in self.tasks:
             raise PolicyError(
                 f"there are two tasks called {chosen!r}; their messages could not be told apart. "
@@ -238,28 +244,55 @@ class Yard:
                     f"order need the same"
                 )
 
-    def remote(self, name: str, *, queue: str = "default", batch: bool = False) -> Task[..., Any]:
+    def remote(
+        self,
+        name: str,
+        *,
+        queue: str | None = None,
+        batch: bool = False,
+        order: str | None = None,
+    ) -> Task[..., Any]:
         """A task that is declared elsewhere, to enqueue messages for it by name.
 
-        Arguments cannot be checked here, and its results can be looked up only if the declaring
-        program put the message.
+        Arguments cannot be checked here, no shard can be made of them (give `shard=`), and its
+        results can be looked up only if the declaring program put the message.
 
         Arguments:
             name: the task's name.
-            queue: its queue.
+            queue: its queue; if left out, that of this yard's task of the name, or "default".
             batch: whether its handler takes lists.
+            order: its order, if it shares one; known if this yard has the task.
 
         Returns:
             The task; calling it raises.
+
+        Raises:
+            PolicyError: a name is wrong, or the order is not that of this yard's task.
         """
-        declared = policy({"queue": queue, "batch": batch})
+        queue, order = self._whereabouts(name, queue, order)
+        declared = policy(
+            {"queue": queue, "batch": batch, "order": order, "ordered": order is not None}
+        )
 
         def elsewhere(*_args: Any, **_kwargs: Any) -> Any:
             raise NotFound(f"task {name!r} is declared elsewhere, so it cannot be called here")
 
         kind: type[Task[..., Any]] = BatchTask if batch else Task
-        checked_name("name", name)
         return kind(self, name, elsewhere, declared, known=False)
+
+    def _whereabouts(
+        self, name: str, queue: str | None, order: str | None
+    ) -> tuple[str, str | None]:
+        # `taskyard release` names an order's group like a task, so "order:" is allowed here.
+        here = self.tasks.get(checked_name("name", name))
+        if here is None or queue not in (None, here.policy.queue):
+            return "default" if queue is None else queue, order
+        if order not in (None, here.policy.order):
+            raise PolicyError(
+                f"task {name!r} has order={here.policy.order!r} here, not {order!r}: "
+                f"nobody would run the message"
+            )
+        return here.policy.queue, here.policy.order
 
     # Storing (called by tasks)
 
@@ -300,16 +333,17 @@ class Yard:
 
         Arguments:
             task: the task or its name.
-            shard: the shard's key.
+            shard: the shard's key; None or an empty text: what is in no shard.
 
         Returns:
             Whether it was parked.
 
         Raises:
+            EnqueueError: the key can be no shard's.
             NotFound: there is no such task.
         """
         group = self._find(task).group
-        return self.driver.run(self.broker.release(group, str(shard)))
+        return self.driver.run(self.broker.release(group, shard_text(shard)))
 
     def _find(self, task: Task[..., Any] | str) -> Task[..., Any]:
         if isinstance(task, Task):

@@ -41,9 +41,7 @@ def lost_failure(losses: int) -> Failure:
     return Failure(Reason.WORKER_LOST, message=text)
 
 
-def in_chunks(
-    query: DeadQuery, newest: Any, change: Callable[[DeadQuery], Any]
-) -> Operation[int]:
+def in_chunks(query: DeadQuery, newest: Any, change: Callable[[DeadQuery], Any]) -> Operation[int]:
     """Change dead letters, a bounded number in each step.
 
     Arguments:

@@ -116,9 +116,7 @@ class Supervisor:
         os.set_blocking(writing, False)
         signals = Signals(self._stop)
         previous_fd = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-        previous = {
-            number: signal.signal(number, signals.hear) for number in signals.numbers()
-        }
+        previous = {number: signal.signal(number, signals.hear) for number in signals.numbers()}
         # That it arrives is enough: it ends the wait, so that the death of a child is noticed.
         previous[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda number, frame: None)
         try:
@@ -132,8 +130,10 @@ class Supervisor:
             os.close(writing)
 
     def _stop(self, hard: bool) -> None:
+        if hard or not self._stopping:
+            grace = 0 if hard else self._settings.grace
+            self._kill_at = time.monotonic() + grace + KILL_AFTER
         self._stopping = True
-        self._kill_at = time.monotonic() + KILL_AFTER + (0 if hard else self._settings.grace)
         for child in self._children:
             if child.pid is not None:
                 with contextlib.suppress(ProcessLookupError):
@@ -220,9 +220,10 @@ class Supervisor:
             self._hear(child)
         if child.pipe is not None:
             child.pipe.close()
-        if child.process is not None:
-            child.process.close()
-        child.process = child.pipe = None
+        # A signal may come in between: it must not find a process that is closed.
+        process, child.process, child.pipe = child.process, None, None
+        if process is not None:
+            process.close()
         child.start_at = time.monotonic()
 
     def _died(self, child: _Child, code: int) -> None:
@@ -275,15 +276,22 @@ class Supervisor:
 @contextlib.contextmanager
 def _signals_blocked() -> Iterator[None]:
     """A signal while only one of two processes knows of the other would be lost for that one."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, (*STOPPING, HARD))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (*STOPPING, HARD))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (*STOPPING, HARD))
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _forget_signals(**handlers: signal.Handlers) -> None:
-    """In a child: drop what the supervisor has set up."""
+def _leave_signals(to: signal.Handlers) -> None:
+    """In a child: drop the supervisor's handlers, and leave what tells it to stop to the system."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    # Ctrl-C goes to the whole foreground group; the supervisor passes one signal on for it.
+    for number in STOPPING:
+        signal.signal(number, to if number == signal.SIGTERM else signal.SIG_IGN)
+    signal.signal(HARD, to)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (*STOPPING, HARD))
 
 
 def _child_main(
@@ -295,26 +303,19 @@ def _child_main(
 ) -> None:
     for other in foreign:
         other.close()
-    signal.set_wakeup_fd(-1)
-    # Ctrl-C goes to the whole foreground group; the supervisor passes one signal on for it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+    _leave_signals(signal.SIG_DFL)
+    code = 0
     try:
-        source = load()
-        check_shared(source)
-        serve(
-            source, settings, owner=owner, progress=_Reporter(pipe), watch=_watch_supervisor(pipe)
-        )
-        code = 0
+        told = _work(load, settings, owner, pipe)
     except TaskyardError as error:
-        with contextlib.suppress(OSError):
-            pipe.send_bytes(str(error)[:LONGEST_REFUSAL].encode(errors="replace") or b"?")
-        code = REFUSED
+        why = str(error)[:LONGEST_REFUSAL] or type(error).__name__
+        told = REFUSED + why.encode(errors="replace")
     except BaseException:
         log.exception("a worker process failed")
-        code = 1
+        told, code = b"", 1
+    if told:
+        with contextlib.suppress(OSError):
+            pipe.send_bytes(told)
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -322,19 +323,13 @@ def _child_main(
     os._exit(code)
 
 
-def _watch_supervisor(pipe: Connection) -> Callable[[asyncio.AbstractEventLoop, Worker], None]:
-    def watch(loop: asyncio.AbstractEventLoop, worker: Worker) -> None:
-        def on_end() -> None:
-            # Nothing is ever sent this way: it is readable when the supervisor is gone.
-            loop.remove_reader(pipe.fileno())
-            log.error("the supervisor is gone")
-            worker.stop()
-
-        loop.add_reader(pipe.fileno(), on_end)
-        loop.add_signal_handler(signal.SIGTERM, worker.stop)
-        loop.add_signal_handler(HARD, partial(worker.stop, hard=True))
-
-    return watch
+def _work(load: Load, settings: WorkerSettings, owner: str, pipe: Connection) -> bytes:
+    source = load()
+    check_shared(source)
+    worker = serve(
+        source, settings, owner=owner, progress=_Reporter(pipe), supervisor=pipe.fileno()
+    )
+    return STOPPED if worker.stopping else DRAINED
 
 
 class _Reporter:
@@ -353,8 +348,7 @@ class _Reporter:
 
 
 def _reaper_main(load: Load, owner: str) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _leave_signals(signal.SIG_IGN)
     try:
         source = load()
         driver = source.broker.driver()

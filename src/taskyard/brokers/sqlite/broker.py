@@ -28,6 +28,7 @@ from taskyard.brokers.base import (
     Want,
 )
 from taskyard.brokers.clock import wall_clock
+from taskyard.brokers.common import CHUNK, REAPED, in_chunks
 from taskyard.brokers.lane import GroupPolicy, conflict_text, merged
 from taskyard.brokers.sqlite.claims import Claimer, servable
 from taskyard.brokers.sqlite.database import Settings
@@ -36,12 +37,14 @@ from taskyard.brokers.sqlite.groups import GroupRow
 from taskyard.brokers.sqlite.lanes import Lanes
 from taskyard.brokers.sqlite.records import (
     dead_letters,
+    find_records,
     finish_records,
     forget_expired,
+    newest_dead,
     open_records,
-    read_records,
     remove_dead,
     reopen_record,
+    watch_records,
 )
 from taskyard.brokers.sqlite.settle import Settler, promote, store_due
 from taskyard.brokers.sqlite.transaction import Transaction
@@ -53,12 +56,6 @@ __all__ = ["SQLiteBroker", "no_probe"]
 T = TypeVar("T")
 
 SYNCHRONOUS = ("full", "extra", "normal", "off")
-PROMOTED = 500
-"""Messages, and lanes, whose time has come, that one step lets in."""
-REAPED = 4
-"""Expired claims that one step takes back."""
-CHUNK = 500
-"""Rows that a step of a longer operation touches."""
 
 
 def no_probe(point: str) -> None:
@@ -166,7 +163,11 @@ class SQLiteBroker:
         self, ids: Sequence[str], listener: str | None = None
     ) -> Operation[list[Record | None]]:
         """See `Broker.records`."""
-        found: list[Record | None] = yield Write(partial(read_records, ids=ids, listener=listener))
+        found: list[Record | None]
+        if listener is None:
+            found = yield Read(lambda reader: find_records(reader, self._settings.clock(), ids))
+        else:
+            found = yield Write(partial(watch_records, ids=ids, listener=listener))
         return found
 
     def counts(self) -> Operation[list[Counts]]:
@@ -181,11 +182,11 @@ class SQLiteBroker:
 
     def retry_dead(self, query: DeadQuery) -> Operation[int]:
         """See `Broker.retry_dead`."""
-        return (yield from _in_chunks(query, _retry_dead))
+        return (yield from _change_dead(_retry_dead, query))
 
     def discard_dead(self, query: DeadQuery) -> Operation[int]:
         """See `Broker.discard_dead`."""
-        return (yield from _in_chunks(query, _discard_dead))
+        return (yield from _change_dead(_discard_dead, query))
 
     def release(self, group: Group, shard: str) -> Operation[bool]:
         """See `Broker.release`."""
@@ -216,7 +217,7 @@ class SQLiteBroker:
             return Step(lost, [], tx.now, _next_at(tx))
         _take_back_expired(tx, settler)
         lanes.save()
-        promote(tx, lanes, PROMOTED)
+        promote(tx, lanes)
         served = servable(tx, want.groups)
         claimer = Claimer(tx, lanes, served, want)
         claims = claimer.claims() if served else []
@@ -250,24 +251,11 @@ class SQLiteBroker:
         return taken
 
 
-def _in_chunks(query: DeadQuery, step: Callable[[Transaction, DeadQuery], int]) -> Operation[int]:
-    total = 0
-    while total < query.limit:
-        chunk = msgspec.structs.replace(query, limit=min(CHUNK, query.limit - total))
-        changed: int = yield Write(partial(_with_query, step=step, query=chunk))
-        total += changed
-        if changed < chunk.limit:
-            break
-    return total
+def _change_dead(step: Callable[..., int], query: DeadQuery) -> Operation[int]:
+    return in_chunks(query, Read(newest_dead), lambda chunk: Write(partial(step, query=chunk)))
 
 
 # Steps
-
-
-def _with_query(
-    tx: Transaction, step: Callable[[Transaction, DeadQuery], int], query: DeadQuery
-) -> int:
-    return step(tx, query)
 
 
 def _declare(tx: Transaction, group: Group, policy: GroupPolicy, replace: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -215,7 +215,7 @@ class _Taker:
         while rest and self.room > 0:
             fetched = self._fetch(rest)
             while rest and self.room > 0:
-                rows = fetched.of_next(rest[0], self.room + 1)
+                rows = fetched.of_next(rest[0], self._is_enough)
                 if rows is None:
                     break
                 lane = rest.popleft()
@@ -226,12 +226,28 @@ class _Taker:
         # One statement for all lanes: that is what makes ten thousand shards with a message each
         # cheap. CROSS JOIN keeps the order of the lanes, and the primary key that of the messages.
         limit = self.room + 1
-        rows = self._tx.execute(
+        cursor = self._tx.execute(
             f"SELECT message.lane, message.priority, {DELIVERY} FROM json_each(?) AS wanted"
             " CROSS JOIN taskyard_message AS message ON message.lane = wanted.value LIMIT ?",
             (msgspec.json.encode([lane.id for lane in lanes]), limit),
-        ).fetchall()
+        )
+        rows: list[Row] = []
+        size = 0
+        for row in cursor:
+            rows.append(row)
+            size += len(row[-1])
+            if size > self._bytes and self._is_enough(rows):
+                cursor.close()
+                return _Fetched(rows, complete=False)
         return _Fetched(rows, complete=len(rows) < limit)
+
+    def _is_enough(self, rows: Sequence[Row]) -> bool:
+        """Whether the last of these rows does not fit any more, if all others are taken."""
+        if len(rows) > self.room:
+            return True
+        # The first message of a claim always fits.
+        least = 0 if self.parts else 1
+        return len(rows) > least and sum([len(row[-1]) for row in rows]) > self._bytes
 
     def _take_from(
         self,
@@ -350,8 +366,10 @@ class _Fetched:
         self._cut = None if complete or not rows else rows[-1][0]
         self._passed_cut = False
 
-    def of_next(self, lane: Lane, wanted: int) -> Sequence[Row] | None:
-        """The first messages of a lane; None if fewer were fetched than are wanted and there.
+    def of_next(
+        self, lane: Lane, is_enough: Callable[[Sequence[Row]], bool]
+    ) -> Sequence[Row] | None:
+        """The first messages of a lane; None if it has more, and those here are not enough.
 
         Lanes must be asked for in their order.
         """
@@ -360,7 +378,7 @@ class _Fetched:
         rows = self._by_lane.get(lane.id, [])
         if lane.id == self._cut:
             self._passed_cut = True
-            return rows if len(rows) >= wanted else None
+            return rows if is_enough(rows) else None
         return rows
 
     def has_more(self, lane: Lane) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from taskyard.brokers.base import Dead, DeadLetter, DeadQuery, Delivery, Group, Put, Record
+from taskyard.brokers.common import STEP_BYTES
 from taskyard.brokers.sqlite.claims import holds_message
 from taskyard.brokers.sqlite.groups import GroupRow
 from taskyard.brokers.sqlite.transaction import Transaction
@@ -19,12 +20,14 @@ __all__ = [
     "bury",
     "dead_letters",
     "finish_records",
+    "find_records",
     "forget_expired",
+    "newest_dead",
     "open_records",
     "postpone_record",
-    "read_records",
     "remove_dead",
     "reopen_record",
+    "watch_records",
 ]
 
 _failure = msgspec.msgpack.Decoder(Failure)
@@ -70,7 +73,7 @@ def finish_records(
         " WHERE id = ?",
         [(state, result, failure, tx.now, id_) for id_, state, result, failure in ended],
     )
-    if tx.any_listener():
+    if tx.any_record_listener():
         for id_, *_ in ended:
             tx.wake_all(f"r:{id_}")
 
@@ -91,50 +94,59 @@ def reopen_record(tx: Transaction, id_: str) -> None:
     )
 
 
-def read_records(tx: Transaction, ids: Sequence[str], listener: str | None) -> list[Record | None]:
-    """Look up records, and register a listener for those that are not final."""
-    rows = tx.execute(
-        "SELECT id, grp, state, due, result, failure FROM taskyard_record"
-        " WHERE id IN (SELECT value FROM json_each(?)) AND (expires = 0 OR expires > ?)",
-        (msgspec.json.encode(list(ids)), tx.now),
+def find_records(
+    where: sqlite3.Connection | Transaction, now: int, ids: Sequence[str]
+) -> list[Record | None]:
+    """Look up records; None: there is none (any more)."""
+    rows = where.execute(
+        "SELECT record.id, grp, queue, name, state, due, result, failure FROM json_each(?) AS wanted"
+        " CROSS JOIN taskyard_record AS record ON record.id = wanted.value"
+        " JOIN taskyard_group ON taskyard_group.id = grp WHERE expires = 0 OR expires > ?",
+        (msgspec.json.encode(list(ids)), now),
     ).fetchall()
-    found = {row[0]: _record(tx, *row) for row in rows}
-    unfinished = [id_ for id_, record in found.items() if not record.state.final]
-    if listener is not None:
-        if unfinished:
-            tx.listen(listener, [f"r:{id_}" for id_ in unfinished], 0)
-        else:
-            tx.unlisten(listener)
+    found = {row[0]: _record(where, now, *row) for row in rows}
     return [found.get(id_) for id_ in ids]
 
 
+def watch_records(tx: Transaction, ids: Sequence[str], listener: str) -> list[Record | None]:
+    """Look up records, and register a listener for those that are not final."""
+    records = find_records(tx, tx.now, ids)
+    unfinished = {record.id for record in records if record and not record.state.final}
+    if unfinished:
+        tx.listen(listener, [f"r:{id_}" for id_ in unfinished], 0)
+    else:
+        tx.unlisten(listener)
+    return records
+
+
 def _record(
-    tx: Transaction,
+    where: sqlite3.Connection | Transaction,
+    now: int,
     id_: str,
     group_id: int,
+    queue: str,
+    name: str,
     stored: str,
     due: int,
     result: bytes | None,
     failure: bytes | None,
 ) -> Record:
     state = State(stored)
-    group = tx.group_by_id(group_id)
     if not state.final:
-        if _is_running(tx, group, id_):
+        if _is_running(where, group_id, id_):
             state = State.RUNNING
-        elif due <= tx.now:
+        elif due <= now:
             state = State.WAITING
-    return Record(
-        id_, group.group, state, result, None if failure is None else _failure.decode(failure)
-    )
+    reason = None if failure is None else _failure.decode(failure)
+    return Record(id_, Group(queue, name), state, result, reason)
 
 
-def _is_running(tx: Transaction, group: GroupRow, id_: str) -> bool:
+def _is_running(where: sqlite3.Connection | Transaction, group_id: int, id_: str) -> bool:
     # Open claims are few, as many as there are busy slots; noting the claim in every record
     # would cost a write per message instead. A body contains its id as it is, maybe by chance.
-    rows = tx.execute(
+    rows = where.execute(
         "SELECT parts FROM taskyard_claim WHERE grp = ? AND instr(parts, CAST(? AS BLOB))",
-        (group.id, id_),
+        (group_id, id_),
     )
     return any(holds_message(parts, id_) for (parts,) in rows)
 
@@ -206,6 +218,9 @@ def _where(query: DeadQuery) -> tuple[str, list[object]]:
     if query.queue is not None:
         conditions.append("grp IN (SELECT id FROM taskyard_group WHERE queue = ?)")
         values.append(query.queue)
+    if query.upto is not None:
+        conditions.append("number <= ?")
+        values.append(query.upto)
     if query.task is not None:
         conditions.append("task = ?")
         values.append(query.task)
@@ -226,13 +241,18 @@ def dead_letters(connection: sqlite3.Connection, query: DeadQuery) -> list[DeadL
     return [_letter(groups, row) for row in rows]
 
 
+def newest_dead(connection: sqlite3.Connection) -> int:
+    """The highest number of a dead letter; 0: there is none."""
+    row = connection.execute("SELECT max(number) FROM taskyard_dead").fetchone()
+    return row[0] or 0
+
+
 def remove_dead(tx: Transaction, query: DeadQuery) -> list[tuple[GroupRow, DeadLetter]]:
-    """Remove dead letters, and return them."""
-    condition, values = _where(query)
+    """Remove the first of these dead letters, as many as a step may touch, and return them."""
     rows = tx.execute(
-        f"DELETE FROM taskyard_dead WHERE number IN"
-        f" (SELECT number FROM taskyard_dead WHERE {condition}) RETURNING {_LETTER}",
-        values,
+        "DELETE FROM taskyard_dead WHERE number IN (SELECT value FROM json_each(?))"
+        f" RETURNING {_LETTER}",
+        (msgspec.json.encode(_numbers(tx, query)),),
     ).fetchall()
     removed = []
     for row in sorted(rows):
@@ -240,6 +260,20 @@ def remove_dead(tx: Transaction, query: DeadQuery) -> list[tuple[GroupRow, DeadL
         tx.gauge(group, "dead", -1)
         removed.append((group, _letter({group.id: _key(group)}, row)))
     return removed
+
+
+def _numbers(tx: Transaction, query: DeadQuery) -> list[int]:
+    condition, values = _where(query)
+    cursor = tx.execute(f"SELECT number, length(body) FROM taskyard_dead WHERE {condition}", values)
+    numbers: list[int] = []
+    total = 0
+    for number, size in cursor:
+        numbers.append(number)
+        total += size
+        if total >= STEP_BYTES:
+            break
+    cursor.close()
+    return numbers
 
 
 def _key(group: GroupRow) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from taskyard.brokers.base import (
     Back,
@@ -14,18 +15,16 @@ from taskyard.brokers.base import (
     Retried,
     Settlement,
 )
+from taskyard.brokers.common import NO_ATTEMPT, PROMOTED, STEP_BYTES, lost_failure
 from taskyard.brokers.lane import cap_after_loss, is_given_up
 from taskyard.brokers.sqlite.claims import HeldClaim, find_claim, keep_claim, remove_claim
 from taskyard.brokers.sqlite.groups import GroupRow
 from taskyard.brokers.sqlite.lanes import DELIVERY, Lane, Lanes, delivery, delivery_row
 from taskyard.brokers.sqlite.records import bury, finish_records, postpone_record
 from taskyard.brokers.sqlite.transaction import Transaction
-from taskyard.message import Failure, Reason, State
+from taskyard.message import State
 
 __all__ = ["Settler", "promote", "store_due"]
-
-NO_ATTEMPT = frozenset({Reason.EXPIRED, Reason.UNREADABLE, Reason.WORKER_LOST})
-"""Reasons to bury a message whose handler did not fail."""
 
 Messages = list[tuple[int, Delivery]]
 
@@ -47,13 +46,9 @@ def store_due(
         tx.has_later(group, row[0])  # type: ignore[arg-type]
 
 
-def promote(tx: Transaction, lanes: Lanes, limit: int) -> None:
-    """Let messages and lanes whose time has come take their places, at most `limit` of each."""
-    rows = tx.execute(
-        f"SELECT at, grp, shard, priority, {DELIVERY} FROM taskyard_due WHERE at <= ?"
-        " ORDER BY at, sequence LIMIT ?",
-        (tx.now, limit),
-    ).fetchall()
+def promote(tx: Transaction, lanes: Lanes) -> None:
+    """Let messages and lanes whose time has come take their places: `PROMOTED` of each at most."""
+    rows = _due(tx)
     if rows:
         tx.executemany(
             "DELETE FROM taskyard_due WHERE at = ? AND sequence = ?",
@@ -71,11 +66,28 @@ def promote(tx: Transaction, lanes: Lanes, limit: int) -> None:
             tx.gauge(group, "delayed", -1)
             tx.gauge(group, "waiting", 1)
         lanes.save()
-    due = lanes.due(limit)
+    due = lanes.due(PROMOTED)
     for lane in due:
         lanes.relocate(lane)
     if due:
         lanes.save()
+
+
+def _due(tx: Transaction) -> list[tuple[Any, ...]]:
+    cursor = tx.execute(
+        f"SELECT at, grp, shard, priority, {DELIVERY} FROM taskyard_due WHERE at <= ?"
+        " ORDER BY at, sequence LIMIT ?",
+        (tx.now, PROMOTED),
+    )
+    rows: list[tuple[Any, ...]] = []
+    size = 0
+    for row in cursor:
+        rows.append(row)
+        size += len(row[-1])
+        if size >= STEP_BYTES:
+            break
+    cursor.close()
+    return rows
 
 
 class Settler:
@@ -142,8 +154,7 @@ class Settler:
 
     def _bury_lost(self, group: GroupRow, part: ClaimedLane) -> None:
         (priority, message) = part.messages[0]
-        text = f"its worker died or lost its lease {message.losses} times while running it"
-        dead = Dead(Failure(Reason.WORKER_LOST, message=text))
+        dead = Dead(lost_failure(message.losses))
         bury(self._tx, group, part.shard, [(priority, message, dead)], self._dead_limit)
 
     # One claim with exceptions
