@@ -181,6 +181,8 @@ def is_text(value: str) -> bool:
     """Whether every storage gives a str back unchanged: not with NUL, or half a surrogate pair."""
     if "\0" in value:
         return False
+    if value.isascii():
+        return True
     try:
         value.encode()
     except UnicodeEncodeError:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Generic, TypeVar, overload
 
 from taskyard import context
-from taskyard.brokers.base import AsyncDriver, Broker, Driver, Operation, Record
+from taskyard.brokers.base import AsyncDriver, Broker, Driver, Listener, Operation, Record
 from taskyard.errors import (
     NotFound,
     ResultNotKept,
@@ -29,8 +29,7 @@ NOTHING = b"\xc0"
 """None, encoded."""
 
 Decoder = Callable[[bytes], Any]
-_Found = list[Record | None]
-_Watch = Generator[Operation[_Found] | float, _Found | None, Record | None]
+_Watch = Generator[Operation[list[Record | None]] | float, Any, Record | None]
 
 
 class RecordReader:
@@ -71,18 +70,15 @@ class RecordReader:
             return record
         driver = self._driver()
         listener = driver.listener()
-        watch = self._watch(message_id, listener.name, timeout)
-        answer = None
+        watch = self._watch(message_id, listener, timeout)
+        answer: Any = None
         try:
             while True:
                 step = watch.send(answer)
-                if isinstance(step, float):
-                    answer = None
-                    listener.wait(step)
-                else:
-                    answer = driver.run(step)
+                answer = listener.wait(step) if isinstance(step, float) else driver.run(step)
         except StopIteration as end:
-            return cast("Record | None", end.value)
+            found: Record | None = end.value
+            return found
         finally:
             listener.close()
 
@@ -93,27 +89,28 @@ class RecordReader:
             return record
         driver = self._async_driver()
         listener = driver.listener()
-        watch = self._watch(message_id, listener.name, timeout)
-        answer = None
+        watch = self._watch(message_id, listener, timeout)
+        answer: Any = None
         try:
             while True:
                 step = watch.send(answer)
                 if isinstance(step, float):
-                    answer = None
-                    await listener.wait_async(step)
+                    answer = await listener.wait_async(step)
                 else:
                     answer = await driver.run(step)
         except StopIteration as end:
-            return cast("Record | None", end.value)
+            found: Record | None = end.value
+            return found
         finally:
             listener.close()
 
-    def _watch(self, message_id: str, listener: str, timeout: float | None) -> _Watch:
+    def _watch(self, message_id: str, listener: Listener, timeout: float | None) -> _Watch:
         """Ask, by turns, to run an operation and to wait for some seconds."""
         end = None if timeout is None else time.monotonic() + timeout
         while True:
-            answer = yield self._broker.records([message_id], listener or None)
-            record = answer[0] if answer else None
+            found: list[Record | None]
+            found = yield self._broker.records([message_id], listener.name or None)
+            record = found[0]
             remaining = _remaining(end, time.monotonic())
             if _is_over(record) or remaining <= 0:
                 return record

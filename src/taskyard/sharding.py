@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import json
+import sys
 from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from enum import Enum
+from pathlib import PurePath, PureWindowsPath
 from typing import Any
+from uuid import UUID
 
 from taskyard.errors import EnqueueError
 from taskyard.message import is_text
@@ -14,21 +22,102 @@ __all__ = ["Sharding", "shard_text"]
 
 LONGEST = 500
 
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
 
 def shard_text(value: object) -> str:
     """The key of a shard as it is stored: text; None is no shard.
 
+    Keys of one type that are equal have the same text in every process, and others another.
+
     Raises:
-        EnqueueError: it is too long.
+        EnqueueError: it is too long, or its text could be another one elsewhere.
     """
     if value is None:
         return ""
-    text = value if isinstance(value, str) else str(value)
+    try:
+        text = value if type(value) is str else str(value) if type(value) is int else _text(value)
+    except (ArithmeticError, RecursionError, ValueError) as error:
+        raise EnqueueError(f"a shard key cannot be made of this: {error}") from error
     if len(text) > LONGEST:
         raise EnqueueError(f"a shard key may have {LONGEST} characters; this one has {len(text)}")
     if not is_text(text):
-        raise EnqueueError(f"a shard key must be valid Unicode, not {text!r}")
+        raise EnqueueError(f"a shard key must be valid Unicode without NUL, not {text!r}")
     return text
+
+
+@functools.singledispatch
+def _text(value: Any) -> str:
+    raise EnqueueError(
+        f"a shard key must be a str, int, bool, float, Decimal, bytes, UUID, Enum, date, datetime, "
+        f"Path or a tuple of these, not {type(value).__qualname__}, whose text may differ from "
+        f"process to process"
+    )
+
+
+# The methods of the types themselves: a subclass (numpy has some) may write itself otherwise.
+_text.register(str, str.__str__)
+_text.register(int, int.__repr__)
+_text.register(bool, bool.__repr__)
+_text.register(bytes, bytes.hex)
+_text.register(UUID, UUID.__str__)
+_text.register(date, date.isoformat)
+
+
+@_text.register(float)
+def _of_float(value: float) -> str:
+    if value.is_integer():
+        return str(int(value))  # an int is taken for a float, so 1 must be where 1.0 is
+    return _of_decimal(Decimal(float.__repr__(value)))
+
+
+@_text.register(Decimal)
+def _of_decimal(value: Decimal) -> str:
+    if value.is_nan():
+        raise ValueError("NaN is not even equal to itself")
+    if not value:
+        return "0"
+    if value.is_finite() and abs(value.adjusted()) > LONGEST:
+        raise ValueError("the number has too many digits")
+    text = format(value, "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+@_text.register(datetime)
+def _of_datetime(value: datetime) -> str:
+    if value.utcoffset() is None:
+        return value.isoformat()
+    return value.replace(fold=0).astimezone(UTC).isoformat()  # == and hash() ignore `fold` too
+
+
+@_text.register(PurePath)
+def _of_path(value: PurePath) -> str:
+    text = value.as_posix()
+    return text.lower() if isinstance(value, PureWindowsPath) else text
+
+
+@_text.register(Enum)
+def _of_enum(value: Enum) -> str:
+    return "" if value.value is None else _text(value.value)
+
+
+@_text.register(tuple)
+def _of_tuple(value: tuple[Any, ...]) -> str:
+    return f"({','.join(map(_element, value))})"
+
+
+def _element(value: Any) -> str:
+    """The text of a key in a tuple: it tells where it ends, and "1" from 1."""
+    if value is None:
+        return "null"
+    if isinstance(value, Enum):
+        return _element(value.value)
+    text = _text(value)
+    if isinstance(value, (str, PurePath)):
+        quoted = json.dumps(text, ensure_ascii=False)
+        return quoted if isinstance(value, str) else f"p{quoted}"
+    return f"x{text}" if isinstance(value, bytes) else text
 
 
 class Sharding:
@@ -55,6 +144,11 @@ class Sharding:
         self._key = key
         self._signature = signature
         self._single = single
+        kinds = {item.name: item.kind for item in signature.parameters.values()}
+        name = key if isinstance(key, str) else ""
+        kind = kinds.get(name)
+        self._position = list(kinds).index(name) if kind in _POSITIONAL else sys.maxsize
+        self._by_name = kind in _NAMED
         self._of_one = self._make(key, batch) if single and key is not None else None
 
     def _make(self, key: ShardKey, batch: bool) -> Callable[[Any], object]:
@@ -76,7 +170,7 @@ class Sharding:
             if self._of_one is not None and len(args) == 1 and not kwargs:
                 value = self._of_one(args[0])
             elif callable(self._key):
-                value = self._key(*args, **kwargs)
+                value = self._called(self._key, args, kwargs)
             else:
                 value = self._argument(self._key, args, kwargs)
         except Exception as error:  # the user's function, or an argument without that field
@@ -94,14 +188,31 @@ class Sharding:
         """
         if self._single:
             return self.of_call((item,), {})
-        if isinstance(item, Mapping):
+        if type(item) is not tuple and isinstance(item, Mapping):
             return self.of_call((), item)
         return self.of_call(tuple(item), {})
 
+    def _called(
+        self, key: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> object:
+        try:
+            return key(*args, **kwargs)
+        except TypeError:
+            bound = self._bound(args, kwargs)
+            return key(*bound.args, **bound.kwargs)
+
     def _argument(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> object:
+        if self._position < len(args):
+            return args[self._position]
+        if self._by_name and name in kwargs:
+            return kwargs[name]
+        bound = self._bound(args, kwargs)
+        return bound.arguments[name] if name in bound.arguments else bound.kwargs[name]
+
+    def _bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        return bound.arguments[name] if name in bound.arguments else bound.kwargs[name]
+        return bound
 
 
 def _itself(value: Any) -> object:

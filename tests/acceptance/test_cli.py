@@ -78,9 +78,9 @@ if __name__ == "__main__":
 class Program:
     """A running command, whose output can be waited for."""
 
-    def __init__(self, args: Sequence[str], folder: Path) -> None:
+    def __init__(self, command: Sequence[str], folder: Path) -> None:
         self.process = subprocess.Popen(
-            [*TASKYARD, *args],
+            command,
             cwd=folder,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -156,8 +156,8 @@ class Shell:
         self.folder = folder
         self.programs: list[Program] = []
 
-    def begin(self, *args: str) -> Program:
-        program = Program(args, self.folder)
+    def begin(self, *args: str, through: Sequence[str] = ()) -> Program:
+        program = Program([*through, *TASKYARD, *args], self.folder)
         self.programs.append(program)
         return program
 
@@ -273,6 +273,44 @@ def test_a_second_sigterm_waits_for_nothing_and_nothing_is_lost(
     program.signal(signal.SIGTERM)
     assert program.wait() == 0
     assert shell.queues()["q1"]["waiting"] == 1
+
+
+@pytest.mark.parametrize("processes", ["0", "1"])
+def test_sighup_stops_it_as_sigterm_does(shell: Shell, processes: str) -> None:
+    program = shell.start("-t", "q1", "handlers:held", "-n", processes, "-b", "1")
+    shell.run("add", "-t", "q1", "1")
+    program.wait_for("^begin")
+    os.killpg(program.process.pid, signal.SIGHUP)  # the terminal was closed
+    program.wait_for("is stopping")
+    (shell.folder / "go").touch()
+    assert program.wait() == 0
+    assert shell.queues()["q1"]["totals"]["done"] == 1
+
+
+@pytest.mark.parametrize("processes", ["0", "1"])
+def test_under_nohup_it_goes_on_after_sighup(shell: Shell, processes: str) -> None:
+    program = shell.begin(
+        *("start", "-t", "q1", "handlers:show", "-n", processes, "-b", "1"), through=["nohup"]
+    )
+    program.wait_for("worker .* started")
+    os.killpg(program.process.pid, signal.SIGHUP)
+    shell.run("add", "-t", "q1", "1")
+    program.wait_for(r"^show \[1\]$")
+    assert program.stop() == 0
+    assert "SIGHUP" not in program.output
+    assert program.output.count("worker process") == int(processes)  # started
+
+
+def test_a_process_stopped_while_it_imports_has_not_died(shell: Shell) -> None:
+    (shell.folder / "slow.py").write_text(
+        "import handlers\nprint('importing', flush=True)\nhandlers.wait_for('go')\n"
+    )
+    program = shell.begin("worker", "slow:yard", "-p", "1")
+    program.wait_for("^importing")
+    assert program.stop() == 0
+    assert program.wait_for(r"was not at work ended \(SIGTERM\)")
+    assert "ERROR" not in program.output
+    assert program.lines.count("importing") == 1  # also not by one who gives back its claims
 
 
 def test_on_error_log_keeps_the_batch_whole_and_goes_on(shell: Shell) -> None:

@@ -235,3 +235,55 @@ def test_a_step_makes_no_further_claim_once_it_has_enough_messages(harness: Harn
         harness.put(*(f"{shard}{number}" for number in range(10)), shard=shard)
     want = msgspec.structs.replace(harness.want(10), claims=6, messages=25)
     assert [len(claim) for claim in harness.step([], want).claims] == [10, 10, 10]
+
+
+# Bytes
+
+
+@pytest.mark.parametrize("shards", [1, 2, 5])
+@pytest.mark.parametrize("batch", [False, True])
+def test_large_messages_are_claimed_a_few_at_a_time(
+    harness: Harness, shards: int, batch: bool
+) -> None:
+    harness.declare(size=4, within=1 if batch else 0)
+    sizes = [100, 3000, 20, 20, 900, 20, 999, 999, 20, 5000, 5000, 20, 20, 20]
+    expected: dict[str, list[str]] = {}
+    for index, size in enumerate(sizes):
+        shard = str(index % shards)
+        harness.put(f"m{index:02}", shard=shard, size=size, priority=index % 2)
+        expected.setdefault(shard, []).append(f"m{index:02}")
+    harness.clock.advance(2)
+    claimed: dict[str, list[tuple[int, str]]] = {}
+    while (claim := harness.claim(100, bytes=1000)) is not None:
+        messages = deliveries(claim)
+        assert len(messages) == 1 or sum(len(message.body) for message in messages) <= 1000
+        for lane in claim.lanes:
+            claimed.setdefault(lane.shard, []).extend(
+                (priority, name(message)) for priority, message in lane.messages
+            )
+        harness.settle(claim)
+    assert {shard: sorted(entries) for shard, entries in claimed.items()} == claimed
+    assert {shard: sorted(id_ for _, id_ in entries) for shard, entries in claimed.items()} == (
+        expected
+    )
+    assert harness.counts().waiting == 0
+
+
+def test_large_messages_with_other_histories_are_passed_over(harness: Harness) -> None:
+    for index in range(6):
+        harness.put(f"a{index}", shard=f"s{index}", size=600)
+    harness.take(5, owner="dead")
+    harness.reap("dead")  # five that may be claimed two by two, and one that was never lost
+    harness.put("b", shard="t", size=600)
+    seen: list[str] = []
+    while (claim := harness.claim(5, bytes=1000)) is not None:
+        seen += names(claim)
+        harness.settle(claim)
+    assert sorted(seen) == ["a0", "a1", "a2", "a3", "a4", "a5", "b"]
+
+
+def test_a_due_message_of_any_size_enters_its_lane(harness: Harness) -> None:
+    for index in range(5):
+        harness.put(f"m{index}", delay=1, size=3 << 20)
+    harness.clock.advance(1)
+    assert harness.work_off() == [f"m{index}" for index in range(5)]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from tests.conformance.harness import TASK, Harness, Make, body, deliveries, names
 
-from taskyard.brokers.base import Dead, DeadLetter, Group, Retried
+from taskyard.brokers.base import Dead, DeadLetter, DeadQuery, Group, Operation, Retried
 from taskyard.message import Failure, Reason
 
 OTHER = Group("orders", "mail")
@@ -59,6 +62,7 @@ def test_a_dead_letter_tells_the_whole_story(harness: Harness) -> None:
         ("some text of a handler", 1),
         (Reason.EXPIRED, 0),
         (Reason.UNREADABLE, 0),
+        (Reason.WORKER_LOST, 0),
     ],
 )
 def test_attempts_are_counted_up_to_the_last(harness: Harness, reason: str, attempts: int) -> None:
@@ -178,10 +182,57 @@ def test_a_thousand_dead_letters_are_retried_and_discarded(harness: Harness) -> 
     assert len(harness.dead(limit=1000)) == 50
 
 
-def test_a_queue_keeps_the_newest_dead_letters(make: Make) -> None:
+@pytest.mark.parametrize("change", ["retry", "discard"])
+@pytest.mark.parametrize("size", [0, 3 << 20])
+def test_letters_that_die_again_meanwhile_are_not_meant(
+    harness: Harness, change: str, size: int
+) -> None:
+    first = 3 if size else 600
+    bury(harness, *(f"m{index}" for index in range(first)), size=size)
+    query = DeadQuery(limit=1 << 62)
+    broker = harness.broker
+    operation = broker.retry_dead(query) if change == "retry" else broker.discard_dead(query)
+    assert changed_while(harness, operation, lambda: bury(harness, "again")) == first
+    assert "again" in ids(harness.dead(limit=1000))
+
+
+def changed_while(
+    harness: Harness, operation: Operation[int], happens: Callable[[], None]
+) -> int | None:
+    """Run an operation while something happens after each of its first ten steps."""
+
+    def once(step: Any) -> Operation[Any]:
+        return (yield step)
+
+    try:
+        step = next(operation)
+        for _ in range(10):
+            reply = harness.run(once(step))
+            happens()
+            step = operation.send(reply)
+    except StopIteration as end:
+        return int(end.value)
+    return None
+
+
+def test_dead_letters_are_retried_up_to_a_number(harness: Harness) -> None:
+    bury(harness, *"abc")
+    (_, second, _) = harness.dead()
+    assert ids(harness.dead(upto=second.number)) == ["a", "b"]
+    assert harness.retry_dead(upto=second.number) == 2
+    assert ids(harness.dead()) == ["c"]
+
+
+def test_large_dead_letters_are_retried_all_the_same(harness: Harness) -> None:
+    bury(harness, *"abcde", size=3 << 20)
+    assert harness.retry_dead() == 5
+    assert harness.work_off() == list("abcde")
+
+
+def test_a_group_keeps_the_newest_dead_letters(make: Make) -> None:
     harness = make(dead_limit=3)
     bury(harness, *"abcde")
-    bury(harness, *"xyz", group=Group("elsewhere", "save"))
+    bury(harness, *"xyz", group=OTHER)
     assert ids(harness.dead()) == ["c", "d", "e", "x", "y", "z"]
     counts = harness.counts()
     assert (counts.dead, counts.totals["dead"], counts.totals["dead_dropped"]) == (3, 5, 2)

@@ -71,6 +71,32 @@ def test_an_undeclared_group_takes_any_declaration(harness: Harness) -> None:
     assert harness.work_off() == ["b"]
 
 
+def test_claims_that_were_open_before_a_group_was_declared_hold_their_shards(
+    harness: Harness,
+) -> None:
+    harness.put("a", "b", "c", shard="s")
+    harness.put("d", shard="t")
+    first, second, third = harness.claims(1, claims=3)
+    assert names(first) + names(second) + names(third) == ["a", "d", "b"]
+    harness.declare(concurrency=1)
+    assert harness.claim() is None
+    harness.settle(second)
+    harness.settle(first)
+    assert harness.claim() is None
+    harness.settle(third)
+    harness.put("e", shard="t")
+    assert sorted(harness.work_off()) == ["c", "e"]
+
+
+def test_a_claim_of_before_the_declaration_is_taken_back(harness: Harness) -> None:
+    harness.put("a", "b", shard="s")
+    harness.take(owner="dead")
+    harness.declare(concurrency=1)
+    assert harness.claim() is None
+    harness.reap("dead")
+    assert harness.work_off() == ["a", "b"]
+
+
 @pytest.mark.parametrize("replace", [True, False])
 def test_order_cannot_change_under_waiting_messages(harness: Harness, replace: bool) -> None:
     harness.declare()
@@ -142,19 +168,20 @@ def test_everything_else_may_change_at_any_time(harness: Harness) -> None:
 
 def test_members_add_up_over_declarations(harness: Harness) -> None:
     harness.declare(members=["a", "b"])
-    harness.declare(members=["b", "c"], replace=False)
     harness.put("m")
+    harness.declare(members=["b", "c"], replace=False)
     harness.declare(members=["d"])
     assert harness.claim(members="abc") is None
     assert harness.claim(members="bcd") is None
     assert names(harness.take(members="abcd")) == ["m"]
 
 
-def test_a_task_leaves_an_order_that_has_no_messages(harness: Harness) -> None:
+@pytest.mark.parametrize("replace", [True, False])
+def test_a_task_leaves_an_order_that_has_no_messages(harness: Harness, replace: bool) -> None:
     harness.declare(members=["a", "b"])
     harness.put("m")
     harness.settle(harness.take(members="ab"))
-    harness.declare(members=["b"])
+    harness.declare(members=["b"], replace=replace)
     harness.put("n")
     assert names(harness.take(members="b")) == ["n"]
 

@@ -128,9 +128,7 @@ def test_putting_nothing_stores_nothing(harness: Harness) -> None:
     assert harness.counts().lanes == 0
 
 
-@pytest.mark.parametrize(
-    "shard", ["", " ", "a\x00b", "ключ", "'; DROP TABLE", "🐘" * 50, "x" * 1000]
-)
+@pytest.mark.parametrize("shard", ["", " ", "ключ", "'; DROP TABLE", "🐘" * 50, "x" * 1000])
 def test_any_text_is_a_shard(harness: Harness, shard: str) -> None:
     harness.declare(concurrency=1)
     harness.put("a", shard=shard)

@@ -25,6 +25,7 @@ import msgspec
 from tests.faults.evidence import Event, Journal
 
 import taskyard.worker.pool
+import taskyard.worker.supervisor
 import taskyard.worker.worker
 from taskyard import Batch, Retry, Yard, current_context
 from taskyard.brokers.clock import wall_clock
@@ -59,7 +60,8 @@ class Config(msgspec.Struct):
         probe: a point of the broker's (see `SQLiteBroker`) at which something happens: once, in
             whatever process is there first.
         skip: how often the point is passed before.
-        action: what happens there: "kill", "stop" (SIGTERM) or "pause" (SIGSTOP), for this process.
+        action: what happens there: "kill", "stop" (SIGTERM) or "pause" (SIGSTOP), for this process;
+            "crash": killed, not once but whenever a process is there.
         busy: seconds that the broker waits for others.
         wakes: seconds after which an idle worker looks by itself.
         produce: put so many messages instead of working.
@@ -67,6 +69,7 @@ class Config(msgspec.Struct):
         database: where the database is, if not in the folder.
         takes: seconds that every handler call takes.
         file_limit: bytes that a file may have.
+        healthy: seconds after which a process without progress is called stuck; 0: as usual.
     """
 
     folder: str
@@ -83,6 +86,7 @@ class Config(msgspec.Struct):
     database: str = ""
     takes: float = 0.0
     file_limit: int = 0
+    healthy: float = 0.0
 
 
 config: Config
@@ -114,9 +118,18 @@ def _crash() -> None:
     ctypes.string_at(0)
 
 
+def _leave_a_child() -> None:
+    if not os.fork():
+        while True:
+            signal.pause()
+    DEATHS["kill"]()
+
+
 DEATHS: dict[str, Callable[[], object]] = {
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "exit": lambda: os._exit(3),
+    "exit-well": lambda: os._exit(0),
+    "orphan": _leave_a_child,
     "segfault": _crash,
 }
 
@@ -283,8 +296,8 @@ def _probe(point: str) -> None:
         return
     if config.skip > 0:
         config.skip -= 1
-    elif _first_time(f"probe {point}"):
-        if config.action == "kill":
+    elif config.action == "crash" or _first_time(f"probe {point}"):
+        if config.action in ("kill", "crash"):
             _die(DEATHS["kill"])
         number = signal.SIGTERM if config.action == "stop" else signal.SIGSTOP
         journal.write([Event(config.action, os.getpid())])
@@ -349,6 +362,7 @@ def main() -> None:
     )
     taskyard.worker.pool.LONGEST_SLEEP = config.wakes
     taskyard.worker.worker.TIDY_EVERY = max(0.3, config.wakes)
+    taskyard.worker.supervisor.HEALTHY = config.healthy or taskyard.worker.supervisor.HEALTHY
     yard = make_yard(config, probe=_probe)
     if config.produce:
         _produce(yard)

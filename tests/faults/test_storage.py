@@ -209,10 +209,11 @@ def test_a_truncated_database_is_told(scene: Scene, share: float) -> None:
         scene.yard.close()
 
 
-def test_a_page_that_goes_bad_under_a_worker_is_told(scene: Scene) -> None:
+@pytest.mark.parametrize("processes", [0, 1])
+def test_a_page_that_goes_bad_under_a_worker_is_told(scene: Scene, processes: int) -> None:
     scene.setup(kind="ordered", busy=1.0)
     scene.fill(5000, shards=500, deeds={0: "hold"})
-    worker = scene.worker()
+    worker = scene.worker(settings={"processes": processes})
     scene.began("m0")
     scene.query("PRAGMA wal_checkpoint(TRUNCATE)")
     with scene.database.open("r+b") as file:
@@ -222,6 +223,7 @@ def test_a_page_that_goes_bad_under_a_worker_is_told(scene: Scene) -> None:
     scene.release()
     assert worker.wait() == 1  # that does not pass by itself
     assert "is damaged" in worker.output()
+    assert worker.output().count("started worker process") == processes
     with pytest.raises(CorruptDatabase):
         put_one_by_one(scene, 500)
     # What was run, was run in order, and what was settled, once.

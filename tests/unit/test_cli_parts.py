@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import re
+import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 
 from taskyard import BatchFailed, DiscardMessage, Yard, discard
+from taskyard.cli.lines import read_lines
 from taskyard.cli.load import load_function, load_yard
 from taskyard.cli.logs import JsonFormatter, TextFormatter, configure
 from taskyard.cli.output import age, as_json, printable, shorten, table
@@ -274,3 +277,27 @@ def test_cells_of_a_table() -> None:
     assert [str(cell) for cell in name.cells] == ["a\\x1b", "-"]
     assert [str(cell) for cell in count.cells] == ["1,234", "5"]
     assert (name.justify, count.justify) == ("left", "right")
+
+
+# Lines
+
+
+def test_lines_are_read_in_a_process_with_many_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 1200:
+        pytest.skip("the system allows too few open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1200), hard))
+    reading, writing = os.pipe()
+    high = os.dup2(reading, 1100)
+    try:
+        os.write(writing, b"one\ntwo")
+        with os.fdopen(high, "rb", closefd=False) as stream:
+            lines = read_lines(stream)
+            assert next(lines) == b"one"
+            assert next(lines) is None  # a pause
+            os.close(writing)
+            assert list(lines) == [b"two"]
+    finally:
+        os.close(reading)
+        os.close(high)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

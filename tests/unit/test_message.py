@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from taskyard import Failure, State, TaskFailed, Yard, current_context
 from taskyard.errors import TaskyardError
-from taskyard.message import Envelope, IdMaker, Ids, Reason, read_envelope
+from taskyard.message import Envelope, IdMaker, Ids, Reason, is_text, read_envelope
 
 # Ids
 
@@ -259,3 +259,16 @@ def test_failures_can_be_pickled_and_errors_that_carry_them_too() -> None:
     assert str(again) == str(TaskFailed("id-1", failure))
     assert isinstance(again, TaskyardError)
     assert "Remote traceback:" in "".join(traceback.format_exception(again))
+
+
+# Text
+
+
+@pytest.mark.parametrize("text", ["", "a", "ключ", "🐘", "\x01", "\ud7ff\ue000"])
+def test_text_that_can_be_stored(text: str) -> None:
+    assert is_text(text)
+
+
+@pytest.mark.parametrize("text", ["\0", "a\0b", "ключ\0", "\ud800", "a\udfff"])
+def test_text_that_no_storage_gives_back_unchanged(text: str) -> None:
+    assert not is_text(text)

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+from enum import Enum, IntEnum
+from pathlib import PurePosixPath, PureWindowsPath
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypedDict
+from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from taskyard import Batch, BatchTask, Results, State, Task, Yard
 from taskyard.brokers.base import Put
-from taskyard.errors import DuplicateId, EnqueueError, NotFound, PayloadError
+from taskyard.errors import DuplicateId, EnqueueError, NotFound, PayloadError, PolicyError
 from taskyard.message import read_envelope
+from taskyard.sharding import shard_text
 
 NAN, INFINITY = float("nan"), float("inf")
 
@@ -133,13 +145,23 @@ def test_options_of_a_call(
         ({"priority": 1.0}, "priority must be a whole number"),
         ({"priority": True}, "priority must be a whole number"),
         ({"priority": "high"}, "priority must be a whole number"),
-        ({"id": ""}, "id must be a text of 1 to 200 characters, not ''"),
-        ({"id": 5}, "id must be a text of 1 to 200 characters, not 5"),
+        ({"id": ""}, "id must be a text of 1 to 200 characters without NUL, not ''"),
+        ({"id": 5}, "id must be a text of 1 to 200 characters without NUL, not 5"),
         ({"id": "x" * 201}, "id must be a text of 1 to 200 characters"),
-        ({"id": b"x"}, "id must be a text of 1 to 200 characters, not b'x'"),
+        ({"id": b"x"}, "id must be a text of 1 to 200 characters without NUL, not b'x'"),
         ({"id": "half \ud800 a pair"}, "id must be a text"),
         ({"shard": "x" * 501}, "a shard key may have 500 characters; this one has 501"),
+        ({"id": "a\0b"}, "id must be a text"),
         ({"shard": "half \ud800 a pair"}, "shard key"),
+        ({"shard": "a\0b"}, "a shard key must be valid Unicode without NUL, not 'a\\x00b'"),
+        ({"shard": object()}, "not object, whose text may differ from process to process"),
+        ({"shard": frozenset("ab")}, "a shard key must be a str, int, bool, float"),
+        ({"shard": (1, ["a"])}, "not list, whose text"),
+        ({"shard": NAN}, "NaN is not even equal to itself"),
+        ({"shard": Decimal("NaN")}, "NaN is not even equal to itself"),
+        ({"shard": 10**5000}, "a shard key"),
+        ({"shard": Decimal("1e9999")}, "the number has too many digits"),
+        ({"shard": datetime.min.replace(tzinfo=timezone(timedelta(hours=1)))}, "a shard key"),
         ({"shard": lambda number: "a"}, "shard"),
         ({"priority": lambda number: 1}, "priority must be a whole number"),
         ({"id": lambda number: "a"}, "id must be a text"),
@@ -269,6 +291,164 @@ def test_an_argument_none_is_in_no_shard(yard: Recording) -> None:
     assert yard.put_.shard == ""
 
 
+def test_a_function_for_the_shard_gets_defaults(yard: Recording) -> None:
+    @yard.task(shard=lambda x, z: f"{x}-{z}")
+    def take(x: int, z: int = 1) -> None: ...
+
+    take.enqueue(1)
+    take.enqueue(x=2)
+    take.enqueue_many([(3,), {"x": 4}, (5, 6)])
+    assert [put.shard for put in yard.puts] == ["1-1", "2-1", "3-1", "4-1", "5-6"]
+
+
+def test_a_function_for_the_shard_may_leave_defaults_out(yard: Recording) -> None:
+    @yard.task(shard=lambda x: x)
+    def take(x: int, z: int = 1) -> None: ...
+
+    take.enqueue(1)
+    assert yard.put_.shard == "1"
+
+
+def test_a_shard_by_an_argument_that_is_left_to_its_default(yard: Recording) -> None:
+    @yard.task(shard="z")
+    def take(x: int, z: int = 1, *, y: int = 2) -> None: ...
+
+    take.enqueue(1)
+    take.enqueue(1, 2)
+    take.enqueue(1, z=3)
+    take.enqueue(1, y=4)
+    assert [put.shard for put in yard.puts] == ["1", "2", "3", "1"]
+
+
+def test_a_shard_by_an_argument_that_is_given_by_name_only(yard: Recording) -> None:
+    @yard.task(shard="y")
+    def take(*x: int, y: int = 2) -> None: ...
+
+    take.enqueue(1, 5, 6)
+    take.enqueue(1, y=4)
+    assert [put.shard for put in yard.puts] == ["2", "4"]
+
+
+class Color(Enum):
+    RED = "red"
+    WARM = ("red", 1)
+    NONE = None
+
+
+class Level(IntEnum):
+    LOW = 1
+
+
+class Loud(str):
+    def __str__(self) -> str:
+        return "LOUD"
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        (5, "5"),
+        (True, "True"),
+        (1.0, "1"),
+        (-0.0, "0"),
+        (0.1, "0.1"),
+        (1e-7, "0.0000001"),
+        (INFINITY, "Infinity"),
+        (Decimal("1.00"), "1"),
+        (Decimal("-1.50"), "-1.5"),
+        (Decimal("1E+3"), "1000"),
+        (Decimal("0e-9999"), "0"),
+        (b"\x00\xff", "00ff"),
+        (UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+        (Color.RED, "red"),
+        (Color.WARM, '("red",1)'),
+        (Color.NONE, ""),
+        (Level.LOW, "1"),
+        (Loud("quiet"), "quiet"),
+        (datetime(2026, 1, 1).date(), "2026-01-01"),  # noqa: DTZ001
+        (datetime(2026, 1, 1), "2026-01-01T00:00:00"),  # noqa: DTZ001
+        (datetime(2026, 1, 1, tzinfo=timezone(timedelta(hours=1))), "2025-12-31T23:00:00+00:00"),
+        (PurePosixPath("a//b/./C"), "a/b/C"),
+        (PureWindowsPath("a\\B"), "a/b"),
+        (("a", 1, None, b"\x01", Level.LOW, ()), '("a",1,null,x01,1,())'),
+        ((PurePosixPath("a"), 'say "b"'), '(p"a","say \\"b\\"")'),
+    ],
+)
+def test_the_text_of_a_shard_key(key: object, text: str) -> None:
+    assert shard_text(key) == text
+
+
+def test_half_a_fold_does_not_part_equal_moments() -> None:
+    berlin = ZoneInfo("Europe/Berlin")
+    first, second = (datetime(2026, 10, 25, 2, 30, tzinfo=berlin, fold=fold) for fold in (0, 1))
+    assert first == second
+    assert shard_text(first) == shard_text(second)
+
+
+text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
+zones = st.sampled_from(
+    [UTC, timezone(timedelta(hours=5, minutes=30)), timezone(-timedelta(1) / 2)]
+)
+moments = st.datetimes(datetime(1, 1, 3), datetime(9999, 12, 29), timezones=zones)  # noqa: DTZ001
+paths = text.filter(bool).map(PurePosixPath)
+members = st.sampled_from([Color.RED, Color.WARM])  # pickled by name: not for another process
+keys: list[st.SearchStrategy[Any]] = [
+    text,
+    st.integers(-(10**100), 10**100),
+    st.booleans(),
+    st.floats(allow_nan=False),
+    st.decimals(allow_nan=False, min_value=-(10**50), max_value=10**50),
+    st.binary(max_size=100),
+    st.uuids(),
+    members,
+    st.dates(),
+    st.datetimes(),
+    moments,
+    paths,
+]
+sendable = st.one_of(*(key for key in keys if key is not members), st.none())
+shapes: list[st.SearchStrategy[Any]] = [
+    *keys,
+    st.lists(text, max_size=4).map(tuple),
+    st.tuples(text | st.none() | st.integers() | st.binary(max_size=9) | paths | st.uuids()),
+    st.tuples(st.tuples(text), st.dates() | moments),
+]
+
+
+@given(st.sampled_from(shapes).flatmap(lambda shape: st.tuples(shape, shape)))
+def test_shard_keys_of_one_type_are_equal_if_and_only_if_their_texts_are(
+    pair: tuple[Any, Any],
+) -> None:
+    one, other = pair
+    assert (shard_text(one) == shard_text(other)) == (one == other)
+
+
+def _elsewhere(keys: list[Any]) -> list[str]:
+    """The texts of keys in a fresh process, whose hashes differ from the ones here."""
+    program = (
+        "import pickle, sys; from taskyard.sharding import shard_text;"
+        "keys = pickle.load(sys.stdin.buffer);"
+        "sys.stdout.buffer.write(pickle.dumps([shard_text(key) for key in keys]))"
+    )
+    seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        input=pickle.dumps(keys),
+        capture_output=True,
+        check=True,
+        env=os.environ | {"PYTHONHASHSEED": seed},
+    )
+    found: list[str] = pickle.loads(done.stdout)
+    return found
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(sendable, min_size=20, max_size=60))
+def test_shard_keys_have_the_same_text_in_another_process(keys: list[Any]) -> None:
+    keys = [*keys, tuple(keys[:3])]
+    assert _elsewhere(keys) == [shard_text(key) for key in keys]
+
+
 @pytest.mark.parametrize("shard", ["usr", lambda order: order.usr, lambda: "x"])
 def test_a_shard_that_cannot_be_made(yard: Recording, shard: Any) -> None:
     @yard.task(batch=10, shard=shard)
@@ -307,9 +487,21 @@ def test_results_of_many_are_a_sequence(save: Task[[int], int]) -> None:
             results[index]
 
 
-@pytest.mark.parametrize("items", [[], (), {}, iter([])])
+@pytest.mark.parametrize("items", [[], (), set(), {}.items(), iter([])])
 def test_nothing_is_no_call(yard: Recording, save: Task[[int], int], items: Any) -> None:
     assert len(save.enqueue_many(items)) == 0
+    assert yard.calls == []
+
+
+@pytest.mark.parametrize("items", [{"a": 1}, {}, MappingProxyType({"a": 1})])
+async def test_a_mapping_is_not_many_items(yard: Recording, items: Any) -> None:
+    @yard.task
+    def take(text: str) -> None: ...
+
+    with pytest.raises(EnqueueError, match="of a mapping only the keys would be stored"):
+        take.enqueue_many(items)
+    with pytest.raises(EnqueueError, match="of a mapping only the keys would be stored"):
+        await take.aenqueue_many(items)
     assert yard.calls == []
 
 
@@ -365,7 +557,9 @@ def test_one_id_is_not_enough_for_many(yard: Recording, save: Task[[int], int]) 
 
 
 def test_wrong_answers_of_functions_of_the_item(yard: Recording, save: Task[[int], int]) -> None:
-    with pytest.raises(EnqueueError, match="id must be a text of 1 to 200 characters, not 1"):
+    with pytest.raises(
+        EnqueueError, match="id must be a text of 1 to 200 characters without NUL, not 1"
+    ):
         save.enqueue_many([1], id=lambda number: number)
     with pytest.raises(EnqueueError, match="priority must be a whole number"):
         save.enqueue_many([1], priority=lambda number: 0.5)
@@ -505,6 +699,36 @@ def test_a_remote_task_is_enqueued_by_name(yard: Recording) -> None:
     assert yard.tasks == {}
     with pytest.raises(NotFound, match="task 'resize' is declared elsewhere"):
         elsewhere("a.png")
+
+
+def test_a_remote_task_that_is_known_here_goes_where_it_is_served(yard: Recording) -> None:
+    @yard.task(name="post", queue="bank", ordered=True, order="ledger")
+    def post(number: int) -> None: ...
+
+    yard.remote("post").enqueue(1)
+    yard.remote("post", queue="bank", order="ledger").enqueue(2)
+    assert {put.group for put in yard.puts} == {post.group}
+    envelopes = [read_envelope(body) for put in yard.puts for body in put.bodies]
+    assert [envelope and envelope.task for envelope in envelopes] == ["post", "post"]
+    with pytest.raises(PolicyError, match=r"has order='ledger' here, not 'other'"):
+        yard.remote("post", order="other")
+
+
+def test_a_remote_task_of_an_order(yard: Recording) -> None:
+    yard.remote("post", order="ledger").enqueue(1, shard="a")
+    put = yard.put_
+    assert (put.group.queue, put.group.name, put.shard) == ("default", "order:ledger", "a")
+    envelope = read_envelope(put.bodies[0])
+    assert envelope is not None
+    assert envelope.task == "post"
+
+
+def test_a_remote_task_of_another_queue_is_another_task(yard: Recording) -> None:
+    @yard.task(name="post", queue="bank", ordered=True, order="ledger")
+    def post(number: int) -> None: ...
+
+    yard.remote("post", queue="mail").enqueue(1)
+    assert (yard.put_.group.queue, yard.put_.group.name) == ("mail", "post")
 
 
 def test_a_remote_batch_task_takes_single_items(yard: Recording) -> None:

@@ -7,6 +7,7 @@ import functools
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -21,9 +22,11 @@ from taskyard import (
     TaskFailed,
     Yard,
 )
+from taskyard.brokers.base import Group, Operation
 from taskyard.brokers.memory import MemoryBroker
 from taskyard.errors import (
     BrokerError,
+    EnqueueError,
     NotFound,
     PayloadError,
     PolicyConflict,
@@ -116,6 +119,42 @@ def test_wrong_names(yard: Yard, name: Any) -> None:
         yard.task(name=name)(add)
     with pytest.raises(PolicyError, match="name must be"):
         yard.remote(name)
+
+
+@pytest.mark.parametrize("name", ["order:", "order:k"])
+def test_a_task_is_not_called_like_the_group_of_an_order(yard: Yard, name: str) -> None:
+    with pytest.raises(PolicyError, match=f"a task cannot be called '{name}': its messages would"):
+        yard.task(name=name)(add)
+    assert yard.task(name="orders:k")(add).group.name == "orders:k"
+
+
+@pytest.mark.parametrize("shard", [None, ""])
+def test_release_takes_a_shards_key_as_enqueue_does(yard: Yard, shard: object) -> None:
+    released = _released(yard)
+    task = yard.task(name="add", ordered=True)(add)
+    yard.release(task, shard)
+    yard.release(task, 1.0)
+    yard.release(yard.remote("order:ledger"), UUID(int=1))
+    assert released == [
+        ("add", ""),
+        ("add", "1"),
+        ("order:ledger", "00000000-0000-0000-0000-000000000001"),
+    ]
+    with pytest.raises(EnqueueError, match="a shard key must be a str"):
+        yard.release(task, object())
+
+
+def _released(yard: Yard) -> list[tuple[str, str]]:
+    """What the broker of a yard is asked to release from now on."""
+    found: list[tuple[str, str]] = []
+    release = yard.broker.release
+
+    def remembering(group: Group, shard: str) -> Operation[bool]:
+        found.append((group.name, shard))
+        return release(group, shard)
+
+    yard.broker.release = remembering  # type: ignore[method-assign]
+    return found
 
 
 def test_what_has_no_name_needs_one(yard: Yard) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,30 @@ async def test_a_timeout(yard: Yard, timeout: float) -> None:
     with pytest.raises(TimeoutError):
         await result.aget(timeout)
     await yard.aclose()
+
+
+def test_a_waiter_that_is_woken_for_nothing_waits_on(yard: Yard) -> None:
+    @yard.task(name="late")
+    def late(number: int) -> int:
+        return number
+
+    result = late.enqueue(3)
+    with ThreadPoolExecutor(2) as threads:
+        waiting = [
+            threads.submit(result.get, 20),
+            threads.submit(lambda: asyncio.run(_got(yard.result(result.id)))),
+        ]
+        for _ in range(3):
+            other = late.enqueue(0, delay=3600)
+            with pytest.raises(ResultTimeout):
+                other.get(0.02)
+        assert not any(future.done() for future in waiting)
+        yard.run_worker(burst=True)
+        assert [future.result(20) for future in waiting] == [3, 3]
+
+
+async def _got(result: Result[Any]) -> Any:
+    return await result.aget(20)
 
 
 def test_every_state(yard: Yard, clock: Clock) -> None:

@@ -1,6 +1,4 @@
-"""What the brokers have in common beside the rules of lanes: how much a step does, and how lost
-messages end.
-"""
+"""What brokers have in common beside the rules of lanes: how much a step does, how losses end."""
 
 from __future__ import annotations
 

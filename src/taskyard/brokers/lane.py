@@ -167,10 +167,11 @@ def merged(stored: GroupPolicy, declared: GroupPolicy, *, keep: bool, present: i
     Arguments:
         stored: what it was.
         declared: what a program declares.
-        keep: whether the stored one stays, but for its members.
+        keep: whether the stored one stays, but for its members; those of tasks that are no more
+            leave it with the last message, whoever declares then.
         present: messages that were put under the stored one, and are still there.
     """
-    known = {*declared.members, *(stored.members if keep or present else ())}
+    known = {*declared.members, *(stored.members if present else ())}
     policy = stored if keep else declared
     return msgspec.structs.replace(policy, members=tuple(sorted(known)))
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-import select
 from collections.abc import Iterator
 from typing import BinaryIO
+
+from taskyard.brokers.readable import is_readable
 
 __all__ = ["LONGEST", "LineTooLong", "read_lines"]
 
@@ -59,9 +60,9 @@ def _pieces(stream: BinaryIO) -> Iterator[bytes | None]:
             yield piece
         return
     while True:
-        if not select.select([number], [], [], QUIET)[0]:
+        if not is_readable(number, QUIET):
             yield None
-            select.select([number], [], [])
+            is_readable(number, None)
         piece = os.read(number, _PIECE)
         if not piece:
             return

@@ -118,7 +118,7 @@ class Supervisor:
         previous_fd = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         previous = {number: signal.signal(number, signals.hear) for number in signals.numbers()}
         # That it arrives is enough: it ends the wait, so that the death of a child is noticed.
-        previous[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        previous[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, _notice)
         try:
             yield reading
         finally:
@@ -271,6 +271,10 @@ class Supervisor:
 
     def _is_late(self, child: _Child) -> bool:
         return time.monotonic() - child.progress > max(HEALTHY, self._settings.lease)
+
+
+def _notice(number: int, frame: object) -> None:
+    """What is called for a signal that is only to end a wait."""
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ from taskyard.brokers.base import (
 from taskyard.brokers.clock import wall_clock
 from taskyard.brokers.common import CHUNK, REAPED, in_chunks
 from taskyard.brokers.lane import GroupPolicy, conflict_text, merged
-from taskyard.brokers.sqlite.claims import Claimer, servable
+from taskyard.brokers.sqlite.claims import Claimer, find_claim, keep_claim, servable
 from taskyard.brokers.sqlite.database import Settings
 from taskyard.brokers.sqlite.drivers import Read, SQLiteAsyncDriver, SQLiteDriver, Write
 from taskyard.brokers.sqlite.groups import GroupRow
@@ -272,7 +272,10 @@ def _declare(tx: Transaction, group: Group, policy: GroupPolicy, replace: bool) 
     row = tx.store_group(group, wanted, declared=True)
     if wanted.within and not stored.policy.within:
         _count_exactly(tx, row)
-    _relocate_all(tx, row)
+    lanes = Lanes(tx)
+    if wanted.concurrency and not stored.declared:
+        _hold_lanes(tx, lanes, row)
+    _relocate_all(tx, lanes, row)
 
 
 def _present(tx: Transaction, group: GroupRow) -> int:
@@ -295,9 +298,25 @@ def _count_exactly(tx: Transaction, group: GroupRow) -> None:
     )
 
 
-def _relocate_all(tx: Transaction, group: GroupRow) -> None:
+def _hold_lanes(tx: Transaction, lanes: Lanes, group: GroupRow) -> None:
+    # Claims are counted by lane only where they are limited; from here on they are.
+    tokens = tx.execute(
+        "SELECT token FROM taskyard_claim WHERE grp = ? ORDER BY token", (group.id,)
+    ).fetchall()
+    for (token,) in tokens:
+        claim = find_claim(tx, token)
+        if claim is not None:
+            held = lanes.get(group, [part.shard for part in claim.lanes])
+            for lane in held:
+                lane.held += 1
+                lanes.relocate(lane)
+            claim.lane_ids = [lane.id for lane in held]
+            keep_claim(tx, claim)
+    lanes.save()
+
+
+def _relocate_all(tx: Transaction, lanes: Lanes, group: GroupRow) -> None:
     # The one operation that looks at every lane of a group: a deploy, not daily work.
-    lanes = Lanes(tx)
     shards = [
         shard
         for (shard,) in tx.execute(
@@ -474,4 +493,5 @@ def _tidy(tx: Transaction, dead_age: int) -> int:
         group = tx.group_by_id(group_id)
         tx.gauge(group, "dead", -1)
         tx.count(group, "dead_dropped", 1)
+    tx.forget_dead_listeners(CHUNK)
     return records + len(letters)

@@ -137,15 +137,6 @@ class Database:
             row = self._connection.execute("PRAGMA data_version").fetchone()
         return int(row[0])
 
-    def abandon(self) -> None:
-        """Let go of a connection that was inherited by a fork.
-
-        It stays open: closing it would drop the locks that this process holds on the file by
-        another connection. The parent's place at the gate must not outlive the parent, though.
-        """
-        self.bells.close()
-        self._gate.close()
-
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-import select
 import threading
 import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from sqlite3 import Connection
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -17,6 +18,7 @@ from taskyard.brokers.base import Operation
 from taskyard.brokers.sqlite.database import Database, Settings
 from taskyard.brokers.sqlite.transaction import Transaction
 from taskyard.brokers.sqlite.wakeup import Doorbell, Doorbells
+from taskyard.errors import BrokerError
 
 __all__ = ["Read", "SQLiteAsyncDriver", "SQLiteDriver", "SQLiteListener", "Write"]
 
@@ -92,6 +94,11 @@ class _Runner:
         with self._lock:
             return self._opened().version()
 
+    def leave(self, name: str) -> None:
+        """Forget a sleeper; what cannot be forgotten now is tidied away later."""
+        with contextlib.suppress(BrokerError):
+            self.run(_leave(name))
+
     def close(self) -> None:
         with self._lock:
             self._close()
@@ -107,6 +114,17 @@ class _Runner:
 
     def after_fork(self) -> None:
         self._lock.release()
+
+
+def _leave(name: str) -> Operation[None]:
+    # Whoever was woken is forgotten already: mostly this needs no turn at writing.
+    if (yield Read(partial(_is_listening, name=name))):
+        yield Write(lambda tx: tx.leave(name))
+
+
+def _is_listening(connection: Connection, name: str) -> bool:
+    found = connection.execute("SELECT 1 FROM taskyard_listener WHERE name = ? LIMIT 1", (name,))
+    return found.fetchone() is not None
 
 
 class _Forks:
@@ -156,7 +174,7 @@ class SQLiteDriver:
 
     def listener(self) -> SQLiteListener:
         """See `Driver.listener`."""
-        return SQLiteListener(self._settings, self._runner.version, None)
+        return SQLiteListener(self._settings, self._runner, None)
 
     def close(self) -> None:
         """See `Driver.close`."""
@@ -185,12 +203,14 @@ class SQLiteAsyncDriver:
     async def run(self, operation: Operation[T]) -> T:
         """See `AsyncDriver.run`."""
         loop = asyncio.get_running_loop()
-        # A cancelled await leaves the thread alone: the transaction ends by itself.
-        return await loop.run_in_executor(self._own_thread(), self._runner.run, operation)
+        # Without the shield, an operation that still queues for the thread would be dropped.
+        return await asyncio.shield(
+            loop.run_in_executor(self._own_thread(), self._runner.run, operation)
+        )
 
     def listener(self) -> SQLiteListener:
         """See `AsyncDriver.listener`."""
-        return SQLiteListener(self._settings, self._runner.version, self._own_thread())
+        return SQLiteListener(self._settings, self._runner, self._own_thread())
 
     async def close(self) -> None:
         """See `AsyncDriver.close`."""
@@ -207,29 +227,39 @@ class SQLiteAsyncDriver:
 class SQLiteListener:
     """Sleeps at a socket, and looks at the file's version now and then.
 
-    `version` must ask the connection that runs the operations: only the writes of others
-    change it then.
+    Arguments:
+        settings: of the file.
+        runner: the one that runs the operations: only the writes of others change its version.
+        thread: where it runs them; None: in the calling thread.
     """
 
     def __init__(
-        self,
-        settings: Settings,
-        version: Callable[[], int],
-        thread: ThreadPoolExecutor | None,
+        self, settings: Settings, runner: _Runner, thread: ThreadPoolExecutor | None
     ) -> None:
-        self._version = version
+        self._runner = runner
         self._thread = thread
         self._bells = Doorbells(settings.beside("-wake"))
         self._bell: Doorbell | None = self._bells.bell()
+        self._closed = False
         self._seen = -1
         self.name = self._bell.name if self._bell is not None else ""
+        # Before the operation that finds nothing: what changes after that one must be noticed.
+        self._in_thread(self._changed)
+
+    def _in_thread(self, call: Callable[[], object]) -> None:
+        if self._thread is None:
+            with contextlib.suppress(BrokerError):
+                call()
+        else:
+            with contextlib.suppress(RuntimeError):  # the driver is closed
+                self._thread.submit(call)
 
     def wait(self, timeout: float) -> bool:
         """See `Listener.wait`."""
         end = time.monotonic() + timeout
         while True:
             remaining = end - time.monotonic()
-            if self._rang(max(0.0, min(remaining, SLOW_POLL))) or self._changed(self._version()):
+            if self._rang(max(0.0, min(remaining, SLOW_POLL))) or self._changed():
                 return True
             if remaining <= SLOW_POLL:
                 return False
@@ -238,15 +268,14 @@ class SQLiteListener:
         if self._bell is None:
             time.sleep(timeout)
             return False
-        ready, _, _ = select.select([self._bell.socket], [], [], timeout)
-        if ready:
+        rang = self._bell.rings(timeout)
+        if rang:
             self._bell.clear()
-        return bool(ready)
+        return rang
 
-    def _changed(self, version: int) -> bool:
-        changed = self._seen not in (-1, version)
-        self._seen = version
-        return changed
+    def _changed(self) -> bool:
+        before, self._seen = self._seen, self._runner.version()
+        return before != self._seen
 
     async def wait_async(self, timeout: float) -> bool:
         """See `Listener.wait_async`."""
@@ -256,7 +285,7 @@ class SQLiteListener:
             remaining = end - loop.time()
             if await self._rang_async(loop, max(0.0, min(remaining, SLOW_POLL))):
                 return True
-            if self._changed(await loop.run_in_executor(self._thread, self._version)):
+            if await loop.run_in_executor(self._thread, self._changed):
                 return True
             if remaining <= SLOW_POLL:
                 return False
@@ -279,6 +308,10 @@ class SQLiteListener:
 
     def close(self) -> None:
         """See `Listener.close`."""
+        if self._closed:
+            return
+        self._closed = True
         if self._bell is not None:
             self._bell.close()
+            self._in_thread(partial(self._runner.leave, self.name))
         self._bells.close()

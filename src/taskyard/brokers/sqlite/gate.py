@@ -90,9 +90,14 @@ class _Waiter:
         self._state = threading.Lock()
         self._granted = threading.Event()
         self._abandoned = False
+        self._runs = True
 
     def start(self) -> None:
-        threading.Thread(target=self._run, name="taskyard-gate", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, name="taskyard-gate", daemon=True).start()
+        except RuntimeError:  # no more threads
+            self._runs = False
+            raise
 
     def _run(self) -> None:
         fcntl.flock(self._fd, fcntl.LOCK_EX)
@@ -108,5 +113,5 @@ class _Waiter:
     def abandon(self) -> None:
         with self._state:
             self._abandoned = True
-            if self._granted.is_set():
+            if self._granted.is_set() or not self._runs:
                 os.close(self._fd)

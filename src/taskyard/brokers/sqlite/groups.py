@@ -68,7 +68,3 @@ class Groups:
     def by_id(self, id_: int) -> GroupRow:
         """The row with this id."""
         return self._by_id[id_]
-
-    def all(self) -> list[GroupRow]:
-        """All groups, sorted by key."""
-        return [self._by_key[key] for key in sorted(self._by_key)]

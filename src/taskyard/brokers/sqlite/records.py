@@ -19,8 +19,8 @@ from taskyard.message import Failure, State, read_envelope
 __all__ = [
     "bury",
     "dead_letters",
-    "finish_records",
     "find_records",
+    "finish_records",
     "forget_expired",
     "newest_dead",
     "open_records",
@@ -99,12 +99,13 @@ def find_records(
 ) -> list[Record | None]:
     """Look up records; None: there is none (any more)."""
     rows = where.execute(
-        "SELECT record.id, grp, queue, name, state, due, result, failure FROM json_each(?) AS wanted"
+        "SELECT record.id, grp, queue, name, state, due, result, failure"
+        " FROM json_each(?) AS wanted"
         " CROSS JOIN taskyard_record AS record ON record.id = wanted.value"
         " JOIN taskyard_group ON taskyard_group.id = grp WHERE expires = 0 OR expires > ?",
         (msgspec.json.encode(list(ids)), now),
     ).fetchall()
-    found = {row[0]: _record(where, now, *row) for row in rows}
+    found = {row[0]: _record(where, now, row) for row in rows}
     return [found.get(id_) for id_ in ids]
 
 
@@ -119,18 +120,8 @@ def watch_records(tx: Transaction, ids: Sequence[str], listener: str) -> list[Re
     return records
 
 
-def _record(
-    where: sqlite3.Connection | Transaction,
-    now: int,
-    id_: str,
-    group_id: int,
-    queue: str,
-    name: str,
-    stored: str,
-    due: int,
-    result: bytes | None,
-    failure: bytes | None,
-) -> Record:
+def _record(where: sqlite3.Connection | Transaction, now: int, row: Sequence[Any]) -> Record:
+    id_, group_id, queue, name, stored, due, result, failure = row
     state = State(stored)
     if not state.final:
         if _is_running(where, group_id, id_):

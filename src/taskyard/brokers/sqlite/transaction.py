@@ -104,10 +104,6 @@ class Transaction:
         """The group with this id."""
         return self._groups.by_id(id_)
 
-    def groups(self) -> list[GroupRow]:
-        """All groups, sorted by key."""
-        return self._groups.all()
-
     def store_group(self, key: Group, policy: GroupPolicy, *, declared: bool) -> GroupRow:
         """Add or replace a group's row."""
         id_ = self.execute(
@@ -151,6 +147,26 @@ class Transaction:
         """Forget a sleeper, because it is awake."""
         self.execute("DELETE FROM taskyard_listener WHERE name = ?", (name,))
 
+    def leave(self, name: str) -> None:
+        """Forget a sleeper that will not come back: what it was to be woken for, others do."""
+        left = self.execute(
+            "DELETE FROM taskyard_listener WHERE name = ? RETURNING topic, until", (name,)
+        ).fetchall()
+        for topic, until in left:
+            kind, _, which = topic.partition(":")
+            if kind == "g":
+                group = self.group_by_id(int(which))
+                self.has_ready(group)
+                self.has_later(group, until)
+
+    def forget_dead_listeners(self, limit: int) -> None:
+        """Remove what killed sleepers left behind: names here, sockets in the folder."""
+        names = self.execute("SELECT DISTINCT name FROM taskyard_listener ORDER BY name").fetchall()
+        dead = [name for (name,) in names if self._bells.is_dead(name)]
+        for name in dead[:limit]:
+            self.leave(name)
+        self._bells.sweep(limit)
+
     def wake_all(self, topic: str) -> None:
         """Wake everybody who waits for a topic."""
         names = self.execute(
@@ -162,6 +178,15 @@ class Transaction:
     def any_listener(self) -> bool:
         """Whether anybody sleeps at all."""
         return self.execute("SELECT 1 FROM taskyard_listener LIMIT 1").fetchone() is not None
+
+    def any_record_listener(self) -> bool:
+        """Whether anybody waits for a record: an idle worker, who is often there, does not."""
+        return (
+            self.execute(
+                "SELECT 1 FROM taskyard_listener WHERE topic >= 'r:' AND topic < 'r;' LIMIT 1"
+            ).fetchone()
+            is not None
+        )
 
     def _ring(self, name: str) -> bool:
         # Before the commit, so that waking up overlaps it: the sleeper's own transaction queues
@@ -181,9 +206,10 @@ class Transaction:
                 return
 
     def _wake_for_time(self, group_id: int, at: int) -> None:
+        # Who should have woken before now is awake, or was killed in its sleep.
         enough = self.execute(
-            "SELECT 1 FROM taskyard_listener WHERE topic = ? AND until BETWEEN 1 AND ? LIMIT 1",
-            (f"g:{group_id}", at),
+            "SELECT 1 FROM taskyard_listener WHERE topic = ? AND until BETWEEN ? AND ? LIMIT 1",
+            (f"g:{group_id}", self.now, at),
         ).fetchone()
         if enough is None:
             self._wake_one(group_id, at)

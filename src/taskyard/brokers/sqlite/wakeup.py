@@ -5,13 +5,23 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 import socket
+import stat
+import time
 from pathlib import Path
+
+from taskyard.brokers.readable import is_readable
 
 __all__ = ["Doorbell", "Doorbells"]
 
 LONGEST_PATH = 100  # bytes; the kernel's limit is 104 to 108
+YOUNG = 60.0
+"""Seconds for which a socket is left alone: it is there a moment before it can be rung."""
+
+_NAME = re.compile(r"[0-9]+-[0-9a-f]{8}")
+_NOBODY = (errno.ECONNREFUSED, errno.ENOENT)
 
 
 class Doorbells:
@@ -38,7 +48,7 @@ class Doorbells:
             return path
         if not os.path.isdir("/proc/self/fd"):
             raise OSError(errno.ENAMETOOLONG, "path too long for a socket", path)
-        if self._folder_fd is None or self._pid != os.getpid():
+        if self._folder_fd is None:  # a child may use its parent's
             self._folder_fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         return f"/proc/self/fd/{self._folder_fd}/{name}"
 
@@ -56,11 +66,13 @@ class Doorbells:
         """Wake a sleeper without waiting.
 
         Arguments:
-            name: its socket.
+            name: its socket, as the database has it.
 
         Returns:
             Whether somebody is there. A bell that rings already counts as rung.
         """
+        if not _is_name(name):
+            return False
         try:
             if self._sender is None or self._pid != os.getpid():
                 self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -70,15 +82,50 @@ class Doorbells:
         except BlockingIOError:
             return True
         except OSError as error:
-            if error.errno in (errno.ECONNREFUSED, errno.ENOENT):
+            if error.errno in _NOBODY:
                 self.remove(name)
             return False
         return True
 
+    def is_dead(self, name: str) -> bool:
+        """Whether certainly nobody sleeps at a name; nobody is woken."""
+        if not _is_name(name):
+            return True
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect(self.address(name))
+            except OSError as error:
+                return error.errno in _NOBODY
+        return False
+
     def remove(self, name: str) -> None:
         """Remove a socket that nobody listens at."""
+        path = self._folder / name
         with contextlib.suppress(OSError):
-            os.unlink(self._folder / name)
+            # The name may come from the database: it must not choose any other file.
+            if _is_name(name) and stat.S_ISSOCK(os.lstat(path).st_mode):
+                os.unlink(path)
+
+    def sweep(self, limit: int) -> int:
+        """Remove the sockets of those who died, `limit` at most; say how many."""
+        removed = 0
+        with contextlib.suppress(OSError), os.scandir(self._folder) as entries:
+            for entry in entries:
+                if removed >= limit:
+                    break
+                if self._is_old(entry) and self.is_dead(entry.name):
+                    self.remove(entry.name)
+                    removed += 1
+        return removed
+
+    def _is_old(self, entry: os.DirEntry[str]) -> bool:
+        if not _is_name(entry.name):
+            return False
+        try:
+            changed = entry.stat(follow_symlinks=False).st_mtime
+        except OSError:  # gone meanwhile
+            return False
+        return abs(time.time() - changed) > YOUNG
 
     def close(self) -> None:
         """Free what is held."""
@@ -88,6 +135,10 @@ class Doorbells:
         if self._folder_fd is not None:
             os.close(self._folder_fd)
             self._folder_fd = None
+
+
+def _is_name(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None
 
 
 class Doorbell:
@@ -103,6 +154,10 @@ class Doorbell:
         except OSError:
             self.socket.close()
             raise
+
+    def rings(self, timeout: float) -> bool:
+        """Wait for a ring, for so many seconds at most; say whether one came."""
+        return is_readable(self.socket.fileno(), timeout)
 
     def clear(self) -> None:
         """Take every ring that came so far."""

@@ -42,6 +42,7 @@ CREATE TABLE taskyard_lane (
 CREATE UNIQUE INDEX taskyard_lane_shard ON taskyard_lane (grp, shard);
 CREATE INDEX taskyard_lane_ready ON taskyard_lane (grp, priority, turn) WHERE place = 1;
 CREATE INDEX taskyard_lane_later ON taskyard_lane (at) WHERE place = 2;
+CREATE INDEX taskyard_lane_filling ON taskyard_lane (grp, at) WHERE place = 2;
 
 -- Messages in lanes, clustered in the order in which they are claimed.
 CREATE TABLE taskyard_message (

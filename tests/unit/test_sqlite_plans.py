@@ -1,0 +1,132 @@
+"""How SQLite runs the statements of daily work: by an index, in the order that is wanted."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.conformance.harness import Clock, Harness, SyncRunner
+
+from taskyard.brokers.base import Dead, Group, Retried
+from taskyard.brokers.sqlite import SQLiteBroker
+from taskyard.message import Failure
+
+ORDERED = Group("orders", "ordered")
+BATCH = Group("orders", "batch")
+
+# Not for every message: open claims are few, and so are sleepers and groups.
+FEW = ("taskyard_claim", "taskyard_listener", "taskyard_group", "taskyard_meta")
+
+
+class Traced(Harness):
+    """A harness that knows which statements were run."""
+
+    def __init__(self, path: Path) -> None:
+        clock = Clock()
+        broker = SQLiteBroker(path, clock=clock, synchronous="off")
+        runner = SyncRunner(broker)
+        super().__init__(broker, runner, clock)
+        database = runner._driver._runner._opened()  # type: ignore[attr-defined]
+        self.connection: sqlite3.Connection = database._connection
+        self.statements: set[str] = set()
+        self.connection.set_trace_callback(self.statements.add)
+
+    def plans(self, *parts: str) -> list[tuple[str, list[str]]]:
+        """The statements that have all of these parts, with the steps of their plans."""
+        self.connection.set_trace_callback(None)
+        found = [text for text in sorted(self.statements) if all(part in text for part in parts)]
+        return [
+            (text, [row[3] for row in self.connection.execute(f"EXPLAIN QUERY PLAN {text}")])
+            for text in found
+            if text.startswith(("SELECT", "DELETE", "UPDATE"))
+        ]
+
+
+@pytest.fixture
+def traced(tmp_path: Path) -> Iterator[Traced]:
+    """After a bit of everything that a worker and a producer do daily."""
+    harness = Traced(tmp_path / "yard.db")
+    every = [Group("orders", "save"), ORDERED, BATCH]
+    harness.declare(every[0])
+    harness.declare(ORDERED, concurrency=1)
+    harness.declare(BATCH, size=5, within=10)
+    sleeper = harness.idle_worker(groups=every)
+    for group in every:
+        for shard in "", "a", "b":
+            harness.put("x", "y", "z", group=group, shard=shard)
+            harness.put("p", group=group, shard=shard, priority=-1)
+        harness.put("d", group=group, delay=1)
+        harness.put(f"kept of {group}", group=group, keep=60)
+    harness.clock.advance(1)
+    for end in (Retried(5), Dead(Failure("failed"), "x"), None):
+        for claim in harness.claims(2, claims=3, groups=every, listener=sleeper):
+            harness.settle(claim, every=end)
+    harness.claims(10, groups=[BATCH], drain=True)
+    harness.records("kept of orders/save", listener=sleeper)
+    harness.records("kept of orders/save")
+    harness.clock.advance(60)
+    harness.reap()
+    harness.work_off(10, groups=every, claims=2, listener=sleeper, drain=True)
+    yield harness
+    harness.close()
+
+
+def test_no_statement_of_daily_work_reads_a_whole_table(traced: Traced) -> None:
+    plans = traced.plans()
+    assert len(plans) > 50
+    for text, steps in plans:
+        if "INTO" not in text and "parts, CAST" not in text:
+            for step in steps:
+                _, _, scanned = step.partition("SCAN ")
+                assert not scanned.startswith(("taskyard_", "lane", "message", "record")) or (
+                    scanned.startswith(FEW) or "taskyard_lane_later" in scanned
+                ), f"{step}: {text}"
+
+
+@pytest.mark.parametrize(
+    ("parts", "steps"),
+    [
+        # A claim reads lane after lane as they were given, each by its primary key.
+        (
+            ["CROSS JOIN taskyard_message"],
+            ["SCAN wanted", "SEARCH message USING PRIMARY KEY (lane=?)"],
+        ),
+        (
+            ["FROM taskyard_lane", "place = 1 AND (priority, turn) >"],
+            ["SEARCH taskyard_lane USING INDEX taskyard_lane_ready (grp=? AND "],
+        ),
+        (
+            ["FROM taskyard_lane", "place = 2 AND blocked"],
+            ["SEARCH taskyard_lane USING INDEX taskyard_lane_filling (grp=?)"],
+        ),
+        (
+            ["SELECT grp", "FROM taskyard_lane", "place = 2 AND at <="],
+            ["SEARCH taskyard_lane USING INDEX taskyard_lane_later (at<?)"],
+        ),
+        (
+            ["FROM taskyard_lane WHERE id IN"],
+            [
+                "SEARCH taskyard_lane USING INTEGER PRIMARY KEY (rowid=?)",
+                "LIST SUBQUERY",
+                "SCAN json_each",
+            ],
+        ),
+        (
+            ["FROM taskyard_due WHERE at <="],
+            ["SEARCH taskyard_due USING PRIMARY KEY (at<?)"],
+        ),
+        (
+            ["taskyard_listener WHERE topic >= 'r:'"],
+            ["SEARCH taskyard_listener USING PRIMARY KEY (topic>? AND topic<?)"],
+        ),
+    ],
+)
+def test_the_plans_of_hot_statements(traced: Traced, parts: list[str], steps: list[str]) -> None:
+    plans = traced.plans(*parts)
+    assert plans, sorted(traced.statements)
+    for text, found in plans:
+        assert len(found) == len(steps), (found, text)
+        for step, expected in zip(found, steps, strict=True):
+            assert step.startswith(expected), text
