@@ -161,6 +161,7 @@ class Enqueuer(Generic[P, R]):
             self._due,
             ids if ttl else None,
             round(ttl * 1e6) if ttl else 0,
+            self._task.envelope_task,
         )
 
     def _shard(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.conformance.harness import TASK, Harness, names
 
-from taskyard.brokers.base import Retried
+from taskyard.brokers.base import Put, Retried
 from taskyard.errors import PolicyConflict
 
 
@@ -189,3 +189,11 @@ def test_a_task_leaves_an_order_that_has_no_messages(harness: Harness, replace: 
 def test_a_declared_group_is_counted(harness: Harness) -> None:
     harness.declare()
     assert [counts.group for counts in harness.all_counts()] == [TASK]
+
+
+def test_a_put_makes_its_task_a_member_again(harness: Harness) -> None:
+    harness.declare(members=["a", "b"])
+    harness.declare(members=["a"])
+    harness.run(harness.broker.put([Put(TASK, [b"m"], member="b")]))
+    assert harness.claim(members="a") is None
+    assert harness.claim(members="ab") is not None

@@ -67,13 +67,12 @@ def test_accepted_is_not_lost_and_order_holds_through_random_kills(
     chance = random.Random(f"kills of {kind}")
     # Whoever is killed at random is no killer: nothing may end as a dead letter here.
     scene.setup(kind=kind, policy={"max_deliveries": 1000})
-    scene.fill(shards * 3, shards=shards)
+    scene.fill(shards * 6, shards=shards)
     supervisor = scene.worker(settings={"processes": 2, "concurrency": 4, "lease": 5.0})
     kills = 0
     goal = 0
     while kills < 6:
         goal += chance.randrange(1, 150)
-
         if not scene.counts.waiting:
             break
         victims = until(partial(at_work, scene, goal), "a child works")

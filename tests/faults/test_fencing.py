@@ -81,7 +81,7 @@ def test_a_settle_after_the_lease_is_refused_by_the_broker(scene: Scene, kind: s
     scene.release()
     scene.resume(first.pid)
     until(lambda: str(began.token) in first.output(), "the refusal is told")
-    assert "had been lost; nothing of them is settled" in first.output()
+    assert "had been lost; nothing of it is settled" in first.output()
     # Nobody else's claim was open any more, so this overlap is none of the checker's.
     evidence = scene.check()
     assert len(evidence.runs["held"]) == 2

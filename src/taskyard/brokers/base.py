@@ -87,6 +87,7 @@ class Put(msgspec.Struct):
         due: the microsecond at which they enter it, if not 0; instead of `delay`.
         ids: their ids, if records are to be kept for them.
         record_ttl: microseconds that a finished record is kept.
+        member: the task, in an order group: only workers that know it get the group's messages.
     """
 
     group: Group
@@ -97,6 +98,7 @@ class Put(msgspec.Struct):
     due: int = 0
     ids: Sequence[str] | None = None
     record_ttl: int = 0
+    member: str = ""
 
 
 class Delivery(msgspec.Struct, array_like=True, gc=False):

@@ -22,6 +22,7 @@ __all__ = [
     "merged",
     "place",
     "take",
+    "with_member",
 ]
 
 
@@ -174,6 +175,12 @@ def merged(stored: GroupPolicy, declared: GroupPolicy, *, keep: bool, present: i
     known = {*declared.members, *(stored.members if present else ())}
     policy = stored if keep else declared
     return msgspec.structs.replace(policy, members=tuple(sorted(known)))
+
+
+def with_member(policy: GroupPolicy, task: str) -> GroupPolicy:
+    """The policy of an order group that holds messages of a task, whoever declared it last."""
+    members = tuple(sorted({*policy.members, task}))
+    return msgspec.structs.replace(policy, members=members)
 
 
 def conflict_text(group: object, stored: GroupPolicy, declared: GroupPolicy, present: int) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from taskyard.brokers.base import Counts, DeadQuery, Delivery, Group, Put, Record
-from taskyard.brokers.lane import GroupPolicy, conflict_text, merged
+from taskyard.brokers.lane import GroupPolicy, conflict_text, merged, with_member
 from taskyard.brokers.memory.groups import GroupState
 from taskyard.brokers.memory.lanes import Lane
 from taskyard.brokers.memory.records import Kept
@@ -66,6 +66,8 @@ def put(state: MemoryState, puts: Sequence[Put]) -> None:
     for item in puts:
         due = item.due or state.now + item.delay
         group = state.group(item.group)
+        if item.member:
+            group.policy = with_member(group.policy, item.member)
         group.totals["put"] += len(item.bodies)
         _open_records(state, item, due)
         if due > state.now:

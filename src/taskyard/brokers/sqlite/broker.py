@@ -29,7 +29,7 @@ from taskyard.brokers.base import (
 )
 from taskyard.brokers.clock import wall_clock
 from taskyard.brokers.common import CHUNK, REAPED, in_chunks
-from taskyard.brokers.lane import GroupPolicy, conflict_text, merged
+from taskyard.brokers.lane import GroupPolicy, conflict_text, merged, with_member
 from taskyard.brokers.sqlite.claims import Claimer, find_claim, keep_claim, servable
 from taskyard.brokers.sqlite.database import Settings
 from taskyard.brokers.sqlite.drivers import Read, SQLiteAsyncDriver, SQLiteDriver, Write
@@ -334,6 +334,9 @@ def _put(tx: Transaction, puts: Sequence[Put]) -> None:
     for put in puts:
         due = put.due or (tx.now + put.delay if put.delay else 0)
         group = tx.group(put.group)
+        if put.member and put.member not in group.policy.members:
+            policy = with_member(group.policy, put.member)
+            group = tx.store_group(put.group, policy, declared=group.declared)
         tx.count(group, "put", len(put.bodies))
         if put.ids is not None:
             open_records(tx, group, put, due)

@@ -73,8 +73,8 @@ class Gate:
                 self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         if not granted:
             raise BrokerUnavailable(
-                f"{self._path.name}: another process has held the write lock for "
-                f"{self._timeout:g} s. Is one of them stopped, or a debugger attached?"
+                f"{str(self._path).removesuffix('-gate')}: another process keeps it locked for"
+                f" {self._timeout:g} s; is one stopped, or held by a debugger? Nothing was stored"
             )
 
     def close(self) -> None:
