@@ -150,6 +150,8 @@ def _carry_out(deeds: Sequence[str], items: Sequence[Item]) -> Generator[None, N
     for deed in deeds:
         if deed in DEATHS:
             _die(DEATHS[deed])
+        elif deed == "work":
+            time.sleep(0.002)  # that is what it is: work, of which much is under way at once
         elif deed == "hold":
             while not _released():
                 _notice_loss(context, items)
