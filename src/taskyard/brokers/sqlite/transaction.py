@@ -218,11 +218,13 @@ class Transaction:
 
     def finish(self) -> None:
         """Write the numbers and wake whom this concerns; the commit follows."""
-        if self._counts:
+        changes = [(*key, amount) for key, amount in self._counts.items() if amount]
+        changes += self._risen()
+        if changes:
             self.executemany(
                 "INSERT INTO taskyard_counter (grp, name, value) VALUES (?, ?, ?)"
                 " ON CONFLICT (grp, name) DO UPDATE SET value = value + excluded.value",
-                [(*key, amount) for key, amount in self._counts.items() if amount],
+                changes,
             )
         if (self._ready or self._earliest) and self.any_listener():
             for group_id in sorted(self._ready):
@@ -234,14 +236,14 @@ class Transaction:
                     self._wake_one(group_id, 0)
             for group_id, at in sorted(self._earliest.items()):
                 self._wake_for_time(group_id, at)
-        numbers = {
-            "sequence": self._sequence,
-            "turn": self._turn,
-            "lane": self._lane,
-            "policies": self._policies,
-        }
-        if numbers != self._stored:
-            self.executemany(
-                "UPDATE taskyard_counter SET value = ? WHERE grp = 0 AND name = ?",
-                [(value, name) for name, value in numbers.items() if value != self._stored[name]],
-            )
+
+    def _risen(self) -> list[tuple[int, str, int]]:
+        """By how much the broker's own numbers have risen."""
+        numbers = (
+            ("sequence", self._sequence),
+            ("turn", self._turn),
+            ("lane", self._lane),
+            ("policies", self._policies),
+        )
+        stored = self._stored
+        return [(0, name, value - stored[name]) for name, value in numbers if value != stored[name]]
