@@ -1,0 +1,64 @@
+-- declare: store the policy of a group.
+--
+-- KEYS  1: the container
+-- ARGV  1 slot, 2 number, 3 clock
+--       4   packed: {group key, size, within, bytes, concurrency, max_deliveries, members,
+--           whether to replace what is stored}
+-- Reply {1 if lanes must be settled anew}
+--       {-1, the stored policy packed, messages that are there}: it conflicts, nothing is stored
+-- include sleepers
+
+local key, size, within, bytes, concurrency, max_deliveries, members, replace =
+    unpack(cmsgpack.unpack(ARGV[4]))
+local group = made_group(key)
+local there = present(group)
+
+if group.declared and group.concurrency ~= concurrency and there > 0 then
+    return {-1, call('HGET', T .. ':policies', group.gid), there}
+end
+
+-- Claims are counted by lane only where they are limited; from here on they are.
+local function hold_lanes()
+    for _, token in ipairs(call('ZRANGE', T .. ':claims', 0, -1)) do
+        local packed = call('LINDEX', T .. ':c:' .. token, 0)
+        local gid, _, _, _, parts = unpack(cmsgpack.unpack(packed))
+        for _, part in ipairs(gid == group.gid and parts or {}) do
+            local lane = lane_of(group, part[1])
+            lane.held = lane.held + 1
+            changed(lane)
+        end
+    end
+end
+
+local function union(first, second)
+    local known, all = {}, {}
+    for _, names in ipairs({first, second}) do
+        for _, name in ipairs(names) do
+            if not known[name] then
+                known[name] = true
+                all[#all + 1] = name
+            end
+        end
+    end
+    return all
+end
+
+local keep = group.declared and not replace
+if not group.declared and concurrency > 0 then
+    hold_lanes()
+end
+local wanted = union(members, there > 0 and group.members or {})
+local changes = #wanted ~= #group.members or #union(wanted, group.members) ~= #wanted
+group.members = wanted
+if not keep then
+    changes = changes or group.size ~= size or group.within ~= within or group.bytes ~= bytes
+        or group.concurrency ~= concurrency or group.max_deliveries ~= max_deliveries
+    group.size, group.within, group.bytes = size, within, bytes
+    group.concurrency, group.max_deliveries = concurrency, max_deliveries
+end
+if changes or not group.declared then
+    group.declared = true
+    store_policy(group)
+end
+store_lanes()
+return {changes and 1 or 0}

@@ -1,0 +1,122 @@
+-- put: store messages, all or none.
+--
+-- KEYS  1: the container
+-- ARGV  1 slot, 2 number, 3 clock
+--       4   packed: for each lane and priority an array of
+--           group key, shard, priority, delay, due, number of bodies, record_ttl, member, ids
+--           (delay, due and record_ttl in microseconds; due 0: use the delay; ids {} without
+--           records)
+--       5…  the bodies, in order
+-- Reply  1, or the error
+--       TASKYARD DUPLICATE <id>   that id has a record already; nothing was stored
+-- include sleepers
+
+if remembered() then
+    return 1
+end
+
+local puts = cmsgpack.unpack(ARGV[4])
+local ids = {}
+for _, item in ipairs(puts) do
+    for _, id in ipairs(item[9]) do
+        if ids[id] or has_record(id) then
+            return refuse('DUPLICATE', id)
+        end
+        ids[id] = true
+    end
+end
+
+local body = 4
+local touched, is_touched, shards = {}, {}, {}
+
+local function touch(lane)
+    if not is_touched[lane] then
+        is_touched[lane] = true
+        touched[#touched + 1] = lane
+    end
+end
+
+local function put_later(group, item, due, first)
+    local recorded = #item[9] > 0
+    for index = 0, item[6] - 1 do
+        delay(group, item[2], item[3], due, {sequence = first + index, since = 0, deliveries = 0,
+            attempts = 0, losses = 0, cap = 0, recorded = recorded, body = ARGV[body + 1 + index]})
+    end
+end
+
+local function put_now(group, item, first)
+    local lane = lane_of(group, item[2])
+    local recorded, size, entries = #item[9] > 0, 0, {}
+    for index = 0, item[6] - 1 do
+        local text_of = ARGV[body + 1 + index]
+        size = size + #text_of
+        entries[index + 1] = fresh_entry(first + index, recorded, text_of)
+    end
+    local known = lane.waiting
+    if group.within > 0 or item[3] ~= 0 or known or lane.priorities[2] or lane.back[1]
+        or lane.priorities[1] ~= 0 or #entries > SPREAD
+    then
+        local priority = lane.priorities[1]
+        append(lane, item[3], entries, first, size)
+        if lane.waiting == #entries or group.within > 0 or lane.blocked > 0
+            or lane.priorities[1] ~= priority
+        then
+            touch(lane)
+        end
+        return
+    end
+    -- The plainest case: one call says how much there was before.
+    lane.waiting = call('RPUSH', list_key(lane, 0), unpack(entries))
+    count(group, 'waiting', #entries)
+    if lane.waiting == #entries then
+        count(group, 'lanes', 1)
+        lane.place = lane.place or NOWHERE
+        touch(lane)
+    elseif lane.blocked > 0 then
+        touch(lane)
+    end
+end
+
+-- The lanes of one group are loaded together.
+local order = {}
+for _, item in ipairs(puts) do
+    local group = made_group(item[1])
+    if not shards[group] then
+        shards[group] = {}
+        order[#order + 1] = group
+    end
+    table.insert(shards[group], item[2])
+end
+for _, group in ipairs(order) do
+    load_lanes(group, shards[group])
+end
+
+for _, item in ipairs(puts) do
+    local group, number = made_group(item[1]), item[6]
+    local due = item[5] > 0 and item[5] or now + item[4]
+    if item[8] ~= '' and not has_member(group, item[8]) then
+        table.insert(group.members, item[8])
+        store_policy(group)
+    end
+    count(group, 'put', number)
+    if number > 0 then
+        local first, later = sequences(number), due > now
+        if later then
+            put_later(group, item, due, first)
+        else
+            put_now(group, item, first)
+        end
+        for index, id in ipairs(item[9]) do
+            open_record(id, group, item[2], item[3], item[7], later and 'delayed' or 'waiting',
+                due, later and 0 or first + index - 1)
+        end
+        body = body + number
+    end
+end
+for _, lane in ipairs(touched) do
+    settle_down(lane)
+end
+
+store()
+remember('')
+return 1

@@ -1,0 +1,47 @@
+-- redrive: take dead letters away, and put them back at the tail of their lanes, or drop them.
+--
+-- KEYS  1: the container
+-- ARGV  1 slot, 2 number, 3 clock
+--       4   'retry' or 'discard'
+--       5…  numbers; those that are gone are passed over
+-- Reply how many there were
+-- include letters
+
+local saved = remembered()
+if saved then
+    return tonumber(saved)
+end
+
+local function retry(group, shard, priority, id, body)
+    local sequence, recorded = sequences(1), id ~= '' and has_record(id)
+    local lane = lane_of(group, shard)
+    append(lane, priority, {fresh_entry(sequence, recorded, body)}, sequence, #body)
+    settle_down(lane)
+    if recorded then
+        local key = record_key(id)
+        call('HDEL', key, 'failure', 'losses', 'result')
+        call('HSET', key, 'state', 'waiting', 'due', 0, 'expires', 0, 'sequence', sequence)
+        call('PERSIST', key)
+    end
+end
+
+local number = 0
+for index = 5, #ARGV do
+    local packed = call('HGET', LETTERS, ARGV[index])
+    if packed then
+        local letter = cmsgpack.unpack(packed)
+        local gid, _, shard, priority, id = unpack(letter)
+        local group = group_of(gid)
+        drop_letter(gid, ARGV[index])
+        number = number + 1
+        if ARGV[4] == 'retry' then
+            retry(group, shard, priority, id, letter[12])
+        else
+            count(group, 'discarded', 1)
+            finish_record(id, 'discarded')
+        end
+    end
+end
+store()
+remember(number)
+return number

@@ -1,0 +1,52 @@
+-- Messages that enter their lane later: delayed ones, and the back-off of those without order.
+--
+-- T:due  zset  sequence (8 bytes) gid (4) priority (2) length of shard (4) shard entry -> time
+-- include records
+
+local DUE_KEY = T .. ':due'
+
+local function delay(group, shard, priority, due, message)
+    call('ZADD', DUE_KEY, due, struct.pack('>I8I4i2I4', message.sequence, group.number, priority,
+        #shard) .. shard .. write_entry(message))
+    count(group, 'delayed', 1)
+    note_time(group, due)
+end
+
+local function enter(group, shard, priority, message)
+    count(group, 'delayed', -1)
+    message.sequence = sequences(1)
+    if message.since == 0 then
+        message.since = message.sequence
+    end
+    local lane = lane_of(group, shard)
+    if message.losses > 0 then
+        put_back(lane, priority, message)
+    else
+        append(lane, priority, {write_entry(message)}, message.sequence, #message.body)
+    end
+    if message.recorded then
+        locate_record(body_id(message.body), message.sequence)
+    end
+    settle_down(lane)
+end
+
+-- Lets messages whose time has come join their lanes.
+local function promote_messages(limit)
+    local members = call('ZRANGEBYSCORE', DUE_KEY, '-inf', now, 'LIMIT', 0, limit)
+    spread('ZREM', DUE_KEY, members)
+    for _, member in ipairs(members) do
+        local _, gid, priority, length, first = struct.unpack('>I8I4i2I4', member)
+        local message = read_entry(member:sub(first + length))
+        enter(group_of(text(gid)), member:sub(first, first + length - 1), priority, message)
+    end
+end
+
+-- When something becomes eligible; 0: nothing does.
+local function next_at()
+    local due = call('ZRANGE', DUE_KEY, 0, 0, 'WITHSCORES')[2]
+    local later = call('ZRANGE', LATER_KEY, 0, 0, 'WITHSCORES')[2]
+    if due and later then
+        return math.min(tonumber(due), tonumber(later))
+    end
+    return tonumber(due or later or 0)
+end

@@ -1,0 +1,90 @@
+-- Groups: a task of a queue, or the tasks of a common order. Each has a number, the gid.
+--
+-- T:groups       hash  queue NUL name -> gid
+-- T:policies     hash  gid -> what is declared, packed
+-- T:g:<gid>      hash  counters: waiting, delayed, running, lanes, and the totals
+-- include container
+
+local groups, groups_by_key, touched_groups = {}, {}, {}
+
+local function load_group(gid, packed)
+    local group = {gid = gid, counts = {}, lanes = {}, changed_lanes = {}, turned = {}}
+    group.key, group.size, group.within, group.bytes, group.concurrency, group.max_deliveries,
+        group.members, group.declared = unpack(cmsgpack.unpack(packed))
+    group.state_key = T .. ':s:' .. gid
+    group.ready_key = T .. ':r:' .. gid
+    group.filling_key = T .. ':f:' .. gid
+    group.list_prefix = T .. ':l:' .. gid .. ':'
+    group.back_prefix = T .. ':b:' .. gid .. ':'
+    group.number = tonumber(gid)
+    groups[gid], groups_by_key[group.key] = group, group
+    touched_groups[#touched_groups + 1] = group
+    return group
+end
+
+local function store_policy(group)
+    call('HSET', T .. ':policies', group.gid, cmsgpack.pack({group.key, group.size, group.within,
+        group.bytes, group.concurrency, group.max_deliveries, group.members, group.declared}))
+end
+
+local function group_of(gid)
+    return groups[gid] or load_group(gid, call('HGET', T .. ':policies', gid))
+end
+
+-- The group of a key, nil when nobody named it yet.
+local function known_group(key)
+    if groups_by_key[key] then
+        return groups_by_key[key]
+    end
+    local gid = call('HGET', T .. ':groups', key)
+    return gid and group_of(gid)
+end
+
+local function made_group(key)
+    local group = known_group(key)
+    if not group then
+        local gid = text(call('HINCRBY', META, 'groups', 1))
+        call('HSET', T .. ':groups', key, gid)
+        group = load_group(gid, cmsgpack.pack({key, 1, 0, 0, 0, 3, {}, false}))
+        store_policy(group)
+    end
+    return group
+end
+
+local function count(group, what, by)
+    group.counts[what] = (group.counts[what] or 0) + by
+end
+
+local function store_counts()
+    for _, group in ipairs(touched_groups) do
+        for what, by in pairs(group.counts) do
+            if by ~= 0 then
+                call('HINCRBY', T .. ':g:' .. group.gid, what, by)
+            end
+        end
+    end
+end
+
+local function has_member(group, task)
+    for _, member in ipairs(group.members) do
+        if member == task then
+            return true
+        end
+    end
+    return false
+end
+
+-- A worker knows a group when it knows all its members.
+local function knows(members, group)
+    for _, member in ipairs(group.members) do
+        if not members[member] then
+            return false
+        end
+    end
+    return true
+end
+
+local function present(group)
+    local found = call('HMGET', T .. ':g:' .. group.gid, 'waiting', 'delayed', 'running')
+    return (found[1] or 0) + (found[2] or 0) + (found[3] or 0)
+end

@@ -1,0 +1,37 @@
+-- Dead letters.
+--
+-- T:d:<gid>   zset  number -> number
+-- T:letters   hash  number -> packed: gid, task, shard, priority, id, failure, losses,
+--                   deliveries, attempts, since, at, body
+-- include sleepers
+
+local LETTERS = T .. ':letters'
+
+local function dead_key(gid)
+    return T .. ':d:' .. gid
+end
+
+local function drop_letter(gid, number)
+    call('ZREM', dead_key(gid), number)
+    call('HDEL', LETTERS, number)
+end
+
+-- Makes a dead letter of a message that left its lane. Of `failure` (packed by the caller) and
+-- `losses` one says why.
+local function bury(group, shard, priority, message, failure, losses, id, task, limit)
+    local number = text(call('HINCRBY', META, 'dead', 1))
+    task = task ~= '' and task or group.key:match('%z(.*)')
+    call('HSET', LETTERS, number, cmsgpack.pack({group.gid, task, shard, priority, id, failure,
+        losses, message.deliveries, message.attempts, message.since, now, message.body}))
+    call('ZADD', dead_key(group.gid), number, number)
+    count(group, 'dead', 1)
+    if call('ZCARD', dead_key(group.gid)) > limit then
+        drop_letter(group.gid, call('ZRANGE', dead_key(group.gid), 0, 0)[1])
+        count(group, 'dead_dropped', 1)
+    end
+    if losses > 0 then
+        finish_record(id, 'dead', 'losses', losses)
+    else
+        finish_record(id, 'dead', 'failure', failure)
+    end
+end

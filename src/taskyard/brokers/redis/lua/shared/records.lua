@@ -1,0 +1,62 @@
+-- Records: what is remembered of a message under its id.
+--
+-- T:k:<id>  hash  gid, ttl (microseconds after the end), state, due, expires (0: not ended),
+--                 result, failure, waiters (names of listeners, each followed by a space);
+--                 and where the message is: shard, priority, sequence (0: outside its lane)
+-- include lanes
+
+local function record_key(id)
+    return T .. ':k:' .. id
+end
+
+-- Whether there is a record that did not expire.
+local function has_record(id)
+    local expires = call('HGET', record_key(id), 'expires')
+    return expires and not (tonumber(expires) > 0 and tonumber(expires) <= now)
+end
+
+local function open_record(id, group, shard, priority, ttl, state, due, sequence)
+    call('DEL', record_key(id))
+    call('HSET', record_key(id), 'gid', group.gid, 'ttl', ttl, 'state', state, 'due', due,
+        'expires', 0, 'shard', shard, 'priority', priority, 'sequence', sequence)
+end
+
+-- Notes where the message of a record is now.
+local function locate_record(id, sequence)
+    if call('EXISTS', record_key(id)) == 1 then
+        call('HSET', record_key(id), 'sequence', sequence)
+    end
+end
+
+local function postpone_record(id, due, stays)
+    if call('EXISTS', record_key(id)) == 1 then
+        call('HSET', record_key(id), 'state', 'retrying', 'due', due)
+        if not stays then
+            call('HSET', record_key(id), 'sequence', 0)
+        end
+    end
+end
+
+-- Notes that a message ended, and wakes who waits for it. `field`: of its `value`, if any.
+local function finish_record(id, state, field, value)
+    local key = record_key(id)
+    local found = id ~= '' and call('HMGET', key, 'ttl', 'waiters')
+    if not found or not found[1] then
+        return
+    end
+    local ttl = tonumber(found[1])
+    call('HDEL', key, 'result', 'failure', 'waiters')
+    call('HSET', key, 'state', state, 'expires', math.max(1, now + ttl))
+    if field then
+        call('HSET', key, field, value)
+    end
+    -- Where a test moves the clock, `expires` alone decides.
+    if ARGV[3] == '' then
+        call('PEXPIRE', key, math.ceil(ttl / 1000))
+    else
+        call('EXPIRE', key, 3600)
+    end
+    for name in (found[2] or ''):gmatch('%S+') do
+        call('PUBLISH', name, '')
+    end
+end

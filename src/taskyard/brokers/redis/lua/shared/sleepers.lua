@@ -1,0 +1,120 @@
+-- Sleepers: idle workers, and who is woken when there is something to do.
+--
+-- T:sleepers  hash  listener -> packed: time at which it wakes by itself, gids, known members
+-- T:i:<gid>   zset  listener -> order in which they fell asleep
+--
+-- A listener is the channel on which it listens.
+-- include due
+
+local SLEEPERS = T .. ':sleepers'
+
+-- Takes a sleeper from the lines that it stands in; what it serves stays known until it works
+-- or leaves, so that a wake-up can be handed on.
+local function leave_lines(name)
+    local packed = call('HGET', SLEEPERS, name)
+    local sleeper = packed and cmsgpack.unpack(packed)
+    for _, gid in ipairs(sleeper and sleeper[2] or {}) do
+        call('ZREM', T .. ':i:' .. gid, name)
+    end
+    return sleeper
+end
+
+local function forget_sleeper(name)
+    local sleeper = leave_lines(name)
+    if sleeper then
+        call('HDEL', SLEEPERS, name)
+    end
+    return sleeper
+end
+
+-- Registers a worker that found nothing; `served`: groups.
+local function fall_asleep(name, served, members, at)
+    forget_sleeper(name)
+    local order = call('HINCRBY', META, 'asleep', 1)
+    local gids, known = {}, {}
+    for _, group in ipairs(served) do
+        local gid = group.gid
+        gids[#gids + 1] = gid
+        call('ZADD', T .. ':i:' .. gid, order, name)
+        if members[gid] and next(members[gid]) then
+            known[gid] = members[gid]
+        end
+    end
+    call('HSET', SLEEPERS, name, cmsgpack.pack({at, gids, known, now}))
+end
+
+local function serves(sleeper, group)
+    return #group.members == 0 or knows(sleeper[3][group.gid] or {}, group)
+end
+
+-- Wakes the one that has slept longest; those that nobody hears any more are forgotten.
+local function wake_one(group)
+    local key = T .. ':i:' .. group.gid
+    for _, name in ipairs(call('ZRANGE', key, 0, 63)) do
+        local packed = call('HGET', SLEEPERS, name)
+        if not packed then
+            call('ZREM', key, name)
+        elseif serves(cmsgpack.unpack(packed), group) then
+            leave_lines(name)
+            if call('PUBLISH', name, '') > 0 then
+                return
+            end
+            call('HDEL', SLEEPERS, name)
+        end
+    end
+end
+
+local function wakes_in_time(group, at)
+    for _, name in ipairs(call('ZRANGE', T .. ':i:' .. group.gid, 0, 63)) do
+        local packed = call('HGET', SLEEPERS, name)
+        local sleeper = packed and cmsgpack.unpack(packed)
+        if sleeper and sleeper[1] > 0 and sleeper[1] <= at and serves(sleeper, group) then
+            return true
+        end
+    end
+    return false
+end
+
+-- Leaves to others what is ready in groups, and the times that wait for somebody.
+local function pass_on(served)
+    if call('EXISTS', SLEEPERS) == 0 then
+        return
+    end
+    local at = next_at()
+    for _, group in ipairs(served) do
+        note_ready(group)
+        if at > 0 then
+            note_time(group, at)
+        end
+    end
+end
+
+-- Wakes whom the script concerns.
+local function announce()
+    if (#ready_order == 0 and #time_order == 0) or call('EXISTS', SLEEPERS) == 0 then
+        return
+    end
+    for _, group in ipairs(ready_order) do
+        if call('EXISTS', group.ready_key) == 1 then
+            wake_one(group)
+            news_time[group.gid] = nil
+        end
+    end
+    for _, group in ipairs(time_order) do
+        local at = news_time[group.gid]
+        if at and not wakes_in_time(group, at) then
+            wake_one(group)
+        end
+    end
+end
+
+-- Ends a script that may have changed something.
+local function store()
+    store_lanes()
+    for _, group in ipairs(touched_groups) do
+        add_ready(group)
+    end
+    store_counts()
+    store_numbers()
+    announce()
+end

@@ -1,0 +1,148 @@
+"""From what the scripts answer to what the protocol promises."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from taskyard.brokers.base import (
+    SHOWN_SHARDS,
+    TOTALS,
+    Claim,
+    ClaimedLane,
+    Counts,
+    DeadLetter,
+    Delivery,
+    Group,
+    Record,
+)
+from taskyard.brokers.common import lost_failure
+from taskyard.brokers.lane import Flush, GroupPolicy
+from taskyard.message import Failure, State, read_envelope
+
+__all__ = [
+    "group_key",
+    "read_claim",
+    "read_counts",
+    "read_group",
+    "read_letter",
+    "read_policy",
+    "read_record",
+]
+
+_BARE = 9
+_LONG = 33
+_history = struct.Struct(">QBQIIII")
+_parts = msgspec.msgpack.Decoder(list[list[Any]])
+_failure = msgspec.msgpack.Decoder(Failure)
+_policy = msgspec.msgpack.Decoder(tuple[str, int, int, int, int, int, list[str], bool])
+
+
+def group_key(group: Group) -> str:
+    """A group as the scripts name it."""
+    return f"{group.queue}\0{group.name}"
+
+
+def read_group(key: bytes) -> Group:
+    """The group of a name in a reply."""
+    return Group(*key.decode().split("\0"))
+
+
+def read_claim(reply: Sequence[Any], group: Group, token: int) -> Claim:
+    """Read a claim: token, group, deadline, its lanes packed, entries.
+
+    Arguments:
+        reply: as `step.lua` gives it.
+        group: its group.
+        token: its token, as the rest of taskyard knows it.
+    """
+    lanes: list[ClaimedLane] = []
+    first = 4
+    for part in _parts.decode(reply[3]):
+        messages: list[tuple[int, Delivery]] = []
+        for index in range(2, len(part), 2):
+            priority, last = part[index], first + part[index + 1]
+            messages += [(priority, _delivery(entry)) for entry in reply[first:last]]
+            first = last
+        lanes.append(ClaimedLane(part[0], Flush(part[1]) if part[1] else None, messages))
+    return Claim(token, group, lanes, reply[2])
+
+
+def _delivery(entry: bytes) -> Delivery:
+    sequence = int.from_bytes(entry[:8], "big")
+    if entry[8] & 1 == 0:
+        return Delivery(sequence, sequence, 0, 0, 0, 0, entry[_BARE:])
+    _, _, since, deliveries, attempts, losses, cap = _history.unpack_from(entry)
+    return Delivery(sequence, since, deliveries, attempts, losses, cap, entry[_LONG:])
+
+
+def read_policy(packed: bytes) -> GroupPolicy:
+    """Read a stored policy."""
+    _, size, within, bytes_, concurrency, max_deliveries, members, _ = _policy.decode(packed)
+    return GroupPolicy(size, within, bytes_, concurrency, max_deliveries, tuple(members))
+
+
+def read_record(id_: str, reply: Any) -> Record | None:
+    """Read a record, None where there is none."""
+    if reply == 0:
+        return None
+    key, state, result, failure, losses = reply
+    read = lost_failure(losses) if losses else None
+    if failure is not None:
+        read = _failure.decode(failure)
+    return Record(id_, read_group(key), State(state.decode()), result, read)
+
+
+def read_letter(reply: Sequence[Any], number: int) -> DeadLetter:
+    """Read a dead letter.
+
+    Arguments:
+        reply: as `dead.lua` gives it.
+        number: its number, as the rest of taskyard knows it.
+    """
+    _, key, task, shard, priority, id_, failure, losses, deliveries, attempts, since, at, body = (
+        reply
+    )
+    group, told, message_id = read_group(key), task.decode(), id_.decode(errors="replace")
+    if losses:
+        # The script that buried it reads only so much of a body.
+        envelope = read_envelope(body)
+        message_id, told = ("", "") if envelope is None else (envelope.id, envelope.task)
+    return DeadLetter(
+        number,
+        group,
+        told or group.name,
+        shard.decode(),
+        priority,
+        message_id,
+        lost_failure(losses) if losses else _failure.decode(failure),
+        deliveries,
+        attempts,
+        since,
+        at,
+        body,
+    )
+
+
+def read_counts(reply: Sequence[Any]) -> Counts | None:
+    """Read the numbers of a group; None of one that somebody only asked for."""
+    key, declared, dead, parked, shards, numbers = reply
+    counted = {
+        name.decode(): int(value) for name, value in zip(numbers[::2], numbers[1::2], strict=True)
+    }
+    if not declared and not counted:
+        return None
+    return Counts(
+        read_group(key),
+        waiting=counted.get("waiting", 0),
+        delayed=counted.get("delayed", 0),
+        running=counted.get("running", 0),
+        dead=dead,
+        lanes=counted.get("lanes", 0),
+        parked=parked,
+        totals={name: counted.get(name, 0) for name in TOTALS},
+        parked_shards=sorted(shard.decode() for shard in shards)[:SHOWN_SHARDS],
+    )

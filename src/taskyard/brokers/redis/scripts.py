@@ -1,0 +1,69 @@
+"""The Lua scripts: one file per verb, with what they share put in front."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from functools import cache
+from importlib.resources import files
+from typing import NamedTuple
+
+__all__ = ["NAMES", "Script", "load_script"]
+
+NAMES = (
+    "counts",
+    "dead",
+    "declare",
+    "extend",
+    "lanes",
+    "leave",
+    "oldest",
+    "put",
+    "reap",
+    "records",
+    "redrive",
+    "release",
+    "resettle",
+    "step",
+    "tidy",
+)
+
+_INCLUDE = re.compile(r"^-- include (\w+)\n", re.MULTILINE)
+
+
+class Script(NamedTuple):
+    """A script as the server gets it.
+
+    Attributes:
+        name: its verb.
+        source: its text, whole.
+        sha: the SHA-1 of the text, by which the server knows it.
+    """
+
+    name: str
+    source: str
+    sha: str
+
+
+@cache
+def load_script(name: str) -> Script:
+    """Read a script and the fragments that it includes, each once.
+
+    Arguments:
+        name: the verb, one of `NAMES`.
+    """
+    seen: set[str] = set()
+
+    def expand(file: str) -> str:
+        text = (files(__package__) / "lua" / f"{file}.lua").read_text(encoding="utf-8")
+
+        def include(match: re.Match[str]) -> str:
+            if match[1] in seen:
+                return ""
+            seen.add(match[1])
+            return expand(f"shared/{match[1]}")
+
+        return _INCLUDE.sub(include, text)
+
+    source = expand(name)
+    return Script(name, source, hashlib.sha1(source.encode()).hexdigest())  # noqa: S324  # Redis's
