@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.conformance.harness import AsyncRunner, Clock, Harness, Make, Runner, SyncRunner
+from tests.servers.fixtures import required
+from tests.servers.server import RedisServer
 
 from taskyard.brokers.base import Broker
 from taskyard.brokers.memory import MemoryBroker
@@ -26,14 +32,53 @@ def sqlite(path: Path, clock: Clock, **options: Any) -> Broker:
     return SQLiteBroker(path / "yard.db", clock=clock, synchronous="off", **options)
 
 
-BROKERS: dict[str, Callable[..., Broker]] = {"memory": memory, "sqlite": sqlite}
+def redis(url: str, path: Path, clock: Clock, **options: Any) -> Broker:
+    from taskyard.brokers.redis import RedisBroker, parse_url
+
+    # A prefix of its own makes an empty broker of a server that others use too.
+    prefix = f"conformance-{uuid.uuid4().hex}"
+    return RedisBroker(parse_url(f"{url}?prefix={prefix}"), clock=clock, **options)
+
+
+EMBEDDED: dict[str, Callable[..., Broker]] = {"memory": memory, "sqlite": sqlite}
+SERVERS = ("redis", "redis-6.2", "valkey", "cluster")
+
+
+@pytest.fixture(scope="session")
+def server_url(request: pytest.FixtureRequest) -> Iterator[Callable[[str], str]]:
+    """Says the URL of a server of the session, by the name of a broker."""
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def url(broker: str) -> str:
+            if broker == "redis":
+                return str(request.getfixturevalue("shared_server").url)
+            if broker == "cluster":
+                return str(request.getfixturevalue("shared_cluster").url)
+            return stack.enter_context(RedisServer(binary=required(broker))).url
+
+        yield url
+
+
+@pytest.fixture
+def make_broker(server_url: Callable[[str], str]) -> Callable[[str], Callable[..., Broker]]:
+    """Gives, by the name of a broker, what makes an empty one of a folder, a clock and options."""
+
+    def maker(broker: str) -> Callable[..., Broker]:
+        return partial(redis, server_url(broker)) if broker in SERVERS else EMBEDDED[broker]
+
+    return maker
 
 
 @pytest.fixture(
-    params=[(broker, runner) for broker in BROKERS for runner in RUNNERS],
+    params=[(broker, runner) for broker in (*EMBEDDED, *SERVERS) for runner in RUNNERS],
     ids="-".join,
 )
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
+def make(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    make_broker: Callable[[str], Callable[..., Broker]],
+) -> Iterator[Make]:
     """Makes a harness of an empty broker with the given arguments."""
     broker, runner = request.param
     made: list[Harness] = []
@@ -42,7 +87,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
         clock = Clock()
         folder = tmp_path / str(len(made))
         folder.mkdir()
-        subject = BROKERS[broker](folder, clock, **options)
+        subject = make_broker(broker)(folder, clock, **options)
         made.append(Harness(subject, RUNNERS[runner](subject), clock))
         return made[-1]
 

@@ -429,6 +429,14 @@ class Harness:
             total += removed
         return total
 
+    def tidy_records(self) -> int | None:
+        """Remove expired records; how many, None if the storage does that by itself."""
+        removed = self.tidy()
+        if self.broker.expires_records:
+            assert removed == 0
+            return None
+        return removed
+
     # Sleeping
 
     def sleeper(self) -> Sleeper:

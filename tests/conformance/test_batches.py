@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from tests.conformance.harness import TASK, Harness, micros, names
+from tests.conformance.harness import TASK, Harness, body, micros, names
 
-from taskyard.brokers.base import Back, Claim, Group, Retried
+from taskyard.brokers.base import Back, Claim, Group, Put, Retried
 from taskyard.brokers.lane import Flush
 
 OTHER = Group("orders", "mail")
@@ -41,6 +41,23 @@ def test_a_batch_does_not_wait_for_ever(batching: Harness) -> None:
     claim = batching.take(3)
     assert (names(claim), reasons(claim)) == (["a", "b"], [Flush.AGE])
     assert batching.flushed() == {"age": 1}
+
+
+SHARDS = ["", "B", "a", "é", "\ufffd", "\U00010000"]
+"""In the order of their UTF-8 bytes."""
+
+
+@pytest.mark.parametrize("drain", [False, True])
+def test_lanes_of_one_time_go_by_group_and_shard(harness: Harness, *, drain: bool) -> None:
+    groups = [OTHER, TASK]
+    for group in groups:
+        harness.declare(group=group, size=3, within=5)
+    everything = [Put(group, [body(shard)], shard) for shard in SHARDS for group in groups]
+    harness.put_all(*reversed(everything))
+    harness.clock.advance(4 if drain else 5)
+    claims = harness.claims(1, groups=groups, claims=20, drain=drain)
+    order = [(claim.group, lane.shard) for claim in claims for lane in claim.lanes]
+    assert order == [(group, shard) for group in groups for shard in SHARDS]
 
 
 def test_the_broker_says_when_a_batch_is_old_enough(batching: Harness) -> None:

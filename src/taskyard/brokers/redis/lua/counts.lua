@@ -9,7 +9,7 @@
 local SOME = 1000
 
 local reply = {}
-for _, gid in ipairs(call('HVALS', T .. ':groups')) do
+for _, gid in ipairs(call('HKEYS', T .. ':names')) do
     local group, parked = group_of(gid), T .. ':p:' .. gid
     local number = call('SCARD', parked)
     reply[#reply + 1] = {group.key, group.declared and 1 or 0, call('ZCARD', T .. ':d:' .. gid),

@@ -22,7 +22,7 @@ end
 -- The next numbers of all groups, in order, and the one up to which there is none beside them.
 local function candidates()
     local found, whole = {}, math.huge
-    for _, gid in ipairs(call('HVALS', T .. ':groups')) do
+    for _, gid in ipairs(call('HKEYS', T .. ':names')) do
         if is_of_queue(group_of(gid)) then
             local some = call('ZRANGEBYSCORE', dead_key(gid), '(' .. text(after),
                 text(upto), 'LIMIT', 0, LOOKED)

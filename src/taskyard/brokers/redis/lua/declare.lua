@@ -14,15 +14,15 @@ local group = made_group(key)
 local there = present(group)
 
 if group.declared and group.concurrency ~= concurrency and there > 0 then
-    return {-1, call('HGET', T .. ':policies', group.gid), there}
+    return {-1, call('HGET', T .. ':groups', key), there}
 end
 
 -- Claims are counted by lane only where they are limited; from here on they are.
 local function hold_lanes()
     for _, token in ipairs(call('ZRANGE', T .. ':claims', 0, -1)) do
         local packed = call('LINDEX', T .. ':c:' .. token, 0)
-        local gid, _, _, _, parts = unpack(cmsgpack.unpack(packed))
-        for _, part in ipairs(gid == group.gid and parts or {}) do
+        local key_of, _, _, _, parts = unpack(cmsgpack.unpack(packed))
+        for _, part in ipairs(key_of == key and parts or {}) do
             local lane = lane_of(group, part[1])
             lane.held = lane.held + 1
             changed(lane)

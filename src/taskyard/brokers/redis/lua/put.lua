@@ -9,13 +9,42 @@
 --       5…  the bodies, in order
 -- Reply  1, or the error
 --       TASKYARD DUPLICATE <id>   that id has a record already; nothing was stored
--- include sleepers
+-- include container
+-- include entry
 
 if remembered() then
     return 1
 end
 
 local puts = cmsgpack.unpack(ARGV[4])
+
+-- One by one into a lane that has messages already, and needs nothing but the message: most of
+-- what small programs do. It runs before the rest of this script is even set up.
+
+local function is_plain_put(item)
+    return item[3] == 0 and item[4] == 0 and item[5] == 0 and item[6] == 1 and item[8] == ''
+        and #item[9] == 0
+end
+
+if #puts == 1 and is_plain_put(puts[1]) then
+    local key, shard = puts[1][1], puts[1][2]
+    local packed = call('HGET', T .. ':groups', key)
+    local gid, _, within = unpack(packed and cmsgpack.unpack(packed) or {})
+    if within == 0 and call('HEXISTS', T .. ':s:' .. gid, shard) == 0 then
+        local entry = fresh_entry(sequences(1), false, ARGV[5])
+        if call('RPUSHX', T .. ':l:' .. gid .. ':0:' .. shard, entry) > 0 then
+            call('HINCRBY', T .. ':g:' .. gid, 'put', 1)
+            call('HINCRBY', T .. ':g:' .. gid, 'waiting', 1)
+            store_numbers()
+            remember('')
+            return 1
+        end
+        last_sequence = last_sequence - 1
+    end
+end
+
+-- include sleepers
+
 local ids = {}
 for _, item in ipairs(puts) do
     for _, id in ipairs(item[9]) do

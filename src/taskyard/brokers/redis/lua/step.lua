@@ -33,10 +33,10 @@ local function reply_again(saved)
     for _, token in ipairs(tokens) do
         local stored = call('LRANGE', claim_key(token), 0, -1)
         if stored[1] then
-            local gid, _, _, _, parts = unpack(cmsgpack.unpack(stored[1]))
+            local key, _, _, _, parts = unpack(cmsgpack.unpack(stored[1]))
             local deadline = tonumber(call('ZSCORE', CLAIMS, text(token)))
             table.remove(stored, 1)
-            claims[#claims + 1] = claim_reply(token, group_of(gid).key, deadline, parts, stored)
+            claims[#claims + 1] = claim_reply(token, key, deadline, parts, stored)
         end
     end
     return {lost, at, upcoming, suspects, claims}
@@ -251,7 +251,7 @@ end
 
 local function open_claim(group, parts, entries)
     local token, deadline = sequences(1), now + want[3]
-    store_claim(token, {group.gid, want[2], want[3], #entries, parts}, entries)
+    store_claim(token, {group.key, want[2], want[3], #entries, parts}, entries)
     call('ZADD', CLAIMS, deadline, text(token))
     count(group, 'running', #entries)
     count_redelivered(group, entries)

@@ -29,7 +29,7 @@ local function drop_old(group)
     end
 end
 
-for _, gid in ipairs(call('HVALS', T .. ':groups')) do
+for _, gid in ipairs(call('HKEYS', T .. ':names')) do
     if removed < limit then
         drop_old(group_of(gid))
     end

@@ -1,7 +1,7 @@
 -- Claims: leased messages, and how they end.
 --
 -- T:claims     zset  token -> deadline
--- T:c:<token>  list  first packed: gid, owner, lease, number of messages, and per lane
+-- T:c:<token>  list  first packed: group key, owner, lease, number of messages, and per lane
 --                    {shard, flush, priority, number of messages, priority, number…};
 --                    then the entries, in that order
 -- include letters
@@ -151,8 +151,8 @@ local function settle(settlement, limit)
     if not packed then
         return false
     end
-    local gid, owner, lease, number, parts = unpack(cmsgpack.unpack(packed))
-    local group, kept_parts, kept = group_of(gid), {}, {}
+    local key, owner, lease, number, parts = unpack(cmsgpack.unpack(packed))
+    local group, kept_parts, kept = known_group(key), {}, {}
     if #settlement[2] > 0 or #settlement[4] > 0 then
         load_parts(group, parts)
         kept_parts, kept = settle_each(group, token, parts, settlement, limit)
@@ -172,7 +172,7 @@ local function settle(settlement, limit)
         close_claim(token, group, number)
     elseif #kept < number then
         call('DEL', claim_key(token))
-        store_claim(token, {gid, owner, lease, #kept, kept_parts}, kept)
+        store_claim(token, {key, owner, lease, #kept, kept_parts}, kept)
         count(group, 'running', #kept - number)
     end
     return true
@@ -193,8 +193,8 @@ end
 
 local function take_back(token, limit)
     local stored = call('LRANGE', claim_key(token), 0, -1)
-    local gid, _, _, number, parts = unpack(cmsgpack.unpack(stored[1]))
-    local group, index = group_of(gid), 1
+    local key, _, _, number, parts = unpack(cmsgpack.unpack(stored[1]))
+    local group, index = known_group(key), 1
     local singled_out = read_entry(stored[2]).cap == 1
     close_claim(token, group, number)
     count(group, 'lost', number)

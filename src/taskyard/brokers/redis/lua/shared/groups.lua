@@ -1,34 +1,32 @@
 -- Groups: a task of a queue, or the tasks of a common order. Each has a number, the gid.
 --
--- T:groups       hash  queue NUL name -> gid
--- T:policies     hash  gid -> what is declared, packed
+-- T:groups       hash  key (queue NUL name) -> gid and what is declared, packed
+-- T:names        hash  gid -> key
 -- T:g:<gid>      hash  counters: waiting, delayed, running, lanes, and the totals
 -- include container
 
 local groups, groups_by_key, touched_groups = {}, {}, {}
 
-local function load_group(gid, packed)
-    local group = {gid = gid, counts = {}, lanes = {}, changed_lanes = {}, turned = {}}
-    group.key, group.size, group.within, group.bytes, group.concurrency, group.max_deliveries,
+local function load_group(key, packed)
+    local group = {key = key, counts = {}, lanes = {}, changed_lanes = {}, turned = {}}
+    local gid
+    gid, group.size, group.within, group.bytes, group.concurrency, group.max_deliveries,
         group.members, group.declared = unpack(cmsgpack.unpack(packed))
+    group.gid = gid
     group.state_key = T .. ':s:' .. gid
     group.ready_key = T .. ':r:' .. gid
     group.filling_key = T .. ':f:' .. gid
     group.list_prefix = T .. ':l:' .. gid .. ':'
     group.back_prefix = T .. ':b:' .. gid .. ':'
     group.number = tonumber(gid)
-    groups[gid], groups_by_key[group.key] = group, group
+    groups[gid], groups_by_key[key] = group, group
     touched_groups[#touched_groups + 1] = group
     return group
 end
 
 local function store_policy(group)
-    call('HSET', T .. ':policies', group.gid, cmsgpack.pack({group.key, group.size, group.within,
+    call('HSET', T .. ':groups', group.key, cmsgpack.pack({group.gid, group.size, group.within,
         group.bytes, group.concurrency, group.max_deliveries, group.members, group.declared}))
-end
-
-local function group_of(gid)
-    return groups[gid] or load_group(gid, call('HGET', T .. ':policies', gid))
 end
 
 -- The group of a key, nil when nobody named it yet.
@@ -36,16 +34,20 @@ local function known_group(key)
     if groups_by_key[key] then
         return groups_by_key[key]
     end
-    local gid = call('HGET', T .. ':groups', key)
-    return gid and group_of(gid)
+    local packed = call('HGET', T .. ':groups', key)
+    return packed and load_group(key, packed)
+end
+
+local function group_of(gid)
+    return groups[gid] or known_group(call('HGET', T .. ':names', gid))
 end
 
 local function made_group(key)
     local group = known_group(key)
     if not group then
         local gid = text(call('HINCRBY', META, 'groups', 1))
-        call('HSET', T .. ':groups', key, gid)
-        group = load_group(gid, cmsgpack.pack({key, 1, 0, 0, 0, 3, {}, false}))
+        call('HSET', T .. ':names', gid, key)
+        group = load_group(key, cmsgpack.pack({gid, 1, 0, 0, 0, 3, {}, false}))
         store_policy(group)
     end
     return group
