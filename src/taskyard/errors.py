@@ -50,6 +50,7 @@ __all__ = [
     "ForeignDatabase",
     "MissingExtra",
     "NotFound",
+    "PartitionConflict",
     "PayloadError",
     "PolicyConflict",
     "PolicyError",
@@ -78,6 +79,10 @@ class PolicyError(TaskyardError):
 
 class PolicyConflict(PolicyError):
     """A declaration contradicts what is stored, and still waiting, under the same name."""
+
+
+class PartitionConflict(PolicyError):
+    """A queue is declared with more partitions than it has."""
 
 
 class PayloadError(TaskyardError):

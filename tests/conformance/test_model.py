@@ -282,7 +282,7 @@ class Twins(RuleBasedStateMachine):
                         starts.append(message.sequence)
 
     def _remembered(self) -> list[str]:
-        """The ids that may be compared: when a record that expired is gone is the storage's matter."""
+        """The ids that may be compared: when an expired record is gone is the storage's matter."""
         if not self.other.expires_records:
             return self.recorded
         kept = self.model._state.records._by_id

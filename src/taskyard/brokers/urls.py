@@ -11,15 +11,7 @@ from taskyard.errors import BrokerError, MissingExtra, UnknownScheme
 
 __all__ = ["open_broker"]
 
-_LATER = {
-    "redis": "redis",
-    "rediss": "redis",
-    "unix": "redis",
-    "redis+sentinel": "redis",
-    "redis+cluster": "redis",
-    "postgresql": "postgres",
-    "postgres": "postgres",
-}
+_LATER = {"postgresql": "postgres", "postgres": "postgres"}
 
 
 def _memory(url: str) -> Broker:
@@ -63,9 +55,23 @@ def _sqlite(url: str) -> Broker:
     )
 
 
+def _redis(url: str) -> Broker:
+    from taskyard.brokers.redis import RedisBroker, parse_url
+
+    return RedisBroker(parse_url(url))
+
+
+_REDIS = (_redis, "redis")
 _SCHEMES: dict[str, tuple[Callable[[str], Broker], str]] = {
     "memory": (_memory, ""),
     "sqlite": (_sqlite, ""),
+    "redis": _REDIS,
+    "rediss": _REDIS,
+    "unix": _REDIS,
+    "redis+sentinel": _REDIS,
+    "rediss+sentinel": _REDIS,
+    "redis+cluster": _REDIS,
+    "rediss+cluster": _REDIS,
 }
 
 

@@ -2,50 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
 
 from taskyard.brokers.base import (
-    Back,
+    SHOWN_SHARDS,
     Counts,
-    Dead,
     DeadLetter,
     DeadQuery,
-    Discard,
     Group,
     Operation,
-    Outcome,
     Put,
     Record,
-    Retried,
     Settlement,
     Step,
     Want,
 )
-from taskyard.brokers.common import CHUNK, NO_ATTEMPT
+from taskyard.brokers.common import CHUNK
 from taskyard.brokers.lane import GroupPolicy, conflict_text
 from taskyard.brokers.redis.calls import Argument, Call, ScriptError
 from taskyard.brokers.redis.drivers import RedisAsyncDriver, RedisDriver
 from taskyard.brokers.redis.options import RedisOptions
+from taskyard.brokers.redis.placement import HOME, LETTERS, TOKENS, Placements, call
 from taskyard.brokers.redis.replies import (
     group_key,
-    read_claim,
     read_counts,
-    read_group,
     read_letter,
     read_policy,
     read_record,
 )
-from taskyard.brokers.redis.scripts import load_script
+from taskyard.brokers.redis.work import Steps
 from taskyard.errors import DuplicateId, PolicyConflict
 
 __all__ = ["RedisBroker"]
 
 _pack = msgspec.msgpack.Encoder().encode
-HOME = "0"
+
 LANES = 500
+"""Lanes that one call looks at."""
 
 
 class RedisBroker:
@@ -54,7 +51,7 @@ class RedisBroker:
     Arguments:
         options: where the server is, and how to speak to it.
         clock: microseconds since 1970, for tests; by default the server's.
-        dead_limit: dead letters that a group keeps; the oldest go.
+        dead_limit: dead letters that a group keeps in a container; the oldest go.
         dead_age: seconds that dead letters are kept.
     """
 
@@ -75,113 +72,107 @@ class RedisBroker:
         self._clock = clock
         self._dead_limit = dead_limit
         self._dead_age = round(dead_age * 1e6)
+        self._placements = Placements(spread=options.kind == "cluster")
+        self._steps = Steps(self._placements, dead_limit)
 
     def driver(self) -> RedisDriver:
-        return RedisDriver(self._options, self._clock)
+        return RedisDriver(self._options, self._clock, leave=self._leave)
 
     def async_driver(self) -> RedisAsyncDriver:
-        return RedisAsyncDriver(self._options, self._clock)
+        return RedisAsyncDriver(self._options, self._clock, leave=self._leave)
 
-    # Producing
+    def _leave(self, listener: str) -> Operation[None]:
+        containers = self._steps.forget(listener)
+        if containers:
+            yield [call("leave", container, listener) for container in containers]
+
+    # Queues
+
+    def set_partitions(self, queue: str, partitions: int) -> None:
+        """Say over how many hash slots a queue is spread, if it is new.
+
+        Arguments:
+            queue: its name.
+            partitions: how many containers of keys it gets.
+        """
+        self._placements.want(queue, partitions)
+
+    def partition(self, put: Put) -> int | None:
+        """See `Broker.partition`."""
+        placement = self._placements.known(put.group.queue)
+        return None if placement is None else placement.of(put.shard)
 
     def declare(
         self, group: Group, policy: GroupPolicy, *, replace: bool = False
     ) -> Operation[None]:
-        reply = yield _call(
-            "declare",
-            _pack(
-                (
-                    group_key(group),
-                    policy.size,
-                    policy.within,
-                    policy.bytes,
-                    policy.concurrency,
-                    policy.max_deliveries,
-                    policy.members,
-                    replace,
-                )
-            ),
+        packed = _pack(
+            (
+                group_key(group),
+                policy.size,
+                policy.within,
+                policy.bytes,
+                policy.concurrency,
+                policy.max_deliveries,
+                policy.members,
+                replace,
+            )
         )
-        if reply[0] < 0:
-            stored, present = read_policy(reply[1]), reply[2]
-            raise PolicyConflict(conflict_text(group, stored, policy, present))
-        if reply[0]:
-            shards = yield from self._shards(group)
-            for first in range(0, len(shards), LANES):
-                yield _call("resettle", group_key(group), *shards[first : first + LANES])
+        for container in (yield from self._containers(group.queue)):
+            reply = yield call("declare", container, packed)
+            if reply[0] < 0:
+                stored, present = read_policy(reply[1]), reply[2]
+                raise PolicyConflict(conflict_text(group, stored, policy, present))
+            if reply[0]:
+                shards = yield from _shards(container, group)
+                for chunk in _chunks(shards, LANES):
+                    yield call("resettle", container, group_key(group), *chunk)
 
-    def _shards(self, group: Group) -> Operation[list[bytes]]:
-        shards: set[bytes] = set()
-        for kind in ("r", "s"):
-            cursor: bytes = b"0"
-            while True:
-                cursor, *found = yield _call("lanes", group_key(group), kind, cursor)
-                shards.update(found)
-                if cursor == b"0":
-                    break
-        return sorted(shards)
+    def _containers(self, queue: str) -> Operation[tuple[int, ...]]:
+        yield from self._placements.load([queue])
+        placement = self._placements.known(queue)
+        return placement.containers if placement else ()
+
+    # Producing
 
     def put(self, puts: Sequence[Put]) -> Operation[None]:
-        heads = [
-            (
-                group_key(item.group),
-                item.shard,
-                item.priority,
-                item.delay,
-                item.due,
-                len(item.bodies),
-                item.record_ttl,
-                item.member,
-                () if item.ids is None else tuple(item.ids),
-            )
-            for item in puts
-        ]
-        args: list[Argument] = [_pack(heads)]
+        """See `Broker.put`. It is atomic within a partition."""
+        yield from self._placements.load(item.group.queue for item in puts)
+        parts: dict[int, list[Put]] = defaultdict(list)
         for item in puts:
-            args += item.bodies
+            container = self.partition(item)
+            parts[0 if container is None else container].append(item)
         try:
-            yield Call(load_script("put"), HOME, args)
+            yield [_put(container, part) for container, part in parts.items()]
         except ScriptError as error:
             if error.code == "DUPLICATE":
-                raise self._duplicate(puts, error.text) from None
+                raise _duplicate(puts, error.text) from None
             raise
-
-    def _duplicate(self, puts: Sequence[Put], id_: str) -> DuplicateId:
-        group = next(item.group for item in puts if id_ in (item.ids or ()))
-        return DuplicateId(
-            f"{group.queue}/{group.name}: the id {id_!r} has a record already;"
-            f" nothing of the call was stored. Leave the id out, or choose another"
-        )
 
     # Working
 
     def step(self, settlements: Sequence[Settlement], want: Want | None) -> Operation[Step]:
-        blobs: list[Argument] = []
-        packed = _pack(
-            (
-                [_settlement(item, blobs) for item in settlements],
-                False if want is None else _want(want),
-                self._dead_limit,
-            )
-        )
-        lost, now, next_at, suspects, claims = yield _call("step", packed, *blobs)
-        groups = {} if want is None else {item.group: item.group for item in want.groups}
-        made = []
-        for claim in claims:
-            group = read_group(claim[1])
-            made.append(read_claim(claim, groups.get(group, group), claim[0]))
-        return Step(lost, made, now, next_at, bool(suspects))
+        """See `Broker.step`. It is atomic within a partition."""
+        return self._steps.step(settlements, want)
 
     def extend(self, tokens: Sequence[int], lease: int) -> Operation[list[int]]:
-        if not tokens:
-            return []
-        lost: list[int] = yield _call("extend", lease, *tokens)
-        return lost
+        parts: dict[int, list[int]] = defaultdict(list)
+        for token in tokens:
+            container, inside = TOKENS.inside(token)
+            parts[container].append(inside)
+        replies = yield [
+            call("extend", container, lease, *inside) for container, inside in parts.items()
+        ]
+        return [
+            TOKENS.outside(container, token)
+            for container, lost in zip(parts, replies, strict=True)
+            for token in lost
+        ]
 
     def reap(self, owners: Sequence[str] = ()) -> Operation[int]:
         total = 0
-        while taken := (yield _call("reap", self._dead_limit, *owners)):
-            total += taken
+        for container in (yield from self._placements.everywhere()):
+            while taken := (yield call("reap", container, self._dead_limit, *owners)):
+                total += taken
         return total
 
     # Looking
@@ -190,51 +181,45 @@ class RedisBroker:
         self, ids: Sequence[str], listener: str | None = None
     ) -> Operation[list[Record | None]]:
         found: list[Record | None] = []
-        for first in range(0, len(ids), CHUNK):
-            chunk = ids[first : first + CHUNK]
-            reply = yield _call("records", listener or "", *chunk)
-            found += map(read_record, chunk, reply)
+        for chunk in _chunks(ids, CHUNK):
+            found += yield from self._records(chunk, listener or "")
+        return found
+
+    def _records(self, ids: Sequence[str], listener: str) -> Operation[list[Record | None]]:
+        looked = self._placements.containers()
+        found = yield from _look_up(looked, ids, listener)
+        if None in found:  # somebody else may have put it, into a queue that is not known here
+            others = [c for c in (yield from self._placements.everywhere()) if c not in looked]
+            missing = [id_ for id_, record in zip(ids, found, strict=True) if record is None]
+            more = iter((yield from _look_up(others, missing, listener)))
+            found = [next(more) if record is None else record for record in found]
         return found
 
     def counts(self) -> Operation[list[Counts]]:
-        reply = yield _call("counts")
-        counted = [counts for counts in map(read_counts, reply) if counts is not None]
-        for counts in counted:
-            if counts.waiting:
-                counts.oldest = yield from self._oldest(counts.group)
-        return sorted(counted, key=lambda counts: counts.group)
-
-    def _oldest(self, group: Group) -> Operation[int]:
-        shards = yield from self._shards(group)
-        oldest = 0
-        for first in range(0, len(shards), LANES):
-            found = yield _call("oldest", group_key(group), *shards[first : first + LANES])
-            oldest = min(oldest or found, found or oldest)
-        return oldest
+        merged: dict[Group, Counts] = {}
+        containers = yield from self._placements.everywhere()
+        replies = yield [call("counts", container) for container in containers]
+        for container, reply in zip(containers, replies, strict=True):
+            for counts in filter(None, map(read_counts, reply)):
+                if counts.waiting:
+                    counts.oldest = yield from _oldest(container, counts.group)
+                known = merged.get(counts.group)
+                merged[counts.group] = counts if known is None else _added(known, counts)
+        return sorted(merged.values(), key=lambda counts: counts.group)
 
     # Dead letters, and what is done by hand
 
     def dead(self, query: DeadQuery) -> Operation[list[DeadLetter]]:
-        letters = yield from self._look_through(query, bare=False)
-        return [read_letter(letter, letter[0]) for letter in letters]
-
-    def _look_through(self, query: DeadQuery, *, bare: bool) -> Operation[list[Any]]:
-        found: list[Any] = []
-        after, upto = query.after, query.upto
-        while len(found) < query.limit:
-            wish = (
-                query.queue or False,
-                query.task or False,
-                False if query.numbers is None else list(query.numbers),
-                after,
-                False if upto is None else upto,
-                query.limit - len(found),
-                bare,
-            )
-            after, upto, *letters = yield _call("dead", _pack(wish))
-            found += letters
-            if after == 0:
-                break
+        """See `Broker.dead`. They are sorted within a container."""
+        found: list[DeadLetter] = []
+        container, highest = HOME, HOME
+        while container <= highest and len(found) < query.limit:
+            look = _Look(container, query, query.limit - len(found), bare=False)
+            for letter in (yield from look.through()):
+                number = LETTERS.outside(container, letter[0])
+                found.append(read_letter(letter, number))
+            highest = max(highest, look.containers)
+            container += 1
         return found
 
     def retry_dead(self, query: DeadQuery) -> Operation[int]:
@@ -244,69 +229,160 @@ class RedisBroker:
         return (yield from self._redrive("discard", query))
 
     def _redrive(self, what: str, query: DeadQuery) -> Operation[int]:
-        # What dies again meanwhile gets a higher number than the first look finds.
-        numbers = yield from self._look_through(query, bare=True)
         total = 0
-        for first in range(0, len(numbers), CHUNK):
-            total += yield _call("redrive", what, *numbers[first : first + CHUNK])
+        container, highest = HOME, HOME
+        while container <= highest and total < query.limit:
+            # What dies again meanwhile gets a higher number than the first look finds.
+            look = _Look(container, query, query.limit - total, bare=True)
+            numbers = yield from look.through()
+            while numbers:
+                changed, looked = yield call("redrive", container, what, *numbers[:CHUNK])
+                total += changed
+                numbers = numbers[looked:]
+            highest = max(highest, look.containers)
+            container += 1
         return total
 
     def release(self, group: Group, shard: str) -> Operation[bool]:
-        released: int = yield _call("release", group_key(group), shard)
+        yield from self._placements.load([group.queue])
+        container = self.partition(Put(group, [], shard))
+        released: int = yield call("release", container or 0, group_key(group), shard)
         return bool(released)
 
     def tidy(self) -> Operation[int]:
-        removed: int = yield _call("tidy", self._dead_age, CHUNK)
-        return removed
+        total = 0
+        for container in (yield from self._placements.everywhere()):
+            total += yield call("tidy", container, self._dead_age, CHUNK)
+        return total
 
 
-def _call(name: str, *args: Argument) -> Call:
-    return Call(load_script(name), HOME, args)
+def _chunks(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:
+    return (items[first : first + size] for first in range(0, len(items), size))
 
 
-def _settlement(settlement: Settlement, blobs: list[Argument]) -> tuple[Any, ...]:
-    return (
-        settlement.token,
-        [
-            (sequence, _outcome(outcome, settlement.retry_ids.get(sequence, ""), blobs))
-            for sequence, outcome in settlement.outcomes.items()
-        ],
-        [(id_, _index(blobs, result)) for id_, result in settlement.results],
-        list(settlement.keep),
+def _put(container: int, puts: Sequence[Put]) -> Call:
+    heads = [
+        (
+            group_key(item.group),
+            item.shard,
+            item.priority,
+            item.delay,
+            item.due,
+            len(item.bodies),
+            item.record_ttl,
+            item.member,
+            () if item.ids is None else tuple(item.ids),
+        )
+        for item in puts
+    ]
+    args: list[Argument] = [_pack(heads)]
+    for item in puts:
+        args += item.bodies
+    return call("put", container, *args)
+
+
+def _duplicate(puts: Sequence[Put], id_: str) -> DuplicateId:
+    group = next(item.group for item in puts if id_ in (item.ids or ()))
+    return DuplicateId(
+        f"{group.queue}/{group.name}: the id {id_!r} has a record already;"
+        f" nothing of the call was stored. Leave the id out, or choose another"
     )
 
 
-_FIRST_BLOB = 5
-"""The index in ARGV behind the packed part."""
+def _shards(container: int, group: Group) -> Operation[list[bytes]]:
+    shards: set[bytes] = set()
+    for kind in ("r", "s"):
+        cursor: bytes = b"0"
+        while True:
+            cursor, *found = yield call("lanes", container, group_key(group), kind, cursor)
+            shards.update(found)
+            if cursor == b"0":
+                break
+    return sorted(shards)
 
 
-def _index(blobs: list[Argument], blob: bytes) -> int:
-    blobs.append(blob)
-    return _FIRST_BLOB + len(blobs) - 1
+def _oldest(container: int, group: Group) -> Operation[int]:
+    shards = yield from _shards(container, group)
+    oldest = 0
+    for chunk in _chunks(shards, LANES):
+        found = yield call("oldest", container, group_key(group), *chunk)
+        oldest = min(oldest or found, found or oldest)
+    return oldest
 
 
-def _outcome(outcome: Outcome, record: str, blobs: list[Argument]) -> tuple[Any, ...]:
-    match outcome:
-        case Back(started, park):
-            return ("back", started, park)
-        case Retried(delay):
-            return ("retried", delay, record)
-        case Dead(failure, id_, task):
-            attempted = failure.reason not in NO_ATTEMPT
-            return ("dead", _index(blobs, _pack(failure)), id_, task, attempted)
-        case Discard(id_):
-            return ("discard", id_)
-
-
-def _want(want: Want) -> tuple[Any, ...]:
-    return (
-        [(group_key(item.group), item.messages, tuple(item.members)) for item in want.groups],
-        want.owner,
-        want.lease,
-        want.claims,
-        want.bytes,
-        want.drain,
-        want.alone,
-        want.listener or "",
-        want.messages,
+def _added(one: Counts, other: Counts) -> Counts:
+    """The numbers of a group that is in two containers."""
+    return Counts(
+        one.group,
+        one.waiting + other.waiting,
+        one.delayed + other.delayed,
+        one.running + other.running,
+        one.dead + other.dead,
+        one.lanes + other.lanes,
+        one.parked + other.parked,
+        min(filter(None, (one.oldest, other.oldest)), default=0),
+        {name: number + other.totals[name] for name, number in one.totals.items()},
+        sorted(one.parked_shards + other.parked_shards)[:SHOWN_SHARDS],
     )
+
+
+def _look_up(
+    containers: Sequence[int], ids: Sequence[str], listener: str
+) -> Operation[list[Record | None]]:
+    """Look records up in several containers; what ended counts more than what is under way."""
+    found: list[Record | None] = [None] * len(ids)
+    replies = yield [call("records", container, listener, *ids) for container in containers]
+    for reply in replies:
+        for index, record in enumerate(map(read_record, ids, reply)):
+            known = found[index]
+            if record is not None and (known is None or record.state.final):
+                found[index] = record
+    return found
+
+
+class _Look:
+    """A search for dead letters in one container.
+
+    Arguments:
+        container: its number.
+        query: which ones.
+        limit: how many at most.
+        bare: whether the numbers that they have there are enough.
+
+    Attributes:
+        containers: how many others there are, if this is home.
+    """
+
+    def __init__(self, container: int, query: DeadQuery, limit: int, *, bare: bool) -> None:
+        self.containers = 0
+        self._container = container
+        self._after = LETTERS.within(container, query.after)
+        self._upto = None if query.upto is None else LETTERS.within(container, query.upto)
+        self._numbers: list[int] | None = None
+        if query.numbers is not None:
+            inside = map(LETTERS.inside, query.numbers)
+            self._numbers = [number for where, number in inside if where == container]
+        self._filter = (query.queue or False, query.task or False)
+        self._limit = limit
+        self._bare = bare
+
+    def through(self) -> Operation[list[Any]]:
+        """Call by call, all that are meant."""
+        found: list[Any] = []
+        after, upto = self._after, self._upto
+        while len(found) < self._limit:
+            wish = (
+                *self._filter,
+                False if self._numbers is None else self._numbers,
+                after,
+                False if upto is None else upto,
+                self._limit - len(found),
+                self._bare,
+            )
+            after, upto, self.containers, *letters = yield call(
+                "dead", self._container, _pack(wish)
+            )
+            found += letters
+            if after == 0:
+                break
+        return found

@@ -18,6 +18,7 @@ NAMES = (
     "lanes",
     "leave",
     "oldest",
+    "places",
     "put",
     "reap",
     "records",

@@ -5,7 +5,7 @@
 --       4   packed: {queue or false, task or false, numbers or false, after, upto or false,
 --           limit, whether the numbers are enough}
 -- Reply {number up to which it looked, 0 when that was all; `upto`, or the highest number that
---       there ever was; number or {number, group key, task,
+--       there ever was; home says here how many other containers there are; number or {number, group key, task,
 --       shard, priority, id, failure, losses, deliveries, attempts, since, at, body}…}
 -- include letters
 
@@ -50,9 +50,10 @@ local function named()
 end
 
 local found, whole = (numbers and named or candidates)()
-local reply, bytes, looked = {0, upto}, 0, 0
+local containers = tonumber(call('HGET', META, 'containers') or 0)
+local reply, bytes, looked = {0, upto, containers}, 0, 0
 for _, number in ipairs(found) do
-    if number > whole or #reply - 1 > limit or bytes > BYTES then
+    if number > whole or #reply - 2 > limit or bytes > BYTES then
         reply[1] = looked
         return reply
     end

@@ -4,12 +4,14 @@
 -- ARGV  1 slot, 2 number, 3 clock
 --       4   'retry' or 'discard'
 --       5…  numbers; those that are gone are passed over
--- Reply how many there were
+-- Reply {how many there were, how many of the numbers it looked at before it had moved enough}
 -- include letters
+
+local BYTES = 4194304
 
 local saved = remembered()
 if saved then
-    return tonumber(saved)
+    return cmsgpack.unpack(saved)
 end
 
 local function retry(group, shard, priority, id, body)
@@ -25,15 +27,19 @@ local function retry(group, shard, priority, id, body)
     end
 end
 
-local number = 0
+local number, bytes, looked = 0, 0, 0
 for index = 5, #ARGV do
+    if bytes > BYTES then
+        break
+    end
+    looked = looked + 1
     local packed = call('HGET', LETTERS, ARGV[index])
     if packed then
         local letter = cmsgpack.unpack(packed)
         local gid, _, shard, priority, id = unpack(letter)
         local group = group_of(gid)
         drop_letter(gid, ARGV[index])
-        number = number + 1
+        number, bytes = number + 1, bytes + #letter[12]
         if ARGV[4] == 'retry' then
             retry(group, shard, priority, id, letter[12])
         else
@@ -43,5 +49,5 @@ for index = 5, #ARGV do
     end
 end
 store()
-remember(number)
-return number
+remember(cmsgpack.pack({number, looked}))
+return {number, looked}

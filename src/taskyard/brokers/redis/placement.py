@@ -1,0 +1,126 @@
+"""In which containers of keys the lanes of a queue are: its partitions.
+
+A container is known by its number, which is also its hash tag. Number 0 is home: it knows the
+placement of all queues, and it holds those that have no containers of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+from zlib import crc32
+
+from taskyard.brokers.base import Operation
+from taskyard.brokers.redis.calls import Argument, Call
+from taskyard.brokers.redis.scripts import load_script
+from taskyard.errors import PartitionConflict
+
+__all__ = ["HOME", "LETTERS", "TOKENS", "Numbering", "Placement", "Placements", "call"]
+
+HOME = 0
+
+
+def call(name: str, container: int, *args: Argument) -> Call:
+    """A call of the script of a name."""
+    return Call(load_script(name), str(container), args)
+
+
+class Numbering(NamedTuple):
+    """Makes numbers of one container unique among all: those of home stay as they are."""
+
+    step: int
+
+    def outside(self, container: int, number: int) -> int:
+        """A container's number, as the rest of taskyard knows it."""
+        return container * self.step + number
+
+    def inside(self, number: int) -> tuple[int, int]:
+        """The container, and the number there."""
+        return divmod(number, self.step)
+
+    def within(self, container: int, number: int) -> int:
+        """A bound, as far as it concerns a container: 0 if it is below all of its numbers."""
+        return min(max(0, number - container * self.step), self.step)
+
+
+TOKENS = Numbering(1 << 52)
+LETTERS = Numbering(1 << 40)
+
+
+class Placement(NamedTuple):
+    """The containers of a queue.
+
+    Attributes:
+        epoch: rises when they change.
+        containers: their numbers.
+    """
+
+    epoch: int
+    containers: tuple[int, ...]
+
+    def of(self, shard: str) -> int:
+        """The container of a shard."""
+        if len(self.containers) == 1:
+            return self.containers[0]
+        return self.containers[crc32(shard.encode()) % len(self.containers)]
+
+
+class Placements:
+    """The placements of queues, as far as somebody asked for them.
+
+    Arguments:
+        spread: give each queue a container of its own, so that a cluster's nodes share them.
+    """
+
+    def __init__(self, *, spread: bool) -> None:
+        self._default = 1 if spread else 0
+        self._wanted: dict[str, int] = {}
+        self._known: dict[str, Placement] = {}
+
+    def want(self, queue: str, partitions: int) -> None:
+        """Say how many containers a queue is to have."""
+        self._wanted[queue] = partitions
+        self._known.pop(queue, None)
+
+    def known(self, queue: str) -> Placement | None:
+        """A placement that was looked up."""
+        return self._known.get(queue)
+
+    def containers(self) -> list[int]:
+        """The containers of the queues that were looked up."""
+        known = {number for queue in self._known.values() for number in queue.containers}
+        return sorted(known) or [HOME]
+
+    def forget(self, queue: str) -> None:
+        """Look a placement up again when it is needed next: it changed."""
+        self._known.pop(queue, None)
+
+    def load(self, queues: Iterable[str]) -> Operation[None]:
+        """Look up what is not known yet; queues that are new are placed.
+
+        Raises:
+            PartitionConflict: a queue has other containers than was said here.
+        """
+        missing = sorted({queue for queue in queues if queue not in self._known})
+        if not missing:
+            return
+        args: list[Argument] = []
+        for queue in missing:
+            args += (queue, self._wanted.get(queue, self._default))
+        _, *found = yield call("places", HOME, *args)
+        for queue, (epoch, *containers) in zip(missing, found, strict=True):
+            self._check(queue, containers)
+            self._known[queue] = Placement(epoch, tuple(containers))
+
+    def _check(self, queue: str, containers: Sequence[int]) -> None:
+        wanted = self._wanted.get(queue)
+        if wanted and wanted > len(containers):
+            raise PartitionConflict(
+                f"the queue {queue!r} is declared with {wanted} partitions, but it has"
+                f" {len(containers)}: `taskyard split {queue}` doubles them while work goes on"
+            )
+
+    def everywhere(self) -> Operation[list[int]]:
+        """The numbers of all containers."""
+        [highest] = yield call("places", HOME)
+        return list(range(highest + 1))
