@@ -1,9 +1,11 @@
 # Needs make and Python 3.11 or newer; everything else goes into .venv.
 #   make test PYTHON=python3.13         another interpreter (after `make clean`)
 #   make test ARGS="-k lane -x"         more arguments for pytest, bench or the demo
+#   make demo BROKER=redis              on a Redis server of its own
 
 PYTHON ?= python3
 ARGS ?=
+BROKER ?=
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMPS := $(VENV)/dev $(VENV)/bench $(VENV)/docs
@@ -16,21 +18,21 @@ ifneq ($(shell cat $(HOME_OF_VENV) 2>/dev/null),$(CURDIR))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long test-all lint format bench docs clean
+.PHONY: help demo test test-long test-all lint format bench servers docs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/dev  ## run the demonstration
-	$(PY) examples/stdlib/demo.py $(ARGS)
+demo: $(VENV)/dev $(if $(filter redis,$(BROKER)),servers)  ## run the demonstration
+	$(PY) examples/stdlib/demo.py $(if $(BROKER),--broker $(BROKER)) $(ARGS)
 
-test: $(VENV)/dev  ## run the tests, except the long ones
+test: $(VENV)/dev servers  ## run the tests, except the long ones
 	$(PY) -m pytest $(ARGS)
 
-test-long: $(VENV)/dev  ## run the long tests (soaks)
+test-long: $(VENV)/dev servers  ## run the long tests (soaks)
 	$(PY) -m pytest -m long --timeout 3600 $(ARGS)
 
-test-all:  ## run the tests on every Python from 3.11 on that is found here
+test-all: servers  ## run the tests on every Python from 3.11 on that is found here
 	$(PYTHON) scripts/test_all.py $(ARGS)
 
 lint: $(VENV)/dev  ## check style, types and layers
@@ -43,15 +45,18 @@ format: $(VENV)/dev  ## format the code and fix what can be fixed
 	$(PY) -m ruff check --fix-only
 	$(PY) -m ruff format
 
-bench: $(VENV)/bench  ## measure the speed
+bench: $(VENV)/bench servers  ## measure the speed
 	$(PY) -m bench $(ARGS)
+
+servers: $(PY)  ## get the servers that tests and bench run, into .servers/
+	@$(PY) scripts/install_redis.py
 
 # (The variable silences a notice that the theme will have a successor.)
 docs: $(VENV)/docs  ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 clean:  ## remove everything that these targets make
-	rm -rf $(VENV) .venvs build dist site .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venvs .servers build dist site .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(PY):

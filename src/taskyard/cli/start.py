@@ -5,14 +5,14 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import click
 
 from taskyard.cli.load import load_function
-from taskyard.cli.options import broker_option, log_options
+from taskyard.cli.options import broker_option, log_options, own_server, own_server_options
 from taskyard.cli.serving import run, settings
 from taskyard.errors import BatchFailed, PolicyError, Verdict
 from taskyard.policy import Batch
@@ -79,6 +79,7 @@ Function = Callable[..., Any]
     help="Seconds that running calls get to end after SIGTERM or Ctrl-C.",
 )
 @broker_option
+@own_server_options
 @log_options
 def start(
     tasks: Sequence[tuple[str, str]],
@@ -86,6 +87,8 @@ def start(
     flush_interval: float,
     on_error: str,
     url: str,
+    redis_start: bool,
+    redis_datadir: str | None,
     **options: Any,
 ) -> None:
     """Serve queues with functions that take a list.
@@ -102,6 +105,7 @@ def start(
       taskyard start -t q1 print
       taskyard start -t q1 print -t q2 shop.orders:save -t q3 examples/simple_task.py:task_func \\
           --batch-size 3 --flush-interval 5 --procs-number 2 --on-error fail
+      taskyard start -t q1 print --redis-start       # on a Redis server of its own
       taskyard add -t q1 1 -t q3 '{"a": 2}' -n 5      # in another terminal
     """
     queues = [name for name, _ in tasks]
@@ -114,15 +118,17 @@ def start(
     except PolicyError as error:
         raise click.UsageError(str(error)) from error
     chosen = settings(fail_fast=on_error == "fail", **options)
-    log.info("serving %s", ", ".join(queues), extra={"broker": Yard(url).broker.url})
-    run(partial(_make_yard, _Plan(tuple(tasks), batch, url)), chosen)
+    with own_server(redis_start=redis_start, redis_datadir=redis_datadir) as server:
+        url = server.url if server else url
+        log.info("serving %s", ", ".join(queues), extra={"broker": Yard(url).broker.url})
+        run(partial(_make_yard, _Plan(tuple(tasks), batch, url)), chosen)
 
 
 @dataclass(frozen=True)
 class _Plan:
     tasks: Sequence[tuple[str, str]]
     batch: Batch
-    url: str
+    url: str = field(repr=False)  # there may be a password in it
 
 
 def _make_yard(plan: _Plan) -> Yard:
