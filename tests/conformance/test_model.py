@@ -355,9 +355,10 @@ def _part(claim: Claim, keep: frozenset[int]) -> Claim:
 
 
 def _counts(broker: Broker) -> Operation[list[Counts]]:
-    """Counts in which a counter that never counted is as good as none."""
+    """Counts in which a counter that never counted is as good as none; memory is the storage's."""
     counted = yield from broker.counts()
     for counts in counted:
+        counts.memory = 0
         counts.totals = {key: value for key, value in counts.totals.items() if value}
     return counted
 

@@ -344,7 +344,8 @@ def test_the_commands_that_scripts_call_are_all_tried(redis_server: RedisServer)
     words = set(re.findall(r"'([A-Z]+)'", code))
     listed = redis_server.client().command_list()  # of 7.0 and newer
     known = {name.decode().upper() for name in listed}
-    assert words & known == set(called_commands())
+    can_be_missed = {"MEMORY"}  # then nobody is told how much memory a queue takes
+    assert (words & known) - can_be_missed == set(called_commands())
 
 
 # At the start of a driver

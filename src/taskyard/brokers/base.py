@@ -396,6 +396,8 @@ class Counts(msgspec.Struct):
         oldest: when the oldest waiting message entered its lane, microseconds; 0: none waits.
         totals: counters since the beginning, by the names in `TOTALS`.
         parked_shards: the parked shards, sorted, `SHOWN_SHARDS` at most.
+        memory: bytes that its messages take in a storage that holds them in memory, about;
+            0: not known.
     """
 
     group: Group
@@ -408,6 +410,7 @@ class Counts(msgspec.Struct):
     oldest: int = 0
     totals: dict[str, int] = {}
     parked_shards: list[str] = []
+    memory: int = 0
 
 
 class Broker(Protocol):
@@ -417,11 +420,13 @@ class Broker(Protocol):
         url: how it was opened, safe to print.
         durable: whether messages outlive the process.
         shared: whether several processes can use it.
+        expires_records: whether the storage itself drops expired records: `tidy` then finds none.
     """
 
     url: str
     durable: bool
     shared: bool
+    expires_records: bool
 
     def driver(self) -> Driver:
         """Make a driver for threads. Connecting is left to its first use."""

@@ -15,7 +15,17 @@ if TYPE_CHECKING:  # rich takes longer to load than most commands take to run
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["age", "as_json", "console", "instant", "print_json", "printable", "shorten", "table"]
+__all__ = [
+    "age",
+    "as_json",
+    "console",
+    "instant",
+    "print_json",
+    "printable",
+    "shorten",
+    "size",
+    "table",
+]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _CONTROL_BUT_BLANKS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
@@ -96,6 +106,15 @@ def age(seconds: float) -> str:
         if count or parts:
             parts.append(f"{count}{unit}")
     return " ".join(parts[:2])
+
+
+def size(count: int) -> str:
+    """Bytes for people, in three digits."""
+    value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 999.5 and len(units) > 1:
+        value /= 1000
+        units.pop(0)
+    return f"{value:.3g} {units[0]}"
 
 
 def instant(micros: int) -> str | None:

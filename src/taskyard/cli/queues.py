@@ -11,7 +11,7 @@ import click
 
 from taskyard.brokers.base import Counts, Group
 from taskyard.cli.options import broker_option, json_option, opened
-from taskyard.cli.output import age, console, instant, print_json, table
+from taskyard.cli.output import age, console, instant, print_json, size, table
 from taskyard.yard import Yard
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def queues(watch: float | None, as_json: bool, url: str) -> None:
     shards   shards with messages
     parked   shards that are held until `taskyard release`
     oldest   for how long the oldest waiting message has waited
+    memory   what the messages take in the server, about (Redis)
     done     messages done since the beginning
     rate     messages done per second (with --watch)
 
@@ -54,7 +55,8 @@ def queues(watch: float | None, as_json: bool, url: str) -> None:
     With --json:
       {"broker": URL, "at": time, "queues": [{"queue", "task", "waiting", "delayed", "running",
        "dead", "shards", "parked", "oldest": time or null, "oldest_seconds": seconds or null,
-       "totals": {"put", "done", "retried", "dead", "discarded", "redelivered", "lost", ...},
+       "memory": bytes or null, "totals": {"put", "done", "retried", "dead", "discarded",
+       "redelivered", "lost", ...},
        "flushes": {"size", "bytes", "age", "drain"}, "rate": per second or null}]}
 
     \b
@@ -113,6 +115,9 @@ def _watch(yard: Yard, seconds: float, as_json: bool) -> None:
 
 def _table(counted: Sequence[Counts], found: Rates | None) -> Table:
     columns = COLUMNS.split()
+    in_memory = any(counts.memory for counts in counted)
+    if in_memory:
+        columns.insert(columns.index("done"), "memory")
     rows: list[list[object]] = []
     for counts in counted:
         waited = _waited(counts)
@@ -127,6 +132,7 @@ def _table(counted: Sequence[Counts], found: Rates | None) -> Table:
                 counts.lanes,
                 counts.parked,
                 None if waited is None else age(waited),
+                *([size(counts.memory)] if in_memory else ()),
                 counts.totals.get("done", 0),
             ]
         )
@@ -163,6 +169,7 @@ def _entry(counts: Counts, found: Rates) -> dict[str, Any]:
         "parked": counts.parked,
         "oldest": instant(counts.oldest),
         "oldest_seconds": _waited(counts),
+        "memory": counts.memory or None,
         "totals": {
             name: count for name, count in counts.totals.items() if not name.startswith("flush_")
         },

@@ -323,6 +323,7 @@ def _added(one: Counts, other: Counts) -> Counts:
         min(filter(None, (one.oldest, other.oldest)), default=0),
         {name: number + other.totals[name] for name, number in one.totals.items()},
         sorted(one.parked_shards + other.parked_shards)[:SHOWN_SHARDS],
+        one.memory + other.memory,
     )
 
 

@@ -45,11 +45,22 @@ CONFIG = (
 # holds a text, so most end as WRONGTYPE: the ACL is asked before. (What removes keys is behind.)
 _CALLED: Sequence[Sequence[str]] = (
     (
-        *("EXISTS", "GET", "HGETALL", "HKEYS", "LLEN", "LPOP", "PERSIST", "SCARD"),
+        *("EXISTS", "GET", "HGETALL", "HKEYS", "HLEN", "LLEN", "LPOP", "PERSIST", "SCARD"),
         *("SRANDMEMBER", "ZCARD", "ZPOPMIN", "DEL", "UNLINK"),
     ),
     (
-        *("HDEL", "HEXISTS", "HGET", "HMGET", "HSCAN", "LINDEX", "LPUSH", "RPUSH", "RPUSHX"),
+        *(
+            "HDEL",
+            "HEXISTS",
+            "HGET",
+            "HMGET",
+            "HRANDFIELD",
+            "HSCAN",
+            "LINDEX",
+            "LPUSH",
+            "RPUSH",
+            "RPUSHX",
+        ),
         *("SADD", "SREM", "ZREM", "ZSCAN", "ZSCORE", "EXPIRE", "PEXPIRE"),
     ),
     (*("HINCRBY", "HSET", "LRANGE", "LSET", "ZADD", "ZRANGE", "ZRANGEBYSCORE", "ZREVRANGE"),),

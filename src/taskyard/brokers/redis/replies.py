@@ -129,7 +129,7 @@ def read_letter(reply: Sequence[Any], number: int) -> DeadLetter:
 
 def read_counts(reply: Sequence[Any]) -> Counts | None:
     """Read the numbers of a group; None of one that somebody only asked for."""
-    key, declared, dead, parked, shards, numbers = reply
+    key, declared, dead, parked, shards, numbers, memory = reply
     counted = {
         name.decode(): int(value) for name, value in zip(numbers[::2], numbers[1::2], strict=True)
     }
@@ -145,4 +145,5 @@ def read_counts(reply: Sequence[Any]) -> Counts | None:
         parked=parked,
         totals={name: counted.get(name, 0) for name in TOTALS},
         parked_shards=sorted(shard.decode() for shard in shards)[:SHOWN_SHARDS],
+        memory=memory if counted else 0,
     )

@@ -8,6 +8,11 @@
 --       {-1, the stored policy packed, messages that are there}: it conflicts, nothing is stored
 -- include sleepers
 
+local saved = remembered()
+if saved then
+    return {tonumber(saved)}
+end
+
 local key, size, within, bytes, concurrency, max_deliveries, members, replace =
     unpack(cmsgpack.unpack(ARGV[4]))
 local group = made_group(key)
@@ -18,6 +23,8 @@ if group.declared and group.concurrency ~= concurrency and there > 0 then
 end
 
 -- Claims are counted by lane only where they are limited; from here on they are.
+local held = {}
+
 local function hold_lanes()
     for _, token in ipairs(call('ZRANGE', T .. ':claims', 0, -1)) do
         local packed = call('LINDEX', T .. ':c:' .. token, 0)
@@ -26,6 +33,7 @@ local function hold_lanes()
             local lane = lane_of(group, part[1])
             lane.held = lane.held + 1
             changed(lane)
+            held[#held + 1] = lane
         end
     end
 end
@@ -60,5 +68,10 @@ if changes or not group.declared then
     group.declared = true
     store_policy(group)
 end
-store_lanes()
+-- Nobody may claim more from these before the caller settles the other lanes anew.
+for _, lane in ipairs(held) do
+    settle_down(lane)
+end
+store()
+remember(changes and 1 or 0)
 return {changes and 1 or 0}

@@ -68,7 +68,7 @@ end
 local function put_later(group, item, due, first)
     local recorded = #item[9] > 0
     for index = 0, item[6] - 1 do
-        delay(group, item[2], item[3], due, {sequence = first + index, since = 0, deliveries = 0,
+        delay(group, item[2], item[3], due, {sequence = first + index, since = first + index, deliveries = 0,
             attempts = 0, losses = 0, cap = 0, recorded = recorded, body = ARGV[body + 1 + index]})
     end
 end

@@ -7,7 +7,10 @@
 -- Reply  1
 -- include sleepers
 
-local group = made_group(ARGV[4])
+local group = known_group(ARGV[4])
+if not group then
+    return 1
+end
 local shards = {}
 for index = 5, #ARGV do
     shards[index - 4] = ARGV[index]

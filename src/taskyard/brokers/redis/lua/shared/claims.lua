@@ -5,6 +5,7 @@
 --                    {shard, flush, priority, number of messages, priority, number…};
 --                    then the entries, in that order
 -- include letters
+-- include envelope
 
 local CLAIMS = T .. ':claims'
 
@@ -180,17 +181,6 @@ end
 
 -- Taking back
 
--- The task that a body of an order group names.
-local function body_task(group, body)
-    if #group.members > 0 then
-        local read, envelope = pcall(cmsgpack.unpack, body)
-        if read and type(envelope) == 'table' and type(envelope[3]) == 'string' then
-            return envelope[3]
-        end
-    end
-    return ''
-end
-
 local function take_back(token, limit)
     local stored = call('LRANGE', claim_key(token), 0, -1)
     local key, _, _, number, parts = unpack(cmsgpack.unpack(stored[1]))
@@ -207,8 +197,9 @@ local function take_back(token, limit)
                 local message = delivered(read_entry(stored[index]), false)
                 message.losses, message.cap = message.losses + 1, cap_after_loss(number)
                 if is_given_up(group, number, singled_out, message.losses) then
+                    local told = group.members[1] and body_task(message.body) or ''
                     bury(group, shard, part[position], message, '', message.losses,
-                        body_id(message.body), body_task(group, message.body), limit)
+                        body_id(message.body), told, limit)
                 else
                     give_back(group, shard, part[position], message)
                 end

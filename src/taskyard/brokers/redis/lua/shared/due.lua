@@ -1,13 +1,14 @@
 -- Messages that enter their lane later: delayed ones, and the back-off of those without order.
 --
--- T:due  zset  sequence (8 bytes) gid (4) priority (2) length of shard (4) shard entry -> time
+-- T:due  zset  sequence (8 bytes) gid (4) priority (2) length of shard (2), shard, and what
+--               follows the sequence in its entry -> time
 -- include records
 
 local DUE_KEY = T .. ':due'
 
 local function delay(group, shard, priority, due, message)
-    call('ZADD', DUE_KEY, due, struct.pack('>I8I4i2I4', message.sequence, group.number, priority,
-        #shard) .. shard .. write_entry(message))
+    local head = struct.pack('>I8I4i2I2', message.sequence, group.number, priority, #shard)
+    call('ZADD', DUE_KEY, due, head .. shard .. write_entry(message):sub(9))
     count(group, 'delayed', 1)
     note_time(group, due)
 end
@@ -15,7 +16,7 @@ end
 local function enter(group, shard, priority, message)
     count(group, 'delayed', -1)
     message.sequence = sequences(1)
-    if message.since == 0 then
+    if message.deliveries == 0 then -- it was never in its lane
         message.since = message.sequence
     end
     local lane = lane_of(group, shard)
@@ -35,8 +36,8 @@ local function promote_messages(limit)
     local members = call('ZRANGEBYSCORE', DUE_KEY, '-inf', now, 'LIMIT', 0, limit)
     spread('ZREM', DUE_KEY, members)
     for _, member in ipairs(members) do
-        local _, gid, priority, length, first = struct.unpack('>I8I4i2I4', member)
-        local message = read_entry(member:sub(first + length))
+        local _, gid, priority, length, first = struct.unpack('>I8I4i2I2', member)
+        local message = read_entry(member:sub(1, 8) .. member:sub(first + length))
         enter(group_of(text(gid)), member:sub(first, first + length - 1), priority, message)
     end
 end

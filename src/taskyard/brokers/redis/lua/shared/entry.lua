@@ -44,17 +44,24 @@ local function write_entry(message)
         message.deliveries, message.attempts, message.losses, message.cap) .. message.body
 end
 
--- The id at the beginning of a body, '' when it is no envelope.
-local function body_id(body)
-    local array, kind, length = body:byte(1, 3)
-    if (array ~= 0x92 and array ~= 0x93) or not kind then
-        return ''
-    elseif kind >= 0xa0 and kind <= 0xbf then
-        return body:sub(3, 2 + kind - 0xa0)
-    elseif kind == 0xd9 and length then
-        return body:sub(4, 3 + length)
-    elseif kind == 0xda and #body >= 4 then
-        return body:sub(5, 4 + struct.unpack('>I2', body, 3))
+-- The text that begins at `at`, '' when there is none, or not the whole of it.
+local function text_at(body, at)
+    local kind, first, length = body:byte(at) or 0, at, nil
+    if kind >= 0xa0 and kind <= 0xbf then
+        first, length = at + 1, kind - 0xa0
+    elseif kind == 0xd9 and #body >= at + 1 then
+        first, length = at + 2, body:byte(at + 1)
+    elseif kind == 0xda and #body >= at + 2 then
+        first, length = at + 3, (struct.unpack('>I2', body, at + 1))
+    end
+    if length and #body >= first + length - 1 then
+        return body:sub(first, first + length - 1)
     end
     return ''
+end
+
+-- The id at the beginning of a body, '' when it is no envelope.
+local function body_id(body)
+    local array = body:byte(1)
+    return (array == 0x92 or array == 0x93) and text_at(body, 2) or ''
 end
