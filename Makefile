@@ -18,10 +18,10 @@ ifneq ($(shell cat $(HOME_OF_VENV) 2>/dev/null),$(CURDIR))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long test-all lint format bench servers docs clean
+.PHONY: help demo test test-long test-all lint format bench bench-peers servers docs clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/dev $(if $(filter redis,$(BROKER)),servers)  ## run the demonstration
 	$(PY) examples/stdlib/demo.py $(if $(BROKER),--broker $(BROKER)) $(ARGS)
@@ -48,6 +48,9 @@ format: $(VENV)/dev  ## format the code and fix what can be fixed
 bench: $(VENV)/bench servers  ## measure the speed
 	$(PY) -m bench $(ARGS)
 
+bench-peers: $(VENV)/bench servers  ## measure other task queues beside it
+	$(PY) -m bench.peers $(ARGS)
+
 servers: $(PY)  ## get the servers that tests and bench run, into .servers/
 	@$(PY) scripts/install_redis.py
 
@@ -56,7 +59,7 @@ docs: $(VENV)/docs  ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 clean:  ## remove everything that these targets make
-	rm -rf $(VENV) .venvs .servers build dist site .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venvs .servers .bench build dist site .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(PY):

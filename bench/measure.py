@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import IO, Any
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,15 +23,27 @@ class Child:
 
     Arguments:
         function: its module and name, as in "bare.put".
+        python: in which environment.
+        errors: where what it complains of goes; None: where this process's goes.
         arguments: what it takes.
     """
 
-    def __init__(self, function: str, **arguments: Any) -> None:
+    def __init__(
+        self,
+        function: str,
+        /,
+        *,
+        python: str = sys.executable,
+        errors: IO[str] | None = None,
+        **arguments: Any,
+    ) -> None:
         self._name = function
+        module, _, name = function.rpartition(".")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "bench.child", *function.split("."), json.dumps(arguments)],
+            [python, "-m", "bench.child", module, name, json.dumps(arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=errors,
             text=True,
             cwd=ROOT,
         )
@@ -43,21 +55,26 @@ class Child:
         if line != "ready\n":
             raise RuntimeError(f"{self._name} did not get ready: {line!r}")
 
+    def line(self) -> Any:
+        """Wait for something that it says on its way."""
+        assert self.process.stdout is not None
+        return json.loads(self.process.stdout.readline())
+
     def go(self) -> None:
-        """Let it begin."""
+        """Let it begin, or go on."""
         assert self.process.stdin is not None
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
 
-    def reply(self) -> Any:
-        """Wait for its figures."""
-        output, _ = self.process.communicate()
+    def reply(self, timeout: float | None = None) -> Any:
+        """Wait for its figures, for so many seconds."""
+        output, _ = self.process.communicate(timeout=timeout)
         if self.process.returncode:
             raise RuntimeError(f"{self._name} ended with {self.process.returncode}")
         return json.loads(output.splitlines()[-1])
 
 
-def run(function: str, **arguments: Any) -> Any:
+def run(function: str, /, **arguments: Any) -> Any:
     """Run a function of this package in a fresh process and return its figures."""
     return Child(function, **arguments).reply()
 

@@ -23,14 +23,19 @@ def _machine_line(machine: dict[str, Any]) -> str:
         f"{machine['cpu']}, {machine['cores']} cores, {machine['ram_gib']} GiB · "
         f"{machine['system']} · {machine['file_system']}, fsync {machine['fsync_us']} µs "
         f"(at the end {machine['fsync_us_after']}) · "
-        f"{machine['python']}, SQLite {machine['sqlite']}, msgspec {machine['msgspec']} · "
+        f"{', '.join(_versions(machine))} · "
         f"load before {machine['load_before']} · {machine['at']} · took {machine['seconds']} s"
     )
 
 
-def table(rows: Sequence[Row], machine: dict[str, Any]) -> None:
-    """Print the rows."""
-    shown = Table(title="taskyard on SQLite, synchronous=FULL", title_justify="left")
+def _versions(machine: dict[str, Any]) -> list[str]:
+    versions = [machine["python"], f"SQLite {machine['sqlite']}", f"msgspec {machine['msgspec']}"]
+    return [*versions, machine["redis"]] if "redis" in machine else versions
+
+
+def table(title: str, rows: Sequence[Row]) -> None:
+    """Print rows."""
+    shown = Table(title=title, title_justify="left")
     shown.add_column("what")
     shown.add_column("median", justify="right")
     shown.add_column("least … most", justify="right")
@@ -54,16 +59,23 @@ def table(rows: Sequence[Row], machine: dict[str, Any]) -> None:
             ", ".join(text for text, _ in row.scores()),
             met,
         )
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=180)
-    console.print(shown)
+    _console().print(shown)
+
+
+def footnote(machine: dict[str, Any]) -> None:
+    """Print what the rows were measured on."""
+    console = _console()
     console.print(_machine_line(machine), highlight=False)
     if machine["load_before"] > QUIET:
         console.print(
             "[yellow]Other programs were running: the rates are too low, and the ratios of what"
             " commits less often than the bare loop too high. Measure again on a quiet machine."
         )
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=180)
 
 
 def write_json(
@@ -104,7 +116,7 @@ def draw(path: Path, rows: Sequence[Row], machine: dict[str, Any]) -> None:
     axes.invert_yaxis()
     axes.set_xlim(0, LONGEST_BAR * 1.35)
     axes.set_xlabel("how many times over the promise is kept (1: just so)")
-    axes.set_title("taskyard on SQLite, synchronous=FULL: measured against what is promised")
+    axes.set_title("taskyard: measured against what is promised")
     figure.supxlabel("\n".join(wrap(_machine_line(machine), 150)), size=7, color="#555555")
     axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,11 @@
-"""The same work through taskyard's public interface, with its default settings."""
+"""The same work through taskyard's public interface, with its default settings.
+
+A `path` is that of an SQLite file, or the URL of a Redis server.
+"""
 
 from __future__ import annotations
 
 import logging
-import sqlite3
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from time import perf_counter
@@ -11,22 +13,25 @@ from typing import Any
 
 from bench.payload import FIRST, TEXT, Item, batches
 from taskyard import Task, Yard
+from taskyard.brokers.base import GroupWant, Want
 
 Seen = Callable[[int], None]
 
 
 def open_yard(path: str | Path) -> Yard:
     logging.getLogger("taskyard").setLevel(logging.ERROR)
-    return Yard(f"sqlite:///{path}")
+    return Yard(str(path) if "://" in str(path) else f"sqlite:///{path}")
 
 
-def batch_task(yard: Yard, seen: Seen, *, shards: int = 0, ordered: bool = False) -> Task[..., Any]:
-    """A handler of up to 100 messages."""
+def batch_task(
+    yard: Yard, seen: Seen, *, shards: int = 0, ordered: bool = False, batch: int = 100
+) -> Task[..., Any]:
+    """A handler of up to so many messages."""
 
     def rows(items: list[Item]) -> None:
         seen(len(items))
 
-    policy: dict[str, Any] = {"batch": 100}
+    policy: dict[str, Any] = {"batch": batch}
     if shards:
         policy.update(shard="n", ordered=ordered)
     task: Task[..., Any] = yard.task(name="rows", **policy)(rows)
@@ -88,7 +93,7 @@ def put(
     task.enqueue_many([Item(FIRST, TEXT)])  # opens the file and declares the task
     seconds = _store(task, batches(count, size, shards, seed))
     yard.close()
-    return {"rate": count / seconds, "bytes": _length(path)}
+    return {"rate": count / seconds, "bytes": body_length()}
 
 
 def fill(path: str, count: int, shards: int = 0) -> dict[str, Any]:
@@ -108,13 +113,14 @@ def fill(path: str, count: int, shards: int = 0) -> dict[str, Any]:
     return {}
 
 
-def _length(path: str) -> int:
-    connection = sqlite3.connect(path)
-    length: int = connection.execute(
-        "SELECT length(body) FROM taskyard_message LIMIT 1"
-    ).fetchone()[0]
-    connection.close()
-    return length
+def body_length() -> int:
+    """The bytes of a message as it is stored, which is the same everywhere."""
+    yard = Yard("memory://")
+    task = batch_task(yard, _nobody)
+    task.enqueue_many([Item(FIRST, TEXT)])
+    want = Want([GroupWant(task.group)], owner="bench", lease=1_000_000, drain=True)
+    claim = yard.driver.run(yard.broker.step([], want)).claims[0]
+    return len(claim.lanes[0].messages[0][1].body)
 
 
 def put_one_by_one(path: str, count: int) -> dict[str, Any]:
@@ -134,16 +140,18 @@ def drain(
     path: str,
     count: int,
     kind: str = "batch",
+    batch: int = 100,
     shards: int = 0,
     ordered: bool = False,
+    via: str = "",
 ) -> dict[str, Any]:
-    """Store messages, then time a whole worker that runs them all."""
+    """Store messages, then time a whole worker that runs them all; `via`: its way to them."""
     handled: list[int] = []
     yard = open_yard(path)
-    more = {"shards": shards, "ordered": ordered} if kind == "batch" else {}
+    more = {"shards": shards, "ordered": ordered, "batch": batch} if kind == "batch" else {}
     task = KINDS[kind](yard, handled.append, **more)
     _store(task, batches(count, 100, shards))
-    yard.close()
+    yard.use(via or yard.broker)
     seconds = _worker_seconds(yard)
     assert sum(handled) == count, f"{sum(handled)} of {count} messages were handled"
     return {"rate": count / seconds}
