@@ -24,7 +24,7 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/dev $(if $(filter redis,$(BROKER)),servers)  ## run the demonstration
-	$(PY) examples/stdlib/demo.py $(if $(BROKER),--broker $(BROKER)) $(ARGS)
+	PATH="$$PATH:$(CURDIR)/.servers/redis" $(PY) examples/stdlib/demo.py $(if $(BROKER),--broker $(BROKER)) $(ARGS)
 
 test: $(VENV)/dev servers  ## run the tests, except the long ones
 	$(PY) -m pytest $(ARGS)

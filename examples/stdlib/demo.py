@@ -10,6 +10,7 @@ import argparse
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -28,6 +29,8 @@ from progress import Progress, Sample
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from taskyard import TaskyardError
 
 if TYPE_CHECKING:
     from tasks import Line
@@ -338,17 +341,31 @@ def main() -> int:
         else:
             stack.callback(shutil.rmtree, folder)
         # tasks.py learns from the environment where things are, here as in the worker processes.
-        os.environ["DEMO_BROKER"] = options.broker or f"sqlite:///{folder}/queue.db"
         os.environ["DEMO_STORE"] = str(folder / "store.db")
         try:
+            os.environ["DEMO_BROKER"] = broker_url(options.broker, folder, stack)
             show(options, folder, stack)
         except Failed as failure:
             console.print(f"[bold red]FAILED[/]  {escape(str(failure))}", soft_wrap=True)
+            return 1
+        except TaskyardError as error:
+            console.print(f"[bold red]FAILED[/]  {escape(str(error))}", soft_wrap=True)
             return 1
         except KeyboardInterrupt:
             console.print("interrupted")
             return 130
     return 0
+
+
+def broker_url(chosen: str | None, folder: Path, stack: ExitStack) -> str:
+    """Where the lines wait; "redis" starts a server for the time of the demonstration."""
+    if chosen != "redis":
+        return chosen or f"sqlite:///{folder}/queue.db"
+    from taskyard.brokers.redis.server import OwnServer
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    return stack.enter_context(OwnServer(port=port, datadir=folder / "redis")).url
 
 
 def show(options: argparse.Namespace, folder: Path, stack: ExitStack) -> None:
@@ -381,7 +398,11 @@ def parse() -> argparse.Namespace:
     add("--source", type=Path, default=stdlib, help="folder of .py files (the standard library's)")
     add("--files", type=int, help="ship only the first so many files")
     add("--processes", type=int, default=2, help="worker processes (2)")
-    add("--broker", metavar="URL", help="where the lines wait (a SQLite file)")
+    add(
+        "--broker",
+        metavar="URL",
+        help="where the lines wait (a SQLite file); redis: a server of its own",
+    )
     add("--no-kill", dest="kill", action="store_false", help="let all workers live")
     add("--tamper", action="store_true", help="spoil a byte before comparing, to see it noticed")
     add("--keep", action="store_true", help="keep the databases and the workers' log")

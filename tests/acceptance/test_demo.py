@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.servers.binaries import Binary
 
 DEMO = Path(__file__).parents[2] / "examples" / "stdlib" / "demo.py"
 
@@ -83,6 +84,17 @@ def test_every_byte_arrives_though_a_worker_is_killed(room: dict[str, str], sour
     assert "kill -9 of worker" in output
     assert number(output, "redelivered lines") > 0
     assert number(output, "bytes") == sum(map(len, ODD_FILES.values()))
+    assert number(output, "dead letters") == 0
+
+
+def test_the_same_on_a_redis_of_its_own(
+    room: dict[str, str], source: Path, redis_binary: Binary
+) -> None:
+    path = f"{redis_binary.path.parent}{os.pathsep}{room['PATH']}"
+    code, output = run({**room, "PATH": path}, "--source", source, "--broker", "redis")
+    assert code == 0, output
+    assert output.endswith(f"identical: {len(ODD_FILES)} of {len(ODD_FILES)} files\n")
+    assert number(output, "redelivered lines") > 0
     assert number(output, "dead letters") == 0
 
 
