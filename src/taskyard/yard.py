@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Literal, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
 from taskyard.brokers.base import (
     AsyncDriver,
@@ -18,7 +18,9 @@ from taskyard.brokers.base import (
     Driver,
     Put,
 )
-from taskyard.brokers.urls import open_broker
+from taskyard.brokers.urls import LOCAL_URL, open_broker, open_client, start_for
+from taskyard.buffered import Buffered, Buffers
+from taskyard.coalesce import AsyncCoalescer, Coalescer
 from taskyard.errors import BrokerError, NotFound, PolicyError
 from taskyard.payload import decode_plain
 from taskyard.policy import Backoff, Batch, OnError, Retry, ShardKey, checked_name, policy
@@ -74,7 +76,11 @@ class Yard:
     when a module is imported.
 
     Arguments:
-        broker: a URL (see `taskyard.brokers.urls.open_broker`), or a broker.
+        broker: a URL (see `taskyard.brokers.urls.open_broker`), a broker, or a client object of
+            redis-py, of whichever kind.
+        start_server: start a Redis server of one's own at the URL's host and port (the default:
+            127.0.0.1:6379), with its data in the folder `taskyard-redis`, and stop it when the
+            program ends. One that another process of this machine has started there is used.
 
     Attributes:
         broker: where messages wait.
@@ -82,11 +88,13 @@ class Yard:
         dead: the dead letters.
 
     Raises:
-        BrokerError: the URL is wrong.
+        BrokerError: the URL is wrong, or the server could not be started.
+        MissingExtra: there is no server to start.
     """
 
-    def __init__(self, broker: str | Broker) -> None:
-        self.broker = _broker(broker)
+    def __init__(self, broker: str | Broker | object = "", *, start_server: bool = False) -> None:
+        self._server = start_for(broker) if start_server else None
+        self.broker = _broker(broker or (LOCAL_URL if start_server else ""))
         self.tasks: dict[str, Task[..., Any]] = {}
         self.dead = DeadLetters(self)
         self._driver: Driver | None = None
@@ -94,8 +102,26 @@ class Yard:
         self._opening = threading.Lock()
         self._declared: set[str] = set()
         self._reader = self._make_reader()
+        self._make_ways_in()
 
     # Declaring
+
+    def queue(self, name: str, *, partitions: int) -> None:
+        """Declare how a queue is kept. A queue that nobody declares is made when it is used.
+
+        Arguments:
+            name: its name.
+            partitions: over how many parts of a Redis (Cluster) a new queue is spread, 1 to 1024.
+                A shard is always in one of them, so its order holds. An existing queue keeps what
+                it has, unless `taskyard split` doubles it. Other brokers keep all in one place.
+
+        Raises:
+            PolicyError: the name or the number is wrong.
+        """
+        checked_name("queue", name)
+        if type(partitions) is not int or not 1 <= partitions <= 1024:
+            raise PolicyError(f"partitions must be from 1 to 1,024, not {partitions!r}")
+        self.broker.set_partitions(name, partitions)
 
     @overload
     def task(self, function: type[Handler[T]], /) -> Task[[T], Any]: ...
@@ -301,14 +327,44 @@ class Yard:
         if task.name not in self._declared and task.known:
             self.driver.run(self.broker.declare(task.group, task.group_policy))
             self._declared.add(task.name)
-        self.driver.run(self.broker.put(puts))
+        buffered = self._buffers.mine()
+        if buffered is None:
+            self._coalescer.put(puts)
+        else:
+            buffered.put(puts)
 
     async def put_async(self, task: Task[..., Any], puts: Sequence[Put]) -> None:
         """Store messages of a task without blocking the event loop."""
         if task.name not in self._declared and task.known:
             await self.async_driver.run(self.broker.declare(task.group, task.group_policy))
             self._declared.add(task.name)
-        await self.async_driver.run(self.broker.put(puts))
+        buffered = self._buffers.mine()
+        if buffered is None:
+            await self._async_coalescer.put(puts)
+        else:
+            await buffered.put_async(puts)
+
+    def buffered(self) -> Buffered:
+        """Gather what a block enqueues, and store it by a thousand messages or 4 MiB at once.
+
+        Use it by `with`, or by `async with` in coroutines. It concerns what the thread, or the
+        task, that entered the block enqueues for this yard. What `enqueue` returns there can be
+        waited for after the block.
+
+        The block is no transaction, it only saves time: what was enqueued before it ends by an
+        error is stored nevertheless, as it would be without the block. If the process dies, what
+        was gathered is lost. A `delay` counts from when the message is stored.
+
+        The block, and each `enqueue` in it, may raise what `Task.enqueue` raises, with the ids of
+        the messages that were not stored, of whichever call: these are only those that were
+        refused themselves, or all that were gathered if the broker was not available. All ids are
+        in the block's `not_stored`. When an error comes out of the block already, this is noted
+        at that one.
+
+        A block within a block adds to what the outer one gathered, and stores all of it at its
+        end.
+        """
+        return Buffered(self._buffers)
 
     # Looking
 
@@ -399,13 +455,24 @@ class Yard:
             broker: a URL, or a broker.
 
         Raises:
-            BrokerError: the URL is wrong.
+            BrokerError: the URL is wrong, or a block of `buffered` is open.
         """
+        if self._buffers.are_open():
+            raise BrokerError(
+                "another broker cannot be used within `with yard.buffered()`: end the block first"
+            )
         self.close()
         self.broker = _broker(broker)
         self._async_driver = None
         self._declared.clear()
         self._reader = self._make_reader()
+        self._make_ways_in()
+
+    def _make_ways_in(self) -> None:
+        driver, async_driver = (lambda: self.driver), (lambda: self.async_driver)
+        self._coalescer = Coalescer(self.broker, driver)
+        self._async_coalescer = AsyncCoalescer(self.broker, async_driver)
+        self._buffers = Buffers(self.broker, driver, async_driver)
 
     def _make_reader(self) -> RecordReader:
         broker = self.broker
@@ -482,12 +549,18 @@ def _check_handler(function: Any) -> None:
         raise PolicyError(f"{function!r} has a yield in it, so calling it would run nothing")
 
 
-def _broker(given: str | Broker) -> Broker:
+def _broker(given: object) -> Broker:
     if isinstance(given, str):
         return open_broker(given)
-    if not hasattr(given, "async_driver"):
-        raise BrokerError(f"a broker is a URL (sqlite:///yard.db) or a broker, not {given!r}")
-    return given
+    if hasattr(given, "async_driver"):
+        return cast("Broker", given)
+    found = open_client(given)
+    if found is None:
+        raise BrokerError(
+            f"a broker is a URL (sqlite:///yard.db), a broker or a client of redis-py,"
+            f" not {given!r}"
+        )
+    return found
 
 
 class DeadLetters:

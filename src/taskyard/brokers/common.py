@@ -16,6 +16,7 @@ __all__ = [
     "PROMOTED",
     "REAPED",
     "STEP_BYTES",
+    "SUPERVISED",
     "in_chunks",
     "lost_failure",
 ]
@@ -28,6 +29,9 @@ CHUNK = 500
 """Records and dead letters that a step of a longer operation touches."""
 STEP_BYTES = 4 << 20
 """Payload bytes after which a step leaves the rest to the next, though it may touch more rows."""
+
+SUPERVISED = "TASKYARD_SUPERVISED"
+"""Set in the environment of worker processes that a supervisor replaces at times."""
 
 NO_ATTEMPT = frozenset({Reason.EXPIRED, Reason.UNREADABLE, Reason.WORKER_LOST})
 """Reasons to bury a message whose handler did not fail."""

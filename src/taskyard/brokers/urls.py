@@ -9,7 +9,10 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from taskyard.brokers.base import Broker
 from taskyard.errors import BrokerError, MissingExtra, UnknownScheme
 
-__all__ = ["open_broker"]
+__all__ = ["LOCAL_URL", "open_broker", "open_client", "start_for"]
+
+LOCAL_URL = "redis://127.0.0.1:6379/0"
+"""Where a server of one's own is started if nothing else is said."""
 
 _LATER = {"postgresql": "postgres", "postgres": "postgres"}
 
@@ -80,7 +83,8 @@ def open_broker(url: str) -> Broker:
 
     Arguments:
         url: `memory://`, or `sqlite:///relative.db`, `sqlite:////absolute.db` with
-            `?synchronous=full|extra|normal|off&busy=30` behind it.
+            `?synchronous=full|extra|normal|off&busy=30` behind it, or that of a Redis (see
+            `taskyard.brokers.redis.options.parse_url`).
 
     Returns:
         The broker.
@@ -105,6 +109,53 @@ def open_broker(url: str) -> Broker:
     except ModuleNotFoundError as error:
         if not extra:
             raise
-        raise MissingExtra(
-            f"{scheme}:// needs the package {error.name}: pip install 'taskyard[{extra}]'"
-        ) from error
+        raise _missing(f"{scheme}://", error, extra) from error
+
+
+def open_client(client: object) -> Broker | None:
+    """Make the broker of the server that a client object of redis-py speaks to.
+
+    Arguments:
+        client: a `Redis` or `RedisCluster`, of `redis` or of `redis.asyncio`.
+
+    Returns:
+        The broker; None if it is no such object.
+
+    Raises:
+        BrokerError: it has a setting that cannot be carried over.
+    """
+    if not any(kind.__module__.partition(".")[0] == "redis" for kind in type(client).__mro__):
+        return None
+    from taskyard.brokers.redis import RedisBroker, from_client
+
+    return RedisBroker(from_client(client))
+
+
+def start_for(broker: object) -> object:
+    """Start a Redis server of one's own; see `Yard`.
+
+    Arguments:
+        broker: the URL where it is to be; "": `LOCAL_URL`.
+
+    Returns:
+        What must be kept as long as the server is to run.
+
+    Raises:
+        BrokerError: this is no URL of a Redis on this machine, or the server does not start.
+        MissingExtra: redis-py is not installed, or there is no server to start.
+    """
+    url = broker or LOCAL_URL
+    if not isinstance(url, str) or not url.startswith("redis://"):
+        raise BrokerError(
+            f"start_server=True starts a Redis on this machine: give a URL like {LOCAL_URL},"
+            f" or none, not {broker!r}"
+        )
+    try:
+        from taskyard.brokers.redis.local import start_local
+    except ModuleNotFoundError as error:
+        raise _missing("start_server=True", error, "redis") from error
+    return start_local(url)
+
+
+def _missing(what: str, error: ModuleNotFoundError, extra: str) -> MissingExtra:
+    return MissingExtra(f"{what} needs the package {error.name}: pip install 'taskyard[{extra}]'")

@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from taskyard.brokers.common import SUPERVISED
 from taskyard.errors import TaskyardError, WorkerError
 from taskyard.worker.run import HARD, STOPPING, Signals, TaskSource, check_shared, serve
 from taskyard.worker.settings import WorkerSettings
@@ -328,6 +329,7 @@ def _child_main(
 
 
 def _work(load: Load, settings: WorkerSettings, owner: str, pipe: Connection) -> bytes:
+    os.environ[SUPERVISED] = "1"
     source = load()
     check_shared(source)
     worker = serve(

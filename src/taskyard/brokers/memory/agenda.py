@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import heapq
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
-__all__ = ["Agenda"]
+__all__ = ["Agenda", "Key"]
 
 Item = TypeVar("Item")
-Key = tuple[int, int]
+Key: TypeAlias = tuple[int, int] | tuple[int, int, str]
+"""Of one shape within an agenda. Texts go by code point: by their UTF-8 bytes, as elsewhere."""
 
 _SLACK = 64
 
@@ -19,10 +20,12 @@ class Agenda(Generic[Item]):
     A heap whose outdated entries are dropped when they surface, or when they are the majority.
     """
 
-    __slots__ = ("_heap", "_keys")
+    __slots__ = ("_heap", "_keys", "_pushed")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[Key, Item]] = []
+        # Numbered: an outdated entry may have the key of a new item, and items have no order.
+        self._heap: list[tuple[Key, int, Item]] = []
+        self._pushed = 0
         self._keys: dict[Item, Key] = {}
 
     def __len__(self) -> int:
@@ -37,7 +40,8 @@ class Agenda(Generic[Item]):
         if self._keys.get(item) == key:
             return
         self._keys[item] = key
-        heapq.heappush(self._heap, (key, item))
+        self._pushed += 1
+        heapq.heappush(self._heap, (key, self._pushed, item))
         self._shrink()
 
     def drop(self, item: Item) -> None:
@@ -49,9 +53,9 @@ class Agenda(Generic[Item]):
         """The first item with its key; None when there is none."""
         heap = self._heap
         while heap:
-            key, item = heap[0]
+            key, _, item = heap[0]
             if self._keys.get(item) == key:
-                return heap[0]
+                return key, item
             heapq.heappop(heap)
         return None
 
@@ -69,5 +73,5 @@ class Agenda(Generic[Item]):
 
     def _shrink(self) -> None:
         if len(self._heap) > 2 * len(self._keys) + _SLACK:
-            self._heap = [(key, item) for item, key in self._keys.items()]
+            self._heap = [(key, 0, item) for item, key in self._keys.items()]
             heapq.heapify(self._heap)

@@ -46,6 +46,7 @@ class MemoryBroker:
 
     durable = False
     shared = False
+    expires_records = False
 
     def __init__(
         self,

@@ -19,7 +19,7 @@ from taskyard.brokers.base import (
 )
 from taskyard.brokers.common import NO_ATTEMPT, REAPED, lost_failure
 from taskyard.brokers.lane import Flush, cap_after_loss, flush, is_given_up, take
-from taskyard.brokers.memory.agenda import Agenda
+from taskyard.brokers.memory.agenda import Agenda, Key
 from taskyard.brokers.memory.groups import GroupState, OpenClaim, Part
 from taskyard.brokers.memory.lanes import Lane, Room
 from taskyard.brokers.memory.state import Delayed, MemoryState
@@ -212,7 +212,7 @@ class Claimer:
         return None
 
     def _first_group(self) -> GroupState | None:
-        first: tuple[tuple[int, int], GroupState] | None = None
+        first: tuple[Key, GroupState] | None = None
         for group in self._served:
             head = group.ready.first()
             if head is not None and (first is None or head[0] < first[0]):
@@ -225,7 +225,7 @@ class Claimer:
         room = Room(self._served[group], self._want.bytes, alone=alone)
         taken: list[ClaimedLane] = []
         served: list[Lane] = []
-        passed: list[tuple[Lane, tuple[int, int]]] = []
+        passed: list[tuple[Lane, Key]] = []
         while room.messages > 0 and (head := lanes.first()) is not None:
             key, lane = head
             part = _take_from(lane, room, self._state.now, otherwise, begun=bool(taken))

@@ -92,6 +92,7 @@ class GroupState:
 
     Attributes:
         key: its key.
+        number: rises with every group made.
         policy: what was declared, or the default.
         declared: whether it was.
         lanes: those that are not idle, by shard.
@@ -109,13 +110,15 @@ class GroupState:
         "filling",
         "key",
         "lanes",
+        "number",
         "policy",
         "ready",
         "totals",
     )
 
-    def __init__(self, key: Group) -> None:
+    def __init__(self, key: Group, number: int) -> None:
         self.key = key
+        self.number = number
         self.policy = GroupPolicy()
         self.declared = False
         self.lanes: dict[str, Lane] = {}

@@ -136,19 +136,17 @@ class Lane:
     Attributes:
         group: its group.
         shard: its key.
-        number: rises with every lane made.
         state: what decides about its place.
         place: where it is.
         at: when it must be looked at again, while it is `LATER`.
         changed: whether its state was changed since its place was decided.
     """
 
-    __slots__ = ("_fifos", "at", "changed", "group", "number", "place", "shard", "state")
+    __slots__ = ("_fifos", "at", "changed", "group", "place", "shard", "state")
 
-    def __init__(self, group: GroupState, shard: str, number: int) -> None:
+    def __init__(self, group: GroupState, shard: str) -> None:
         self.group = group
         self.shard = shard
-        self.number = number
         self.state = LaneState()
         self.place = Place.NOWHERE
         self.at = 0

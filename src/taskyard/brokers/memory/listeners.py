@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import itertools
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from taskyard.brokers.base import Group, GroupWant
+from taskyard.brokers.listener import WokenListener
 
 __all__ = ["Listeners", "MemoryListener"]
 
@@ -19,71 +17,26 @@ Item = TypeVar("Item")
 _numbers = itertools.count(1)
 
 
-class MemoryListener:
+class MemoryListener(WokenListener):
     """A sleeper of the memory broker.
 
     Arguments:
         leave: tells the broker that it stops listening.
 
     Attributes:
-        name: what operations take as `listener`.
         wants: the groups that it serves; the broker's.
         next_at: when it wakes by itself, 0: never; the broker's.
     """
 
     def __init__(self, leave: Callable[[MemoryListener], None]) -> None:
-        self.name = f"memory-{next(_numbers)}"
+        super().__init__(f"memory-{next(_numbers)}")
         self.wants: dict[Group, GroupWant] = {}
         self.next_at = 0
         self._leave = leave
-        self._changed = threading.Condition()
-        self._woken = False
-        self._closed = False
-        self._tasks: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
-    def wake(self) -> None:
-        """End a wait: the one that is going on, or else the next."""
-        with self._changed:
-            self._woken = True
-            self._changed.notify_all()
-            for loop, event in self._tasks:
-                # A loop that was closed has nobody left to wake.
-                with contextlib.suppress(RuntimeError):
-                    loop.call_soon_threadsafe(event.set)
-
-    def wait(self, timeout: float) -> bool:
-        with self._changed:
-            self._changed.wait_for(self._is_over, min(timeout, threading.TIMEOUT_MAX))
-            return self._consume()
-
-    async def wait_async(self, timeout: float) -> bool:
-        event = asyncio.Event()
-        entry = (asyncio.get_running_loop(), event)
-        with self._changed:
-            if self._is_over():
-                return self._consume()
-            self._tasks.append(entry)
-        try:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(timeout, threading.TIMEOUT_MAX)):
-                    await event.wait()
-        finally:
-            with self._changed:
-                self._tasks.remove(entry)
-        with self._changed:
-            return self._consume()
-
-    def close(self) -> None:
-        self._closed = True
+    def leave(self) -> None:
+        """Tell the broker."""
         self._leave(self)
-        self.wake()
-
-    def _is_over(self) -> bool:
-        return self._woken or self._closed
-
-    def _consume(self) -> bool:
-        woken, self._woken = self._woken, False
-        return woken and not self._closed
 
 
 class Listeners:

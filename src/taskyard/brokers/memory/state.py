@@ -56,7 +56,6 @@ class MemoryState:
         self.due: list[Delayed] = []
         self._last_sequence = 0
         self._last_turn = 0
-        self._last_lane = 0
         self._ready_news: dict[GroupState, None] = {}
         self._time_news: dict[GroupState, int] = {}
 
@@ -74,15 +73,14 @@ class MemoryState:
         """A group; an unknown one is added, undeclared."""
         group = self.groups.get(key)
         if group is None:
-            group = self.groups[key] = GroupState(key)
+            group = self.groups[key] = GroupState(key, len(self.groups))
         return group
 
     def lane(self, group: GroupState, shard: str) -> Lane:
         """A lane, made if it is missing. `settle_down` forgets it when it stays idle."""
         lane = group.lanes.get(shard)
         if lane is None:
-            self._last_lane += 1
-            lane = group.lanes[shard] = Lane(group, shard, self._last_lane)
+            lane = group.lanes[shard] = Lane(group, shard)
         return lane
 
     def settle_down(self, lane: Lane, *, served: bool = False) -> None:
@@ -126,11 +124,12 @@ class MemoryState:
             self._ready_news[lane.group] = None
 
     def _make_later(self, lane: Lane, at: int) -> None:
-        self._later.put(lane, (at, lane.number))
+        key = (at, lane.group.number, lane.shard)
+        self._later.put(lane, key)
         if lane.state.blocked > self.now:
             lane.group.filling.drop(lane)
         else:
-            lane.group.filling.put(lane, (at, lane.number))
+            lane.group.filling.put(lane, key)
         self._note_time(lane.group, at)
 
     def _note_time(self, group: GroupState, at: int) -> None:

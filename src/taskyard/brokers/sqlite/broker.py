@@ -84,6 +84,7 @@ class SQLiteBroker:
 
     durable = True
     shared = True
+    expires_records = False
 
     def __init__(
         self,

@@ -136,14 +136,14 @@ class Lanes:
     def filling(self, group: GroupRow, limit: int) -> list[Lane]:
         """Lanes that wait for something that only time brings."""
         return self._read(
-            group, "place = 2 AND blocked <= ? ORDER BY at, id LIMIT ?", self._tx.now, limit
+            group, "place = 2 AND blocked <= ? ORDER BY at, shard LIMIT ?", self._tx.now, limit
         )
 
     def due(self, limit: int) -> list[Lane]:
         """Lanes of any group whose time has come."""
         rows = self._tx.execute(
             f"SELECT grp, {_COLUMNS} FROM taskyard_lane WHERE place = 2 AND at <= ?"
-            " ORDER BY at, id LIMIT ?",
+            " ORDER BY at, grp, shard LIMIT ?",
             (self._tx.now, limit),
         ).fetchall()
         return [self._known(self._tx.group_by_id(row[0]), row[1:]) for row in rows]

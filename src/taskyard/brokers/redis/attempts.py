@@ -1,0 +1,404 @@
+"""Carrying out calls whatever happens: what to send, when to try again, when to give up.
+
+Nothing here does I/O. `perform` yields requests, which a driver carries out in its own way, and
+gets their outcomes. So there is one set of rules for threads and for event loops.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+import time
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from taskyard.brokers.redis.calls import Argument, Call, container_key
+from taskyard.brokers.redis.connect import pack
+from taskyard.brokers.redis.failures import (
+    Broken,
+    NoAnswer,
+    NotConfirmed,
+    Refusal,
+    Remedy,
+    exhausted,
+    final,
+    remedy,
+)
+from taskyard.brokers.redis.options import Address, RedisOptions
+from taskyard.brokers.redis.topology import Directory, directory_for
+
+__all__ = [
+    "Check",
+    "Drop",
+    "Exchange",
+    "LookUp",
+    "Parcel",
+    "Pause",
+    "Request",
+    "Scene",
+    "Wire",
+    "every",
+    "perform",
+    "single",
+]
+
+FIRST_PAUSE = 0.01
+LONGEST_PAUSE = 0.5
+"""Seconds between attempts, at most: before the second one, and in the end."""
+TURNS = 5
+"""How often a call follows a redirection, or loads its script, without a pause."""
+
+Check: TypeAlias = Callable[[], Generator[Sequence[Argument], Any, None]]
+"""Looks at a server before its first call: a generator that yields commands and gets their
+replies (a `Refusal` for an error), and raises a BrokerError if the server will not do."""
+
+
+class Wire:
+    """A logical connection: the scripts remember its last call, to recognise a repeated one.
+
+    Attributes:
+        slot: its name.
+    """
+
+    __slots__ = ("_number", "slot")
+
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """Take another name: a call was given up, and may still arrive."""
+        self.slot = secrets.token_urlsafe(9)
+        self._number = 0
+
+    def next_number(self) -> int:
+        """Begin a new call."""
+        self._number += 1
+        return self._number
+
+
+class Scene:
+    """What the calls of a driver have in common. Safe to share between threads.
+
+    Attributes:
+        options: where the server is, and how long to try.
+        clock: None: the server's.
+        check: looks at each server before its first call.
+        checked: the servers that it has looked at.
+        directory: who is responsible for what.
+    """
+
+    def __init__(
+        self, options: RedisOptions, clock: Callable[[], int] | None, check: Check | None
+    ) -> None:
+        self.options = options
+        self.clock = clock
+        self.check = check
+        self.checked: set[Address] = set()
+        self.directory: Directory = directory_for(options)
+
+
+class Parcel(NamedTuple):
+    """Commands for one server, and how many replies they have."""
+
+    address: Address
+    data: bytes
+    replies: int
+
+
+class Exchange(NamedTuple):
+    """Send parcels and wait for all replies; a list of them, or a `Broken`, for each."""
+
+    parcels: list[Parcel]
+
+
+class Pause(NamedTuple):
+    """Wait."""
+
+    seconds: float
+
+
+class LookUp(NamedTuple):
+    """Let the directory look up who is responsible; an exception if it cannot."""
+
+    directory: Directory
+
+
+class Drop(NamedTuple):
+    """Close the connection to a server."""
+
+    address: Address
+
+
+Request: TypeAlias = Exchange | Pause | LookUp | Drop
+
+
+class _Job:
+    """One call on its way.
+
+    Attributes:
+        now: what its clock says, "" for the server's.
+        count: how many commands it took this time.
+        loads: whether its script has to be loaded first.
+        turns: how often it was sent on at once.
+        doubtful: whether an answer was lost, so that it may have been carried out.
+    """
+
+    __slots__ = (
+        "address",
+        "call",
+        "count",
+        "done",
+        "doubtful",
+        "loads",
+        "now",
+        "number",
+        "outcome",
+        "turns",
+        "wire",
+    )
+
+    def __init__(self, call: Call, wire: Wire, now: int | str) -> None:
+        self.call = call
+        self.now = now
+        self.count = 1
+        self.wire = wire
+        self.number = wire.next_number()
+        self.address: Address | None = None
+        self.done = False
+        self.outcome: Any = None
+        self.loads = False
+        self.turns = 0
+        self.doubtful = False
+
+    def end(self, outcome: Any) -> None:
+        self.outcome = outcome
+        self.done = True
+
+
+class _Attempts:
+    """The calls of one step, from the first attempt to the last."""
+
+    def __init__(self, scene: Scene, calls: Sequence[Call], wires: Sequence[Wire]) -> None:
+        self._scene = scene
+        self._jobs = [
+            _Job(call, wire, "" if scene.clock is None else scene.clock())
+            for call, wire in zip(calls, wires, strict=True)
+        ]
+        self._failing_since = 0.0
+        self._pauses = 0
+        self._trouble: tuple[Address | None, Exception] | None = None
+        self._drops: list[Address] = []
+
+    def run(self) -> Generator[Request, Any, list[Any]]:
+        try:
+            waiting = self._jobs
+            while waiting:
+                if (yield from self._locate(waiting)):
+                    yield from self._attempt(waiting)
+                if self._trouble is not None:
+                    yield from self._recover(*self._trouble)
+                waiting = [job for job in waiting if not job.done]
+            return [job.outcome for job in self._jobs]
+        finally:
+            for job in self._jobs:
+                # Also if the runner was interrupted: its outcome is not known.
+                if job.doubtful or not job.done:
+                    job.wire.renew()
+
+    # One attempt
+
+    def _locate(self, waiting: list[_Job]) -> Generator[Request, Any, bool]:
+        directory = self._scene.directory
+        error: Exception | None = None
+        for job in waiting:
+            job.address = directory.find(job.call.tag)
+            if job.address is None and error is None:
+                error = yield LookUp(directory)
+                job.address = directory.find(job.call.tag)
+            if job.address is None:
+                nobody = Refusal("CLUSTERDOWN", "no node serves the hash slot")
+                address, reason = None, error or nobody
+                if isinstance(reason, NoAnswer):
+                    address, reason = reason.address, reason.error
+                self._failed(waiting, address, reason)
+                return False
+        return True
+
+    def _attempt(self, waiting: list[_Job]) -> Generator[Request, Any, None]:
+        shares: dict[Address, list[_Job]] = {}
+        for job in waiting:
+            if job.address is not None:
+                shares.setdefault(job.address, []).append(job)
+        if self._scene.check is not None:
+            for address in [new for new in shares if new not in self._scene.checked]:
+                if not (yield from self._checks(address, self._scene.check(), shares[address])):
+                    del shares[address]
+        parcels = [self._parcel(address, jobs) for address, jobs in shares.items()]
+        outcomes = yield Exchange(parcels)
+        for (address, jobs), outcome in zip(shares.items(), outcomes, strict=True):
+            if isinstance(outcome, Broken):
+                self._broken(address, jobs, outcome)
+            else:
+                self._replied(address, jobs, outcome)
+        while self._drops:
+            yield Drop(self._drops.pop())
+
+    def _checks(
+        self, address: Address, check: Generator[Sequence[Argument], Any, None], jobs: list[_Job]
+    ) -> Generator[Request, Any, bool]:
+        reply: Any = None
+        try:
+            while True:
+                command = check.send(reply)
+                [outcome] = yield Exchange([Parcel(address, pack(command), 1)])
+                if isinstance(outcome, Broken):
+                    self._broken(address, jobs, outcome._replace(sent=False))
+                    return False
+                reply = outcome[0]
+                if isinstance(reply, Refusal) and remedy(reply) is not Remedy.NONE:
+                    self._failed(jobs, address, reply)
+                    return False
+        except StopIteration:
+            self._scene.checked.add(address)
+            return True
+        finally:
+            check.close()
+
+    # What is sent
+
+    def _parcel(self, address: Address, jobs: list[_Job]) -> Parcel:
+        commands = [command for job in jobs for command in self._commands(job)]
+        if len(commands) == 1:
+            return Parcel(address, pack(commands[0]), 1)
+        return Parcel(address, b"".join(map(pack, commands)), len(commands))
+
+    def _commands(self, job: _Job) -> list[Sequence[Argument]]:
+        options, call = self._scene.options, job.call
+        key = container_key(options.prefix, call.tag)
+        commands: list[Sequence[Argument]] = [
+            ("EVALSHA", call.script.sha, 1, key, job.wire.slot, job.number, job.now, *call.args)
+        ]
+        if job.loads:
+            commands.insert(0, ("SCRIPT", "LOAD", call.script.source))
+        if options.wait_replicas:
+            if job.doubtful:
+                # WAIT is for what its own connection wrote, and a repeated call writes nothing.
+                commands.append(("SET", f"{key}:wait", "", "PX", 1000))
+            commands.append(("WAIT", options.wait_replicas, round(options.timeout * 500) or 1))
+        job.count = len(commands)
+        return commands
+
+    # What comes back
+
+    def _replied(self, address: Address, jobs: list[_Job], replies: list[Any]) -> None:
+        at = 0
+        for job in jobs:
+            own = replies[at : at + job.count]
+            at += job.count
+            refused = next((reply for reply in own if isinstance(reply, Refusal)), None)
+            reply = own[int(job.loads)]
+            job.loads = False
+            if refused is not None:
+                self._refused(job, address, refused)
+            elif not self._scene.options.wait_replicas or own[-1] >= self._wanted:
+                job.doubtful = False
+                job.end(reply)
+            else:
+                job.doubtful = True
+                self._failed([job], address, self._unconfirmed(address, own[-1]))
+
+    @property
+    def _wanted(self) -> int:
+        return self._scene.options.wait_replicas
+
+    def _unconfirmed(self, address: Address, confirmed: int) -> NotConfirmed:
+        return NotConfirmed(
+            f"Redis at {address} did what was asked, but only {confirmed} of {self._wanted} "
+            f"replicas (wait_replicas={self._wanted}) have it: it is lost if this server fails "
+            f"before they do. What is put again may be there twice"
+        )
+
+    def _refused(self, job: _Job, address: Address, error: Refusal) -> None:
+        helps = remedy(error)
+        job.turns += 1
+        if helps is Remedy.REDIRECT:
+            host, _, port = error.text.split(" ")[-1].rpartition(":")
+            named = Address(host or address.host, int(port))
+            if not self._scene.directory.redirect(job.call.tag, named):
+                job.end(final(address, error))
+                return
+        if helps is Remedy.LOAD:
+            job.loads = True
+        if helps not in (Remedy.LOAD, Remedy.REDIRECT) or job.turns > TURNS:
+            self._failed([job], address, error)
+
+    def _broken(self, address: Address, jobs: list[_Job], outcome: Broken) -> None:
+        for job in jobs:
+            job.doubtful |= outcome.sent
+        # A server closes connections that are idle: that is no failure yet.
+        if outcome.reused and not isinstance(outcome.error, TimeoutError | Refusal):
+            self._scene.directory.doubt(address)
+        else:
+            self._failed(jobs, address, outcome.error)
+
+    def _failed(self, jobs: list[_Job], address: Address | None, error: Exception) -> None:
+        helps = remedy(error)
+        if helps is Remedy.NONE:
+            for job in jobs:
+                if isinstance(error, Refusal):
+                    job.doubtful = False  # the server answered this very call
+                job.end(final(address, error))
+            return
+        if helps is Remedy.RECONNECT and address is not None:
+            self._scene.directory.doubt(address)
+            self._drops.append(address)
+        self._trouble = (address, error)
+
+    # Between attempts
+
+    def _recover(self, address: Address | None, error: Exception) -> Generator[Request, Any, None]:
+        self._trouble = None
+        now = time.monotonic()
+        self._failing_since = self._failing_since or now
+        tried = now - self._failing_since
+        remaining = self._scene.options.retry - tried
+        if remaining <= 0:
+            for job in self._jobs:
+                if not job.done:
+                    job.end(exhausted(address, error, tried, doubtful=job.doubtful))
+            return
+        pause = min(FIRST_PAUSE * 2 ** min(self._pauses, 10), LONGEST_PAUSE)
+        self._pauses += 1
+        yield Pause(min(pause * random.uniform(0.5, 1.0), remaining))
+
+
+def perform(
+    scene: Scene, calls: Sequence[Call], wires: Sequence[Wire]
+) -> Generator[Request, Any, list[Any]]:
+    """Carry out independent calls.
+
+    Arguments:
+        scene: the driver's.
+        calls: what to call.
+        wires: one for each call, used by nobody else meanwhile.
+
+    Returns:
+        For each call its reply, or the exception that it ended with.
+    """
+    return _Attempts(scene, calls, wires).run()
+
+
+def single(outcomes: list[Any]) -> Any:
+    """Give the only reply, or raise the exception in its place."""
+    [outcome] = outcomes
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def every(outcomes: list[Any]) -> list[Any]:
+    """Give all replies, or raise the first exception among them."""
+    for outcome in outcomes:
+        if isinstance(outcome, Exception):
+            raise outcome
+    return outcomes

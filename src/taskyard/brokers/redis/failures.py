@@ -1,0 +1,245 @@
+"""What can go wrong with a Redis, what helps, and how it is told."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import ssl
+from enum import Enum
+from typing import NamedTuple
+
+from taskyard.brokers.redis.calls import ScriptError
+from taskyard.brokers.redis.options import Address
+from taskyard.errors import BrokerError, BrokerInaccessible, BrokerUnavailable
+
+__all__ = [
+    "Broken",
+    "NoAnswer",
+    "NotConfirmed",
+    "NotRedis",
+    "Refusal",
+    "Remedy",
+    "exhausted",
+    "final",
+    "refusal",
+    "remedy",
+]
+
+
+class Refusal(Exception):
+    """An error that a server replied.
+
+    Attributes:
+        code: its first word, as in `NOSCRIPT`; `ERR` if it has none.
+        text: the rest.
+    """
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(f"{code} {text}".strip())
+        self.code = code
+        self.text = text
+
+
+class NotRedis(Exception):
+    """Whoever answered does not speak the protocol of Redis.
+
+    Arguments:
+        found: what it speaks instead.
+    """
+
+    def __init__(self, found: str) -> None:
+        super().__init__(f"who answers does not speak as a Redis should: {found}")
+
+
+class NotConfirmed(BrokerError):
+    """What was written is on the master, but on too few replicas: it is lost if that one fails."""
+
+
+class NoAnswer(Exception):
+    """Nobody could say which server is responsible.
+
+    Attributes:
+        address: who was asked, of several the one whose error tells most.
+        error: what came of it.
+    """
+
+    def __init__(self, address: Address, error: Exception) -> None:
+        super().__init__(f"{address}: {error}")
+        self.address = address
+        self.error = error
+
+
+class Broken(NamedTuple):
+    """An exchange without an answer; its connection is gone.
+
+    Attributes:
+        error: why.
+        reused: whether it had answered before, so that the server may have closed it meanwhile.
+        sent: whether the server may have done what was asked.
+    """
+
+    error: Exception
+    reused: bool
+    sent: bool
+
+
+class Remedy(Enum):
+    """What helps against an error."""
+
+    REPEAT = "ask again in a while"
+    RECONNECT = "look up who answers now, and ask again in a while"
+    LOAD = "load the script"
+    REDIRECT = "ask the one that it names"
+    NONE = "somebody has to mend it"
+
+
+_REMEDIES = {
+    "NOSCRIPT": Remedy.LOAD,
+    "MOVED": Remedy.REDIRECT,
+    # While a hash slot moves, its keys are on two servers, and a script would see some of them.
+    # A container's own key never exists, so the old server says ASK before it runs the script,
+    # until the slot has moved; the answer is to wait, not to follow.
+    "ASK": Remedy.REPEAT,
+    "TRYAGAIN": Remedy.REPEAT,
+    "LOADING": Remedy.REPEAT,
+    "BUSY": Remedy.REPEAT,
+    "UNKILLABLE": Remedy.REPEAT,
+    "OOM": Remedy.REPEAT,
+    "MISCONF": Remedy.REPEAT,
+    "NOREPLICAS": Remedy.REPEAT,
+    "CLUSTERDOWN": Remedy.RECONNECT,
+    "MASTERDOWN": Remedy.RECONNECT,
+    "READONLY": Remedy.RECONNECT,
+}
+
+_CODE = re.compile(r"-?([A-Z][A-Z0-9]+)(?: |$)")
+_IN_SCRIPT_FORBIDDEN = re.compile(r"ACL failure in script|can't run this command")
+# Redis 6.2 wraps the error of a command that a script calls.
+_IN_SCRIPT = re.compile(r"@user_script: ?\d+: -?([A-Z]{2,}) (.*)", re.DOTALL)
+
+
+def refusal(reply: str) -> Refusal:
+    """Read an error reply.
+
+    Arguments:
+        reply: the line behind its minus sign.
+    """
+    match = _CODE.match(reply)
+    code, text = (match[1], reply[match.end() :]) if match else ("ERR", reply)
+    if code == "ERR" and (inner := _IN_SCRIPT.search(text)):
+        code, text = inner[1], inner[2]
+    return Refusal(code, text)
+
+
+def remedy(error: Exception) -> Remedy:
+    """Say what helps."""
+    if isinstance(error, Refusal):
+        if error.code == "ERR" and "max number of clients" in error.text:
+            return Remedy.RECONNECT
+        return _REMEDIES.get(error.code, Remedy.NONE)
+    if isinstance(error, ssl.SSLError):
+        # EOF in the middle of a handshake is a server that goes away.
+        passing = isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError)
+        return Remedy.RECONNECT if passing else Remedy.NONE
+    if isinstance(error, PermissionError):
+        return Remedy.NONE
+    return Remedy.RECONNECT if isinstance(error, OSError | NotConfirmed) else Remedy.NONE
+
+
+_CAUSES = {
+    "WRONGPASS": "the user or password is wrong",
+    "NOAUTH": "it wants a password, and the URL has none",
+    "NOPERM": "the ACL of this user forbids it",
+    "OOM": "its memory is full (maxmemory): make room, or allow it more",
+    "LOADING": "it still loads its data",
+    "BUSY": "a script has been running for long",
+    "UNKILLABLE": "a script has been running for long",
+    "READONLY": "it is a replica, and takes no writes",
+    "MISCONF": "it cannot save its data to disk, and takes no writes",
+    "NOREPLICAS": "too few of its replicas are there (min-replicas-to-write)",
+    "MASTERDOWN": "it is a replica that has lost its master",
+    "CLUSTERDOWN": "the cluster is down",
+    "ASK": "the hash slot is being moved",
+    "TRYAGAIN": "the hash slot is being moved",
+    "EXECABORT": "it dropped a transaction",
+    "MOVED": "it is a node of a cluster: write redis+cluster://, or rediss+cluster://",
+}
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, Refusal):
+        cause = _CAUSES.get(error.code)
+        if _IN_SCRIPT_FORBIDDEN.search(error.text):
+            cause = "the ACL of this user forbids a command that the scripts use"
+        elif error.code == "ERR" and "DB index" in error.text:
+            cause = "it has no database of this number"
+        elif error.code == "ERR" and "cluster support disabled" in error.text:
+            cause = "it is no node of a cluster: write redis://, or rediss://"
+        elif error.code == "ERR" and "SELECT is not allowed" in error.text:
+            cause = "a cluster has database 0 only"
+        elif error.code == "ERR" and "without any password configured" in error.text:
+            cause = "it has no password, and the URL gives one"
+        return f"{cause} ({error})" if cause else str(error)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is refused: {error.verify_message}; is ca= right?"
+    if isinstance(error, ssl.SSLError):
+        return f"no TLS connection is possible ({error.reason or error}); does it speak TLS?"
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, OSError) and error.errno:
+        # asyncio has words of its own, and so have failed look-ups of names.
+        named = isinstance(error, socket.gaierror) and error.strerror
+        return named or os.strerror(error.errno)
+    return str(error) or type(error).__name__
+
+
+def final(address: Address | None, error: Exception) -> Exception:
+    """What to raise for an error against which nothing helps.
+
+    Arguments:
+        address: who gave it.
+        error: the error.
+    """
+    if isinstance(error, BrokerError):
+        return error
+    text = f"Redis at {address}: {_told(error)}"
+    if not isinstance(error, Refusal):
+        return BrokerInaccessible(text)
+    if error.code == "TASKYARD":
+        code, _, rest = error.text.partition(" ")
+        return ScriptError(code, rest)
+    mended_by_hand = error.code in {"WRONGPASS", "NOAUTH", "NOPERM", "MOVED"} or (
+        error.code == "ERR" and _NEEDS_SOMEBODY.search(error.text)
+    )
+    return BrokerInaccessible(text) if mended_by_hand else BrokerError(text)
+
+
+_NEEDS_SOMEBODY = re.compile(
+    r"DB index|SELECT is not allowed|invalid password|without any password configured"
+    r"|unknown command|cluster support disabled|ACL failure in script|can't run this command",
+    re.IGNORECASE,
+)
+
+
+def exhausted(
+    address: Address | None, error: Exception, seconds: float, *, doubtful: bool
+) -> BrokerError:
+    """What to raise when an error that could have passed did not.
+
+    Arguments:
+        address: who was asked last.
+        error: the last error.
+        seconds: for how long it was tried.
+        doubtful: whether an answer was lost, so that the call may have been carried out.
+    """
+    tried = f"tried for {seconds:.1f} s" if seconds else "tried once"
+    if isinstance(error, NotConfirmed):
+        return NotConfirmed(f"{error}; {tried}")
+    where = f" at {address}" if address is not None else ""
+    outcome = (
+        "an answer was lost, so it is not known whether the call was carried out"
+        if doubtful
+        else "nothing was stored"
+    )
+    return BrokerUnavailable(f"Redis{where}: {_told(error)}; {tried}; {outcome}")
