@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
 import msgspec
 
 from taskyard.brokers.base import Put
+from taskyard.coalesce import CHUNK_BYTES, CHUNK_MESSAGES
 from taskyard.errors import EnqueueError, PayloadError, PolicyError
 from taskyard.message import IdMaker, is_text
 from taskyard.policy import LONGEST, PRIORITIES, seconds
@@ -25,9 +26,6 @@ __all__ = ["OPTION_NAMES", "PLAIN", "Enqueuer", "Options", "Outlet", "make_optio
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-CHUNK_MESSAGES = 1000
-CHUNK_BYTES = 4 << 20
 
 _ids = IdMaker()
 
@@ -149,6 +147,32 @@ class Enqueuer(Generic[P, R]):
         priority = task.policy.priority if options.priority is None else _priority(options.priority)
         put = self._put(self._shard(args, kwargs), priority, [body], [message_id])
         return message_id, put
+
+    def put_of(self, item: Any) -> Put:
+        """Make the message of an item as `enqueue_many` does, without storing it.
+
+        Its shard is made of what the handler will get, not of the item: of an item that comes from
+        elsewhere, as JSON say, that may be something else.
+
+        Raises:
+            PayloadError: the item does not fit.
+            EnqueueError: its shard or id cannot be made.
+        """
+        task, shard = self._task, self._options.shard
+        given = self._options.id
+        message_id = _ids.take(1)[0] if given is None else _message_id(given)
+        try:
+            [body] = task.codec.encode_many([message_id], [item], group_task=task.envelope_task)
+        except PayloadError as error:
+            raise PayloadError(str(error).removeprefix("item 0: ")) from error.__cause__
+        if shard is not None:
+            key = shard_text(shard(item) if callable(shard) else shard)
+        elif task.policy.shard is not None:
+            _, args, kwargs = task.codec.decode(body)
+            key = task.sharding.of_call(args, kwargs)
+        else:
+            key = ""
+        return self._put(key, self._priority_of_item(item), [body], [message_id])
 
     def _put(self, shard: str, priority: int, bodies: list[bytes], ids: Sequence[str]) -> Put:
         ttl = self._task.result_ttl

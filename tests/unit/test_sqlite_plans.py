@@ -19,6 +19,9 @@ BATCH = Group("orders", "batch")
 # Not for every message: open claims are few, and so are sleepers and groups.
 FEW = ("taskyard_claim", "taskyard_listener", "taskyard_group", "taskyard_meta")
 
+# Lanes of equal times: at most those of one transaction or so. The words depend on the version.
+SORTS_TIES = ("USE TEMP B-TREE FOR RIGHT PART OF ORDER BY", "USE TEMP B-TREE FOR LAST ")
+
 
 class Traced(Harness):
     """A harness that knows which statements were run."""
@@ -99,11 +102,11 @@ def test_no_statement_of_daily_work_reads_a_whole_table(traced: Traced) -> None:
         ),
         (
             ["FROM taskyard_lane", "place = 2 AND blocked"],
-            ["SEARCH taskyard_lane USING INDEX taskyard_lane_filling (grp=?)"],
+            ["SEARCH taskyard_lane USING INDEX taskyard_lane_filling (grp=?)", SORTS_TIES],
         ),
         (
             ["SELECT grp", "FROM taskyard_lane", "place = 2 AND at <="],
-            ["SEARCH taskyard_lane USING INDEX taskyard_lane_later (at<?)"],
+            ["SEARCH taskyard_lane USING INDEX taskyard_lane_later (at<?)", SORTS_TIES],
         ),
         (
             ["FROM taskyard_lane WHERE id IN"],
@@ -123,7 +126,9 @@ def test_no_statement_of_daily_work_reads_a_whole_table(traced: Traced) -> None:
         ),
     ],
 )
-def test_the_plans_of_hot_statements(traced: Traced, parts: list[str], steps: list[str]) -> None:
+def test_the_plans_of_hot_statements(
+    traced: Traced, parts: list[str], steps: list[str | tuple[str, ...]]
+) -> None:
     plans = traced.plans(*parts)
     assert plans, sorted(traced.statements)
     for text, found in plans:

@@ -24,13 +24,16 @@ What every broker promises, and `tests/conformance` checks:
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from typing import Any, Protocol, TypeAlias, TypeVar
+from collections.abc import Generator, Hashable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
 from taskyard.brokers.lane import Flush, GroupPolicy
 from taskyard.message import Failure, State
+
+if TYPE_CHECKING:
+    from taskyard.brokers.inboxes import Inboxes
 
 __all__ = [
     "SHOWN_SHARDS",
@@ -421,6 +424,7 @@ class Broker(Protocol):
         durable: whether messages outlive the process.
         shared: whether several processes can use it.
         expires_records: whether the storage itself drops expired records: `tidy` then finds none.
+        inboxes: what other programs push values into; None: only this library puts messages.
     """
 
     url: str
@@ -428,12 +432,26 @@ class Broker(Protocol):
     shared: bool
     expires_records: bool
 
+    @property
+    def inboxes(self) -> Inboxes | None: ...
+
     def driver(self) -> Driver:
         """Make a driver for threads. Connecting is left to its first use."""
         ...
 
     def async_driver(self) -> AsyncDriver:
         """Make a driver for an event loop."""
+        ...
+
+    def set_partitions(self, queue: str, partitions: int) -> None:
+        """Say over how many partitions a queue is spread, if it is new.
+
+        A broker whose messages are all in one place passes it over.
+        """
+        ...
+
+    def partition(self, put: Put) -> Hashable:
+        """Name the partition that messages go to: a put is atomic within one."""
         ...
 
     def declare(

@@ -47,6 +47,7 @@ class MemoryBroker:
     durable = False
     shared = False
     expires_records = False
+    inboxes = None
 
     def __init__(
         self,
@@ -69,6 +70,12 @@ class MemoryBroker:
         return MemoryAsyncDriver(self)
 
     # Operations: each yields steps, and every step runs under the lock.
+
+    def set_partitions(self, queue: str, partitions: int) -> None:
+        """Do nothing: all messages are in one place."""
+
+    def partition(self, put: Put) -> None:
+        """All messages are in one place."""
 
     def declare(
         self, group: Group, policy: GroupPolicy, *, replace: bool = False

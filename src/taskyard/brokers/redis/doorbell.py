@@ -1,9 +1,11 @@
 """Being woken: one thread and one connection hear for all listeners of a driver.
 
 A script that has news does `PUBLISH <name of a listener> ""`; if nobody received it, nobody listens
-there any more, and it wakes another. What is published while a connection is down is lost, so
-whoever may have missed something is woken as soon as its subscription stands again. Until then it
-wakes by itself now and then.
+there any more, and it wakes another. (On a cluster, what is published on a node reaches the
+subscribers of all nodes, but only those of the same one are counted.)
+
+What is published while a connection is down is lost, so whoever may have missed something is woken
+as soon as its subscription stands again. Until then it wakes by itself now and then.
 """
 
 from __future__ import annotations

@@ -85,6 +85,7 @@ class SQLiteBroker:
     durable = True
     shared = True
     expires_records = False
+    inboxes = None
 
     def __init__(
         self,
@@ -117,6 +118,12 @@ class SQLiteBroker:
         return SQLiteAsyncDriver(self._settings)
 
     # Operations: each yields steps, and every step is one transaction.
+
+    def set_partitions(self, queue: str, partitions: int) -> None:
+        """Do nothing: all messages are in one place."""
+
+    def partition(self, put: Put) -> None:
+        """All messages are in one place."""
 
     def declare(
         self, group: Group, policy: GroupPolicy, *, replace: bool = False

@@ -105,10 +105,11 @@ class Database:
         with self._explained():
             try:
                 self._gate.enter()
-                # IMMEDIATE: a transaction that reads first and writes later fails at once when
-                # another one committed in between, without waiting for any timeout.
-                connection.execute("BEGIN IMMEDIATE")
                 try:
+                    # IMMEDIATE: a transaction that reads first and writes later fails at once when
+                    # another one committed in between, without waiting for any timeout.
+                    # Inside the try: a signal that came meanwhile raises its error behind it.
+                    connection.execute("BEGIN IMMEDIATE")
                     transaction = Transaction(
                         connection, self._settings.clock(), self._groups, self.bells
                     )
@@ -128,11 +129,12 @@ class Database:
         """Run a step that only reads, on one consistent view."""
         connection = self._connection
         with self._explained():
-            connection.execute("BEGIN")
             try:
+                connection.execute("BEGIN")
                 return step(connection)
             finally:
-                connection.execute("COMMIT")
+                if connection.in_transaction:
+                    connection.execute("COMMIT")
 
     def version(self) -> int:
         """A number that changes when another connection has written."""
