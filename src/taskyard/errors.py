@@ -2,7 +2,8 @@
 
     TaskyardError
     ├── PolicyError            a declaration contradicts itself or another one
-    │   └── PolicyConflict     ... or what is stored and still waiting under the same name
+    │   ├── PolicyConflict     ... or what is stored and still waiting under the same name
+    │   └── PartitionConflict  ... or the partitions that a queue has
     ├── PayloadError           an argument does not fit the handler, or cannot be encoded
     ├── EnqueueError           a message was refused
     │   └── DuplicateId        ... because its id is taken

@@ -287,9 +287,7 @@ class Twins(RuleBasedStateMachine):
             return self.recorded
         kept = self.model._state.records._by_id
         return [
-            id_
-            for id_ in self.recorded
-            if id_ in kept and not 0 < kept[id_].expires <= self.latest
+            id_ for id_ in self.recorded if id_ in kept and not 0 < kept[id_].expires <= self.latest
         ]
 
     def _held(self, token: int) -> frozenset[int]:

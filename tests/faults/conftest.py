@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 from tests.faults.scene import Scene
+from tests.faults.stores import RedisStore, SQLiteStore, Store
+from tests.servers.fixtures import required
+from tests.servers.server import RedisServer
 
 
 @pytest.fixture
@@ -18,8 +21,30 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(path, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def durable_server() -> Iterator[RedisServer]:
+    """The session's server that answers only when what it did is on the disk; leave it alone."""
+    with RedisServer(binary=required(), appendonly=True, appendfsync="always") as server:
+        yield server
+
+
 @pytest.fixture
-def scene(folder: Path) -> Iterator[Scene]:
-    made = Scene(folder)
+def own_server() -> Iterator[RedisServer]:
+    """The same for one test, which may kill it."""
+    with RedisServer(binary=required(), appendonly=True, appendfsync="always") as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def store(request: pytest.FixtureRequest, folder: Path) -> Store:
+    """What shared brokers there are; a module about one of them has its own."""
+    if request.param == "redis":
+        return RedisStore(request.getfixturevalue("durable_server"))
+    return SQLiteStore(folder / "yard.db")
+
+
+@pytest.fixture
+def scene(folder: Path, store: Store) -> Iterator[Scene]:
+    made = Scene(folder, store)
     yield made
     made.close()

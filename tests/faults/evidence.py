@@ -95,9 +95,15 @@ class Run:
 
 @dataclass
 class Evidence:
-    """The journal of a test, taken apart."""
+    """The journal of a test, taken apart.
+
+    Attributes:
+        events: its lines.
+        lost: the tokens of claims of which somebody says that they were lost.
+    """
 
     events: list[Event]
+    lost: set[int] = field(default_factory=set)
     runs: dict[str, list[Run]] = field(default_factory=lambda: defaultdict(list))
     died: dict[int, int] = field(default_factory=dict)
     paused: set[int] = field(default_factory=set)
@@ -179,6 +185,7 @@ class Evidence:
             or before.pid in self.died
             or before.pid in self.paused
             or before.saw_loss
+            or before.token in self.lost
             or (before.pid in self.stopped and before.is_open_at(after.began))
         )
 

@@ -1,4 +1,4 @@
-"""What forks, so in a process of its own: `python -m tests.faults.forks NAME PATH`."""
+"""What forks, so in a process of its own: `python -m tests.faults.forks NAME PATH|URL`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def work(number: int) -> None:
 
 
 def make_yard(path: str) -> Yard:
-    yard = Yard(SQLiteBroker(path, synchronous="off", busy=5.0))
+    remote = "://" in path
+    yard = Yard(path if remote else SQLiteBroker(path, synchronous="off", busy=5.0))
     yard.task(name="work")(work)
     return yard
 

@@ -28,7 +28,9 @@ import taskyard.worker.pool
 import taskyard.worker.supervisor
 import taskyard.worker.worker
 from taskyard import Batch, Retry, Yard, current_context
+from taskyard.brokers.base import Broker, Operation, Put, Settlement, Step, Want
 from taskyard.brokers.clock import wall_clock
+from taskyard.brokers.redis import RedisBroker, parse_url
 from taskyard.brokers.sqlite import SQLiteBroker
 from taskyard.context import Context
 
@@ -53,26 +55,30 @@ class Config(msgspec.Struct):
     """What a process is told.
 
     Attributes:
-        folder: where the database and the journal are.
+        folder: where the journal is.
+        database: the file of the SQLite broker; or
+        url: of the Redis broker.
         kind: the task's handler: a key of `HANDLERS`.
         policy: options of the task.
         settings: of the worker.
-        probe: a point of the broker's (see `SQLiteBroker`) at which something happens: once, in
-            whatever process is there first.
+        probe: a point of the broker's (see `SQLiteBroker` and `ProbedRedis`) at which something
+            happens: once, in whatever process is there first.
         skip: how often the point is passed before.
         action: what happens there: "kill", "stop" (SIGTERM) or "pause" (SIGSTOP), for this process;
-            "crash": killed, not once but whenever a process is there.
+            "crash": killed, not once but whenever a process is there; "ask": it waits until the
+            scene says that it may go on.
         busy: seconds that the broker waits for others.
         wakes: seconds after which an idle worker looks by itself.
         produce: put so many messages instead of working.
         shards: over which they are spread.
-        database: where the database is, if not in the folder.
         takes: seconds that every handler call takes.
         file_limit: bytes that a file may have.
         healthy: seconds after which a process without progress is called stuck; 0: as usual.
     """
 
     folder: str
+    database: str = ""
+    url: str = ""
     kind: str = "single"
     policy: dict[str, Any] = {}
     settings: dict[str, Any] = {}
@@ -83,7 +89,6 @@ class Config(msgspec.Struct):
     wakes: float = 0.2
     produce: int = 0
     shards: int = 1
-    database: str = ""
     takes: float = 0.0
     file_limit: int = 0
     healthy: float = 0.0
@@ -293,17 +298,66 @@ def shifted_clock(path: Path) -> Callable[[], int]:
 _clock = wall_clock
 
 
+def _ask() -> None:
+    folder = Path(config.folder)
+    (folder / "asked").touch()
+    while not (folder / "told").exists():
+        time.sleep(0.002)
+
+
 def _probe(point: str) -> None:
     if point != config.probe:
         return
     if config.skip > 0:
         config.skip -= 1
     elif config.action == "crash" or _first_time(f"probe {point}"):
+        if config.action == "ask":
+            _ask()
+            return
         if config.action in ("kill", "crash"):
             _die(DEATHS["kill"])
         number = signal.SIGTERM if config.action == "stop" else signal.SIGSTOP
         journal.write([Event(config.action, os.getpid())])
-        os.kill(os.getpid(), number)
+        # To this thread: a signal for the process may find another one first, while this one goes
+        # on, and is stopped a little later in a transaction that keeps everybody out.
+        signal.raise_signal(number)
+
+
+class ProbedRedis(RedisBroker):
+    """Tells of the points that a step or a put reaches, as far as this process knows.
+
+    Arguments:
+        url: where it is.
+        probe: is told.
+        options: as for a `RedisBroker`.
+    """
+
+    def __init__(self, url: str, probe: Callable[[str], None], **options: Any) -> None:
+        super().__init__(parse_url(url), **options)
+        self._probe = probe
+
+    def put(self, puts: Sequence[Put]) -> Operation[None]:
+        self._probe("put")
+        yield from super().put(puts)
+        self._probe("put committed")
+
+    def step(self, settlements: Sequence[Settlement], want: Want | None) -> Operation[Step]:
+        if settlements:
+            self._probe("settling")
+        if want is not None:
+            self._probe("claimed")
+        step = yield from super().step(settlements, want)
+        if settlements:
+            self._probe("settle committed")
+        if step.claims:
+            self._probe("claim committed")
+        return step
+
+
+def _broker(told: Config, probe: Callable[[str], None]) -> Broker:
+    if told.url:
+        return ProbedRedis(told.url, probe, clock=None if _clock is wall_clock else _clock)
+    return SQLiteBroker(told.database, synchronous="off", busy=told.busy, clock=_clock, probe=probe)
 
 
 def make_yard(told: Config, *, probe: Callable[[str], None] = lambda point: None) -> Yard:
@@ -312,15 +366,7 @@ def make_yard(told: Config, *, probe: Callable[[str], None] = lambda point: None
     folder = Path(told.folder)
     shift = folder / "clock"
     _clock = shifted_clock(shift) if shift.exists() else wall_clock
-    yard = Yard(
-        SQLiteBroker(
-            told.database or folder / "yard.db",
-            synchronous="off",
-            busy=told.busy,
-            clock=_clock,
-            probe=probe,
-        )
-    )
+    yard = Yard(_broker(told, probe))
     function, policy = HANDLERS[told.kind]
     options = {**policy, "retry": Retry(3, delay=0.01), **told.policy}
     if "shard" in told.policy:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
-import sqlite3
 import struct
 import subprocess
 import sys
@@ -17,16 +17,18 @@ from typing import Any, TypeVar
 import msgspec
 from tests.faults.evidence import Event, Evidence, Journal, Put
 from tests.faults.program import Config, Item, make_yard
+from tests.faults.stores import Store
 
 from taskyard import Yard
 from taskyard.brokers.base import Counts, DeadLetter, Delivery, GroupWant, Want
 
-__all__ = ["Process", "Scene", "clock_file", "gate_holders", "is_alive", "is_stopped", "until"]
+__all__ = ["Process", "Scene", "clock_file", "is_alive", "is_stopped", "until"]
 
 T = TypeVar("T")
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0
+_LOSS = re.compile(r"claim (\d+) (?:of \S+ was|had been) lost")
 
 
 def until(condition: Callable[[], T | None], what: str, seconds: float = PATIENCE) -> T:
@@ -57,17 +59,6 @@ def is_alive(pid: int) -> bool:
 
 def _state(stat: Path) -> str:
     return stat.read_text(encoding="ascii").rpartition(")")[2].split()[0]
-
-
-def gate_holders(database: Path) -> set[int]:
-    """The processes whose turn it is to write: one at most."""
-    gate = os.stat(f"{database}-gate").st_ino
-    locks = Path("/proc/locks").read_text(encoding="ascii").splitlines()
-    return {
-        int(fields[4])
-        for fields in map(str.split, locks)
-        if fields[1] == "FLOCK" and fields[5].endswith(f":{gate}")
-    }
 
 
 class Process:
@@ -105,16 +96,17 @@ class Process:
 
 
 class Scene:
-    """A database, the processes that use it, and the journal in which they write.
+    """A broker, the processes that use it, and the journal in which they write.
 
     Arguments:
         folder: an empty one.
+        store: where the messages are.
         defaults: fields of `Config` that all processes share.
     """
 
-    def __init__(self, folder: Path, **defaults: Any) -> None:
+    def __init__(self, folder: Path, store: Store, **defaults: Any) -> None:
         self.folder = folder
-        self.database = Path(defaults.get("database") or folder / "yard.db")
+        self.store = store
         self.accepted: dict[str, Put] = {}
         self._defaults = defaults
         self._journal = Journal(folder / "journal")
@@ -127,6 +119,7 @@ class Scene:
     def close(self) -> None:
         for process in self._processes:
             process.end()
+            sys.stdout.write(f"--- {process.pid}\n{process.output()[-4000:]}")  # seen on failure
         if self._yard is not None:
             self._yard.close()
 
@@ -136,7 +129,7 @@ class Scene:
         self._defaults.update(defaults)
 
     def config(self, **fields: Any) -> Config:
-        return Config(str(self.folder), **{**self._defaults, **fields})
+        return Config(str(self.folder), **{**self.store.fields(), **self._defaults, **fields})
 
     # This process's own yard
 
@@ -210,7 +203,7 @@ class Scene:
         while True:
             os.kill(pid, signal.SIGSTOP)
             until(lambda: is_stopped(pid), "it is stopped")
-            if pid not in gate_holders(self.database):
+            if not self.store.is_kept_by(pid):
                 return
             os.kill(pid, signal.SIGCONT)
 
@@ -226,6 +219,14 @@ class Scene:
         """Note that processes end by themselves, without a signal from here."""
         # At the front: they may have given back, and others begun again, before this line.
         self._events[:0] = [Event("stop", pid) for pid in pids]
+
+    def asked(self) -> None:
+        """Wait until a process has come to its point, and asks whether it may go on."""
+        until((self.folder / "asked").exists, "a process has come to its point")
+
+    def tell(self) -> None:
+        """Let it go on."""
+        (self.folder / "told").touch()
 
     def release(self) -> None:
         """Let handlers go on that hold."""
@@ -260,12 +261,25 @@ class Scene:
             counts = self.counts
             return None if counts.waiting or counts.delayed or counts.running else counts
 
-        return until(is_drained, "everything is drained", seconds)
+        try:
+            return until(is_drained, "everything is drained", seconds)
+        except AssertionError as error:
+            error.add_note(f"{self.counts}")
+            self.check_store()
+            raise
 
     # What must hold
 
-    def check(self, *, ordered: bool = False, dead: Sequence[str] = ()) -> Evidence:
-        """Check the journal, and the broker's numbers against it."""
+    def check(
+        self, *, ordered: bool = False, dead: Sequence[str] = (), losses: bool = False
+    ) -> Evidence:
+        """Check the journal, and the broker's numbers against it.
+
+        Arguments:
+            ordered: whether the shards are ordered.
+            dead: the ids of the dead letters.
+            losses: whether leases may have been lost that no handler saw; their workers tell.
+        """
         counts = self.counts
         assert (counts.waiting, counts.delayed, counts.running) == (0, 0, 0)
         letters = self.dead()
@@ -273,10 +287,15 @@ class Scene:
         assert counts.dead == len(dead)
         done = counts.totals.get("done", 0)
         assert done + len(dead) + counts.totals.get("discarded", 0) == len(self.accepted)
-        evidence = Evidence(self.events())
+        evidence = Evidence(self.events(), lost=self.lost_claims() if losses else set())
         evidence.check(self.accepted, dead=dead, ordered=ordered)
         self.check_results(evidence, dead)
         return evidence
+
+    def lost_claims(self) -> set[int]:
+        """The claims that workers say were lost."""
+        found = [_LOSS.findall(process.output()) for process in self._processes]
+        return {int(token) for tokens in found for token in tokens}
 
     def check_results(self, evidence: Evidence, dead: Sequence[str]) -> None:
         """What is stored is what the last claim brought, which is the one that held the lease."""
@@ -294,33 +313,11 @@ class Scene:
 
     def expire(self) -> None:
         """Let all leases of dead workers run out, without waiting for it."""
-        self.yard.driver.run(self.yard.broker.reap(self.owners()))
+        self.yard.driver.run(self.yard.broker.reap(self.store.owners()))
 
-    def owners(self) -> list[str]:
-        """Who holds claims."""
-        return [owner for (owner,) in self.query("SELECT owner FROM taskyard_claim")]
-
-    def query(self, statement: str) -> list[Any]:
-        """Look into the database behind the broker's back."""
-        with contextlib.closing(sqlite3.connect(self.database)) as connection:
-            return connection.execute(statement).fetchall()
-
-    def check_file(self) -> None:
-        """The database is sound, and its tables agree with each other."""
-        assert self.query("PRAGMA integrity_check") == [("ok",)]
-        # `waiting` may be less than the truth, but not 0.
-        disagreeing = self.query(
-            "SELECT lane.shard, lane.waiting, count(sequence) AS messages"
-            " FROM taskyard_lane AS lane LEFT JOIN taskyard_message ON lane = lane.id"
-            " GROUP BY lane.id HAVING waiting > messages OR (waiting = 0) != (messages = 0)"
-        )
-        assert disagreeing == []
-        counts, tables = self.counts, ("message", "due", "dead")
-        rows = [self.query(f"SELECT count(*) FROM taskyard_{name}")[0][0] for name in tables]
-        claimed, claims = self.query("SELECT total(messages), count(*) FROM taskyard_claim")[0]
-        assert rows == [counts.waiting, counts.delayed, counts.dead]
-        assert claimed == counts.running
-        assert claims or not self.query("SELECT 1 FROM taskyard_lane WHERE held > 0")
+    def check_store(self) -> None:
+        """What is stored is sound, and agrees with the broker's numbers."""
+        self.store.check(self.counts)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 from tests.faults.forks import SCENARIOS
-from tests.faults.scene import ROOT, gate_holders, until
+from tests.faults.scene import ROOT, until
+from tests.faults.stores import gate_holders
 
 from taskyard import Yard
 from taskyard.brokers.base import Group, GroupWant, Put, Settlement, Want

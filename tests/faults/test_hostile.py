@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from tests.faults.stores import SQLiteStore, Store
 
 from taskyard import Batch, Handler, Yard
 from taskyard.brokers.base import Put
@@ -66,9 +66,12 @@ TASKS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
 
 
 @pytest.fixture
-def yard(folder: Path) -> Iterator[Yard]:
+def yard(store: Store) -> Iterator[Yard]:
     ran.clear()
-    made = Yard(SQLiteBroker(folder / "yard.db", synchronous="off"))
+    if isinstance(store, SQLiteStore):
+        made = Yard(SQLiteBroker(store.path, synchronous="off"))
+    else:
+        made = Yard(store.fields()["url"])
     yield made
     made.close()
 

@@ -62,4 +62,4 @@ def check_dead(scene: Scene, ids: list[str], *, ordered: bool = False) -> None:
         ]
         assert beside == []
     scene.check(ordered=ordered, dead=ids)
-    scene.check_file()
+    scene.check_store()

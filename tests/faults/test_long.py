@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from tests.faults.program import Item
 from tests.faults.scene import Scene, until
+from tests.faults.stores import SQLiteStore
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 SQLITE_CACHE = 16_000
 """Kilobytes."""
 MINUTES = 20 * 60.0
+
+
+@pytest.fixture
+def store(folder: Path) -> SQLiteStore:
+    """Of Redis, tests/redis/test_soak.py says it."""
+    return SQLiteStore(folder / "yard.db")
 
 
 @pytest.mark.parametrize("shards", [1, 10_000])
@@ -81,8 +89,13 @@ def settled(scene: Scene) -> tuple[dict[str, int], int]:
 
 def storage(scene: Scene) -> tuple[dict[str, int], int]:
     """The rows of every table, and the pages in use."""
-    tables = [name for (name,) in scene.query("SELECT name FROM sqlite_master WHERE type='table'")]
-    rows = {name: scene.query(f"SELECT count(*) FROM {name}")[0][0] for name in tables}
+    tables = [
+        name for (name,) in scene.store.query("SELECT name FROM sqlite_master WHERE type='table'")
+    ]
+    rows = {name: scene.store.query(f"SELECT count(*) FROM {name}")[0][0] for name in tables}
     rows["taskyard_listener"] = 0  # who sleeps just now
-    pages = scene.query("PRAGMA page_count")[0][0] - scene.query("PRAGMA freelist_count")[0][0]
+    pages = (
+        scene.store.query("PRAGMA page_count")[0][0]
+        - scene.store.query("PRAGMA freelist_count")[0][0]
+    )
     return rows, pages

@@ -25,7 +25,7 @@ def test_everybody_gets_a_share(scene: Scene, kind: str) -> None:
         )
     scene.drained()
     scene.check(ordered=True)
-    scene.check_file()
+    scene.check_store()
     shares = Counter(event.pid for event in scene.of("end"))
     assert set(shares) == {worker.pid for worker in workers}
     assert min(shares.values()) > 300, shares

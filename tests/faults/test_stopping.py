@@ -120,7 +120,7 @@ def check_left(scene: Scene, *, redelivered: set[str] | None = None) -> None:
     counts = scene.counts
     assert counts.running == 0
     assert counts.waiting + counts.totals.get("done", 0) == len(scene.accepted)
-    scene.check_file()
+    scene.check_store()
     left = {name(scene, message): message for message in scene.left()}
     begun = begun_again(scene.of("start"), redelivered or set())
     for message, found in left.items():

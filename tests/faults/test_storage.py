@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from tests.faults.program import Item
-from tests.faults.scene import Scene, gate_holders, until
+from tests.faults.scene import Scene, until
+from tests.faults.stores import SQLiteStore, gate_holders
 
 from taskyard import Yard
 from taskyard.errors import (
@@ -22,6 +23,12 @@ from taskyard.errors import (
     SchemaTooNew,
     TaskyardError,
 )
+
+
+@pytest.fixture
+def store(folder: Path) -> SQLiteStore:
+    """These are about files."""
+    return SQLiteStore(folder / "yard.db")
 
 
 @contextlib.contextmanager
@@ -40,12 +47,14 @@ def locked(path: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("kind", ["single", "coroutine", "batch", "ordered"])
-def test_a_worker_goes_on_by_itself_after_a_lock(scene: Scene, kind: str) -> None:
+def test_a_worker_goes_on_by_itself_after_a_lock(
+    scene: Scene, store: SQLiteStore, kind: str
+) -> None:
     scene.setup(kind=kind, busy=0.2)
     scene.fill(60, shards=6, deeds={0: "hold"})
     worker = scene.worker()
     scene.began("m0")
-    with locked(scene.database):
+    with locked(store.path):
         with pytest.raises(BrokerUnavailable, match=r"locked.*Nothing was stored"):
             scene.task.enqueue(Item("refused", "s0"))
         scene.release()
@@ -56,21 +65,23 @@ def test_a_worker_goes_on_by_itself_after_a_lock(scene: Scene, kind: str) -> Non
     scene.check(ordered=kind == "ordered")
 
 
-def test_a_put_waits_for_a_lock_that_passes(scene: Scene) -> None:
+def test_a_put_waits_for_a_lock_that_passes(scene: Scene, store: SQLiteStore) -> None:
     scene.fill(1)
-    with locked(scene.database):
+    with locked(store.path):
         putting = threading.Thread(target=lambda: scene.put([Item("later", "s0")]))
         putting.start()
-        until(lambda: os.getpid() in gate_holders(scene.database), "it waits for SQLite")
+        until(lambda: os.getpid() in gate_holders(store.path), "it waits for SQLite")
     putting.join(20)
     assert scene.counts.waiting == 2
 
 
 @pytest.mark.parametrize("processes", [0, 1])
-def test_a_worker_that_starts_while_it_is_locked_waits(scene: Scene, processes: int) -> None:
+def test_a_worker_that_starts_while_it_is_locked_waits(
+    scene: Scene, store: SQLiteStore, processes: int
+) -> None:
     scene.setup(busy=0.2)
     scene.fill(10)
-    with locked(scene.database):
+    with locked(store.path):
         worker = scene.worker(settings={"processes": processes})
         until(
             lambda: worker.code is not None or worker.output().count("keeps it locked") >= 2,
@@ -99,7 +110,7 @@ def small_disk(folder: Path) -> Iterator[Path]:
 @pytest.fixture
 def small(small_disk: Path) -> Iterator[Scene]:
     """A scene whose database is on the small disk; its journal is not."""
-    made = Scene(small_disk.parent, database=str(small_disk / "yard.db"))
+    made = Scene(small_disk.parent, SQLiteStore(small_disk / "yard.db"))
     yield made
     made.close()
 
@@ -121,7 +132,7 @@ def test_a_full_disk_is_told_and_loses_nothing(small: Scene, small_disk: Path) -
     small.put([Item("later", "s0")])
     small.drained()
     small.check()
-    small.check_file()
+    small.check_store()
 
 
 def put_one_by_one(scene: Scene, count: int) -> None:
@@ -149,7 +160,7 @@ def test_a_file_that_may_not_grow_is_told_and_loses_nothing(scene: Scene) -> Non
     )
     scene.worker(settings={"burst": True}).wait()
     scene.check()
-    scene.check_file()
+    scene.check_store()
 
 
 # Read-only
@@ -163,7 +174,7 @@ def read_only(request: pytest.FixtureRequest, folder: Path) -> Iterator[Scene]:
     else:
         path = folder / "disk"
         path.mkdir()
-    made = Scene(folder, database=str(path / "yard.db"), busy=0.2)
+    made = Scene(folder, SQLiteStore(path / "yard.db"), busy=0.2)
     made.fill(10)
     made.yard.close()
     if os.geteuid() == 0:
@@ -186,23 +197,23 @@ def test_a_read_only_database_is_told(read_only: Scene) -> None:
 # Damaged, foreign, too new
 
 
-def test_garbage_is_told_and_left_alone(scene: Scene) -> None:
+def test_garbage_is_told_and_left_alone(scene: Scene, store: SQLiteStore) -> None:
     garbage = os.urandom(100_000)
-    scene.database.write_bytes(garbage)
+    store.path.write_bytes(garbage)
     with pytest.raises(CorruptDatabase, match="damaged or no SQLite database"):
         scene.task.enqueue(Item("refused"))
     worker = scene.worker()
     assert worker.wait() != 0
     assert "damaged or no SQLite database" in worker.output()
-    assert scene.database.read_bytes() == garbage
+    assert store.path.read_bytes() == garbage
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.9])
-def test_a_truncated_database_is_told(scene: Scene, share: float) -> None:
+def test_a_truncated_database_is_told(scene: Scene, store: SQLiteStore, share: float) -> None:
     scene.fill(5000, shards=500)
     scene.yard.close()
-    size = scene.database.stat().st_size
-    os.truncate(scene.database, int(size * share))
+    size = store.path.stat().st_size
+    os.truncate(store.path, int(size * share))
     with pytest.raises(CorruptDatabase, match="damaged"):
         put_one_by_one(scene, 500)
     with contextlib.suppress(CorruptDatabase):
@@ -210,13 +221,15 @@ def test_a_truncated_database_is_told(scene: Scene, share: float) -> None:
 
 
 @pytest.mark.parametrize("processes", [0, 1])
-def test_a_page_that_goes_bad_under_a_worker_is_told(scene: Scene, processes: int) -> None:
+def test_a_page_that_goes_bad_under_a_worker_is_told(
+    scene: Scene, store: SQLiteStore, processes: int
+) -> None:
     scene.setup(kind="ordered", busy=1.0)
     scene.fill(5000, shards=500, deeds={0: "hold"})
     worker = scene.worker(settings={"processes": processes})
     scene.began("m0")
-    scene.query("PRAGMA wal_checkpoint(TRUNCATE)")
-    with scene.database.open("r+b") as file:
+    store.query("PRAGMA wal_checkpoint(TRUNCATE)")
+    with store.path.open("r+b") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(size // 4 // 4096 * 4096)
         file.write(os.urandom(size // 2 // 4096 * 4096))
@@ -230,26 +243,26 @@ def test_a_page_that_goes_bad_under_a_worker_is_told(scene: Scene, processes: in
     assert len(scene.of("start")) == len({event.message for event in scene.of("start")})
 
 
-def test_a_database_of_something_else_is_left_alone(scene: Scene) -> None:
-    with contextlib.closing(sqlite3.connect(scene.database)) as connection:
+def test_a_database_of_something_else_is_left_alone(scene: Scene, store: SQLiteStore) -> None:
+    with contextlib.closing(sqlite3.connect(store.path)) as connection:
         connection.execute("CREATE TABLE orders (id INTEGER)")
-    before = scene.database.read_bytes()
+    before = store.path.read_bytes()
     with pytest.raises(ForeignDatabase, match="orders"):
         scene.task.enqueue(Item("refused"))
     check_refusing_worker(scene, "tables of another application")
-    assert scene.database.read_bytes() == before
+    assert store.path.read_bytes() == before
 
 
-def test_a_newer_schema_is_refused(scene: Scene) -> None:
+def test_a_newer_schema_is_refused(scene: Scene, store: SQLiteStore) -> None:
     scene.fill(3)
     scene.yard.close()
-    with contextlib.closing(sqlite3.connect(scene.database, isolation_level=None)) as connection:
+    with contextlib.closing(sqlite3.connect(store.path, isolation_level=None)) as connection:
         connection.execute("UPDATE taskyard_meta SET schema = 99")
     with pytest.raises(SchemaTooNew, match="99"):
         scene.task.enqueue(Item("refused"))
     check_refusing_worker(scene, "written by a newer taskyard")
     scene.yard.close()
-    with contextlib.closing(sqlite3.connect(scene.database, isolation_level=None)) as connection:
+    with contextlib.closing(sqlite3.connect(store.path, isolation_level=None)) as connection:
         connection.execute("UPDATE taskyard_meta SET schema = 1")
     assert scene.counts.waiting == 3
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.worker.support import BROKERS, Another, Clock
+from tests.worker.support import EMBEDDED, Another, Clock, redis
 
 from taskyard import Yard
 from taskyard.brokers.base import Broker
@@ -18,9 +18,11 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=list(BROKERS))
+@pytest.fixture(params=[*EMBEDDED, "redis"])
 def broker(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Broker:
-    return BROKERS[request.param](tmp_path, clock)
+    if request.param == "redis":
+        return redis(request.getfixturevalue("shared_server").url, clock)
+    return EMBEDDED[request.param](tmp_path, clock)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,7 +46,14 @@ def sqlite(folder: Path, clock: Clock) -> Broker:
     return SQLiteBroker(folder / "yard.db", synchronous="off", clock=clock)
 
 
-BROKERS: dict[str, Callable[[Path, Clock], Broker]] = {"memory": memory, "sqlite": sqlite}
+def redis(url: str, clock: Clock) -> Broker:
+    from taskyard.brokers.redis import RedisBroker, parse_url
+
+    # A prefix of its own makes an empty broker of a server that others use too.
+    return RedisBroker(parse_url(f"{url}?prefix=worker-{uuid.uuid4().hex}"), clock=clock)
+
+
+EMBEDDED: dict[str, Callable[[Path, Clock], Broker]] = {"memory": memory, "sqlite": sqlite}
 
 
 def wait_for(event: threading.Event) -> None:

@@ -23,7 +23,7 @@ class _Failed(click.ClickException):
         click.echo(f"Error: {printable(self.message, lines=True)}", err=True)
 
 
-COMMANDS = ("start", "add", "worker", "queues", "dead", "release", "doctor")
+COMMANDS = ("start", "add", "worker", "queues", "dead", "release", "split", "doctor")
 
 
 class _Commands(click.Group):

@@ -78,6 +78,12 @@ Function = Callable[..., Any]
     show_default=True,
     help="Seconds that running calls get to end after SIGTERM or Ctrl-C.",
 )
+@click.option(
+    "--inboxes/--no-inboxes",
+    default=True,
+    show_default=True,
+    help="Take in what other programs push into the queues' inboxes (Redis only).",
+)
 @broker_option
 @own_server_options
 @log_options

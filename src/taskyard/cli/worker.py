@@ -101,6 +101,12 @@ def _queues(
     type=click.Path(dir_okay=False),
     help="A file that is touched as long as every process makes progress.",
 )
+@click.option(
+    "--inboxes/--no-inboxes",
+    default=True,
+    show_default=True,
+    help="Take in what other programs push into the queues' inboxes (Redis only).",
+)
 @click.option("--fail-fast", is_flag=True, help="End with exit code 1 at the first dead letter.")
 @click.option("--broker", "url", metavar="URL", help="Use this broker instead of the yard's own.")
 @log_options

@@ -30,7 +30,7 @@ from taskyard.worker.lease import Lease
 from taskyard.worker.settings import WorkerSettings
 from taskyard.worker.slices import SliceSizes
 
-__all__ = ["RECONNECT", "Host", "Pool", "Run"]
+__all__ = ["PERMANENT", "RECONNECT", "Host", "Pool", "Run"]
 
 log = logging.getLogger("taskyard.worker")
 
@@ -115,7 +115,7 @@ class Pool:
         self._host = host
         self._broker = host.broker
         self._settings = host.settings
-        self._groups = groups
+        self.groups = groups
         self._sizes = SliceSizes(host.settings.slice)
         self._settlements: list[Settlement] = []
         self._changed = asyncio.Event()
@@ -178,7 +178,7 @@ class Pool:
         if free <= 0 or self._host.stopping or not self._host.isolation.may_claim(self):
             return None
         return Want(
-            [self._group_want(group) for group in self._groups],
+            [self._group_want(group) for group in self.groups],
             self._host.owner,
             round(self._settings.lease * 1e6),
             claims=free,

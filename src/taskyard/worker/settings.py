@@ -29,6 +29,8 @@ class WorkerSettings:
             ends); what it has claimed is finished first.
         max_memory: the same when it uses this many megabytes.
         health_file: a file that is touched while every process makes progress; needs a supervisor.
+        inboxes: take in what other programs push into the inboxes of the queues, where the broker
+            has some.
         fail_fast: a message that ends as a dead letter ends the worker, with an error.
     """
 
@@ -42,6 +44,7 @@ class WorkerSettings:
     max_messages: int | None = None
     max_memory: int | None = None
     health_file: str | None = None
+    inboxes: bool = True
     fail_fast: bool = False
 
     def __post_init__(self) -> None:

@@ -19,6 +19,7 @@ from taskyard.brokers.base import AsyncDriver, Broker, Dead, Group
 from taskyard.brokers.lane import GroupPolicy
 from taskyard.errors import BrokerError, BrokerInaccessible, BrokerUnavailable, WorkerError
 from taskyard.task import Task
+from taskyard.worker.courier import Courier
 from taskyard.worker.instances import Instances
 from taskyard.worker.isolation import Isolation
 from taskyard.worker.pool import RECONNECT, Pool
@@ -69,6 +70,7 @@ class Worker:
             if task.known:
                 self._groups.setdefault(task.group, {})[task.name] = task
         self._pools = self._make_pools()
+        self._couriers: dict[Courier, asyncio.Task[None]] = {}
         self.isolation = Isolation(self._held, self.notify)
         self._driver: AsyncDriver | None = None
         self._stopping = asyncio.Event()
@@ -133,8 +135,15 @@ class Worker:
     ) -> None:
         try:
             async with asyncio.TaskGroup() as group:
-                for pool in self._pools:
+                for courier in self._make_couriers(driver):
+                    running = group.create_task(courier.run(burst=self.settings.burst))
+                    self._couriers[courier] = running
+                serving = [
                     group.create_task(pool.serve(driver, threads, instances))
+                    for pool in self._pools
+                ]
+                await asyncio.wait(serving)
+                self._recall_couriers()
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None  # what the first pool met; the others ended by it
 
@@ -148,6 +157,7 @@ class Worker:
         if not self._stopping.is_set():
             log.info("worker %s is stopping", self.owner)
             self._stopping.set()
+        self._recall_couriers()
         for pool in self._pools:
             pool.stop(hard=self._hard)
 
@@ -163,11 +173,23 @@ class Worker:
         """Let all pools look again whether something can be claimed."""
         for pool in self._pools:
             pool.notify()
+        for courier in self._couriers:
+            courier.notify()
+
+    def note_arrivals(self) -> None:
+        """Note that there are new messages for the pools."""
+        for pool in self._pools:
+            pool.drained = -1
+            pool.notify()
 
     def has_drained(self) -> bool:
         """Whether there was nothing left for any pool, and no message has ended since."""
+        drained = [
+            *(pool.drained for pool in self._pools),
+            *(one.drained for one in self._couriers),
+        ]
         self._drained = self._drained or (
-            self.isolation.is_idle and all(pool.drained == self.messages for pool in self._pools)
+            self.isolation.is_idle and all(ended == self.messages for ended in drained)
         )
         if self._drained:
             self.notify()
@@ -180,6 +202,9 @@ class Worker:
     def note_progress(self, messages: int = 0) -> None:
         """Note a successful exchange with the broker, and messages that ended."""
         self.messages += messages
+        if messages:
+            for courier in self._couriers:
+                courier.notify()  # a handler may have pushed something
         self._progress()
         most = self.settings.max_messages
         if most is not None and self.messages >= most and not self.stopping:
@@ -217,6 +242,24 @@ class Worker:
                 return
 
     # Beside the pools
+
+    def _make_couriers(self, driver: AsyncDriver) -> list[Courier]:
+        inboxes, made = self.broker.inboxes, []
+        if inboxes is None or not self.settings.inboxes:
+            return []
+        tasks: dict[str, list[Task[..., Any]]] = {}
+        for group in {group for pool in self._pools for group in pool.groups}:
+            tasks.setdefault(group.queue, []).extend(self._groups[group].values())
+        for queue in sorted(tasks):
+            if inboxes.name(queue):
+                made.append(Courier(self, inboxes, driver, queue, tasks[queue]))
+            else:
+                log.warning("queue %s has no inbox, because of the brace in its name", queue)
+        return made
+
+    def _recall_couriers(self) -> None:
+        for running in self._couriers.values():
+            running.cancel()
 
     async def _renew(self, driver: AsyncDriver) -> None:
         lease = self.settings.lease

@@ -137,19 +137,19 @@ class _Job:
 
     Attributes:
         now: what its clock says, "" for the server's.
-        count: how many commands it took this time.
         loads: whether its script has to be loaded first.
         turns: how often it was sent on at once.
-        doubtful: whether an answer was lost, so that it may have been carried out.
+        doubtful: whether it may have been carried out without our knowing.
+        lost: whether it was ever sent without an answer.
     """
 
     __slots__ = (
         "address",
         "call",
-        "count",
         "done",
         "doubtful",
         "loads",
+        "lost",
         "now",
         "number",
         "outcome",
@@ -160,7 +160,6 @@ class _Job:
     def __init__(self, call: Call, wire: Wire, now: int | str) -> None:
         self.call = call
         self.now = now
-        self.count = 1
         self.wire = wire
         self.number = wire.next_number()
         self.address: Address | None = None
@@ -169,6 +168,7 @@ class _Job:
         self.loads = False
         self.turns = 0
         self.doubtful = False
+        self.lost = False
 
     def end(self, outcome: Any) -> None:
         self.outcome = outcome
@@ -201,8 +201,9 @@ class _Attempts:
             return [job.outcome for job in self._jobs]
         finally:
             for job in self._jobs:
-                # Also if the runner was interrupted: its outcome is not known.
-                if job.doubtful or not job.done:
+                # What was lost may arrive late: under a name whose last call it is, it is known.
+                # The same if the runner was interrupted.
+                if job.lost or job.doubtful or not job.done:
                     job.wire.renew()
 
     # One attempt
@@ -267,55 +268,66 @@ class _Attempts:
     # What is sent
 
     def _parcel(self, address: Address, jobs: list[_Job]) -> Parcel:
-        commands = [command for job in jobs for command in self._commands(job)]
+        prefix = self._scene.options.prefix
+        commands: list[Sequence[Argument]] = []
+        for job in jobs:
+            call = job.call
+            if job.loads:
+                commands.append(("SCRIPT", "LOAD", call.script.source))
+            key = container_key(prefix, call.tag)
+            own = ("EVALSHA", call.script.sha, 1, key, job.wire.slot, job.number, job.now)
+            commands.append(own + tuple(call.args))
+        if self._wanted:
+            commands += self._confirmation(jobs)
         if len(commands) == 1:
             return Parcel(address, pack(commands[0]), 1)
         return Parcel(address, b"".join(map(pack, commands)), len(commands))
 
-    def _commands(self, job: _Job) -> list[Sequence[Argument]]:
-        options, call = self._scene.options, job.call
-        key = container_key(options.prefix, call.tag)
-        commands: list[Sequence[Argument]] = [
-            ("EVALSHA", call.script.sha, 1, key, job.wire.slot, job.number, job.now, *call.args)
-        ]
-        if job.loads:
-            commands.insert(0, ("SCRIPT", "LOAD", call.script.source))
-        if options.wait_replicas:
-            if job.doubtful:
-                # WAIT is for what its own connection wrote, and a repeated call writes nothing.
-                commands.append(("SET", f"{key}:wait", "", "PX", 1000))
-            commands.append(("WAIT", options.wait_replicas, round(options.timeout * 500) or 1))
-        job.count = len(commands)
+    def _confirmation(self, jobs: list[_Job]) -> list[Sequence[Argument]]:
+        milliseconds = round(self._scene.options.timeout * 500) or 1
+        commands: list[Sequence[Argument]] = [("WAIT", self._wanted, milliseconds)]
+        if any(job.doubtful for job in jobs):
+            # WAIT is for what its own connection wrote, and a repeated call writes nothing.
+            key = container_key(self._scene.options.prefix, jobs[0].call.tag)
+            commands.insert(0, ("SET", f"{key}:wait", "", "PX", 1000))
         return commands
 
     # What comes back
 
     def _replied(self, address: Address, jobs: list[_Job], replies: list[Any]) -> None:
-        at = 0
+        following = iter(replies)
+        done = []
         for job in jobs:
-            own = replies[at : at + job.count]
-            at += job.count
-            refused = next((reply for reply in own if isinstance(reply, Refusal)), None)
-            reply = own[int(job.loads)]
-            job.loads = False
-            if refused is not None:
-                self._refused(job, address, refused)
-            elif not self._scene.options.wait_replicas or own[-1] >= self._wanted:
-                job.doubtful = False
+            reply = next(following)
+            if job.loads:
+                job.loads = False
+                own = next(following)
+                reply = reply if isinstance(reply, Refusal) else own
+            if isinstance(reply, Refusal):
+                self._refused(job, address, reply)
+            else:
+                done.append((job, reply))
+        doubt = self._unconfirmed(address, list(following)) if self._wanted else None
+        for job, reply in done:
+            job.doubtful = doubt is not None
+            if doubt is None:
                 job.end(reply)
             else:
-                job.doubtful = True
-                self._failed([job], address, self._unconfirmed(address, own[-1]))
+                self._failed([job], address, doubt)
 
     @property
     def _wanted(self) -> int:
         return self._scene.options.wait_replicas
 
-    def _unconfirmed(self, address: Address, confirmed: int) -> NotConfirmed:
+    def _unconfirmed(self, address: Address, answers: list[Any]) -> NotConfirmed | None:
+        refused = next((answer for answer in answers if isinstance(answer, Refusal)), None)
+        if refused is None and answers[-1] >= self._wanted:
+            return None
+        known = f"only {answers[-1]} of {self._wanted} replicas have it"
         return NotConfirmed(
-            f"Redis at {address} did what was asked, but only {confirmed} of {self._wanted} "
-            f"replicas (wait_replicas={self._wanted}) have it: it is lost if this server fails "
-            f"before they do. What is put again may be there twice"
+            f"Redis at {address} did what was asked, but {known if refused is None else refused} "
+            f"(wait_replicas={self._wanted}): it is lost if this server fails before they have "
+            f"it. What is put again may be there twice"
         )
 
     def _refused(self, job: _Job, address: Address, error: Refusal) -> None:
@@ -335,6 +347,7 @@ class _Attempts:
     def _broken(self, address: Address, jobs: list[_Job], outcome: Broken) -> None:
         for job in jobs:
             job.doubtful |= outcome.sent
+            job.lost |= outcome.sent
         # A server closes connections that are idle: that is no failure yet.
         if outcome.reused and not isinstance(outcome.error, TimeoutError | Refusal):
             self._scene.directory.doubt(address)

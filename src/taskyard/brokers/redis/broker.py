@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -24,9 +25,19 @@ from taskyard.brokers.base import (
 from taskyard.brokers.common import CHUNK
 from taskyard.brokers.lane import GroupPolicy, conflict_text
 from taskyard.brokers.redis.calls import Argument, Call, ScriptError
+from taskyard.brokers.redis.doctor import Finding
 from taskyard.brokers.redis.drivers import RedisAsyncDriver, RedisDriver
+from taskyard.brokers.redis.examination import start_check
+from taskyard.brokers.redis.inbox import RedisInboxes
 from taskyard.brokers.redis.options import RedisOptions
-from taskyard.brokers.redis.placement import HOME, LETTERS, TOKENS, Placements, call
+from taskyard.brokers.redis.placement import (
+    FIRST_EPOCH,
+    HOME,
+    LETTERS,
+    TOKENS,
+    Placements,
+    call,
+)
 from taskyard.brokers.redis.replies import (
     group_key,
     read_counts,
@@ -34,12 +45,18 @@ from taskyard.brokers.redis.replies import (
     read_policy,
     read_record,
 )
+from taskyard.brokers.redis.split import MOVED, STORED, TRY_AGAIN, SplitProgress, Splits
 from taskyard.brokers.redis.work import Steps
-from taskyard.errors import DuplicateId, PolicyConflict
+from taskyard.errors import BrokerUnavailable, DuplicateId, PolicyConflict
 
 __all__ = ["RedisBroker"]
 
+log = logging.getLogger("taskyard.redis")
+
 _pack = msgspec.msgpack.Encoder().encode
+
+ROUNDS = 20
+"""How often a put follows its queue, that is being split; usually once is enough."""
 
 LANES = 500
 """Lanes that one call looks at."""
@@ -72,14 +89,25 @@ class RedisBroker:
         self._clock = clock
         self._dead_limit = dead_limit
         self._dead_age = round(dead_age * 1e6)
+        self._check = start_check(options, self._report)
+        self._reported: set[str] = set()
         self._placements = Placements(spread=options.kind == "cluster")
         self._steps = Steps(self._placements, dead_limit)
+        self._splits = Splits(self._placements, dead_limit)
+        self.inboxes = RedisInboxes(
+            options, clock, self._placements, self._splits, _put, dead_limit
+        )
 
     def driver(self) -> RedisDriver:
-        return RedisDriver(self._options, self._clock, leave=self._leave)
+        return RedisDriver(self._options, self._clock, self._check, self._leave)
 
     def async_driver(self) -> RedisAsyncDriver:
-        return RedisAsyncDriver(self._options, self._clock, leave=self._leave)
+        return RedisAsyncDriver(self._options, self._clock, self._check, self._leave)
+
+    def _report(self, finding: Finding) -> None:
+        if finding.text not in self._reported:
+            self._reported.add(finding.text)
+            log.warning("%s: %s; %s", self.url, finding.text, finding.remedy)
 
     def _leave(self, listener: str) -> Operation[None]:
         containers = self._steps.forget(listener)
@@ -105,48 +133,78 @@ class RedisBroker:
     def declare(
         self, group: Group, policy: GroupPolicy, *, replace: bool = False
     ) -> Operation[None]:
-        packed = _pack(
-            (
-                group_key(group),
-                policy.size,
-                policy.within,
-                policy.bytes,
-                policy.concurrency,
-                policy.max_deliveries,
-                policy.members,
-                replace,
-            )
-        )
-        for container in (yield from self._containers(group.queue)):
-            reply = yield call("declare", container, packed)
-            if reply[0] < 0:
-                stored, present = read_policy(reply[1]), reply[2]
-                raise PolicyConflict(conflict_text(group, stored, policy, present))
-            if reply[0]:
-                shards = yield from _shards(container, group)
-                for chunk in _chunks(shards, LANES):
-                    yield call("resettle", container, group_key(group), *chunk)
+        for _ in range(ROUNDS):
+            yield from self._placements.load([group.queue])
+            placement = self._placements.known(group.queue)
+            assert placement is not None  # noqa: S101 - it was just loaded
+            for container in placement.containers:
+                answer = yield from _declare(container, placement.epoch, group, policy, replace)
+                if answer in (MOVED, TRY_AGAIN):
+                    yield from self._catch_up(group.queue, answer)
+                    break
+            else:
+                return
+        raise _no_agreement(group.queue)
 
-    def _containers(self, queue: str) -> Operation[tuple[int, ...]]:
-        yield from self._placements.load([queue])
-        placement = self._placements.known(queue)
-        return placement.containers if placement else ()
+    def _catch_up(self, queue: str, answer: int) -> Operation[None]:
+        """Do what a container needs, or learn what it knows, of a split."""
+        if answer == MOVED:
+            self._placements.forget(queue)
+        else:
+            yield from self._splits.prepare(queue)
+
+    def split(self, queue: str, partitions: int = 0) -> Operation[SplitProgress]:
+        """Double the partitions of a queue in use: begin, or carry on as far as it goes now.
+
+        Arguments:
+            queue: its name.
+            partitions: how many there are to be; 0: twice as many, unless a split is under way.
+                Who calls until it is done gives the number of the first answer.
+
+        Returns:
+            How far it is. Moved shards whose claims are limited wait until their open claims end,
+            so it may take several calls; workers carry it on too.
+
+        Raises:
+            NotFound: there is no such queue.
+            PartitionConflict: the number is neither one that it has or had, nor twice as many.
+        """
+        return self._splits.advance(queue, partitions)
 
     # Producing
 
     def put(self, puts: Sequence[Put]) -> Operation[None]:
         """See `Broker.put`. It is atomic within a partition."""
-        yield from self._placements.load(item.group.queue for item in puts)
+        left: Sequence[Put] = puts
+        for _ in range(ROUNDS):
+            left = yield from self._put(left)
+            if not left:
+                return
+        raise _no_agreement(left[0].group.queue)
+
+    def _put(self, puts: Sequence[Put]) -> Operation[list[Put]]:
+        """Put once; returns what was not stored since its queue is being split."""
+        queues = {item.group.queue for item in puts}
+        yield from self._placements.load(queues)
+        epochs = {queue: self._placements.epoch(queue) for queue in queues}
         parts: dict[int, list[Put]] = defaultdict(list)
         for item in puts:
-            container = self.partition(item)
-            parts[0 if container is None else container].append(item)
+            parts[self.partition(item) or HOME].append(item)
         try:
-            yield [_put(container, part) for container, part in parts.items()]
+            replies = yield [
+                _put(container, part, epochs=epochs) for container, part in parts.items()
+            ]
         except ScriptError as error:
             if error.code == "DUPLICATE":
                 raise _duplicate(puts, error.text) from None
             raise
+        left: list[Put] = []
+        for part, answer in zip(parts.values(), replies, strict=True):
+            if answer != STORED:
+                left += part
+                for queue in {item.group.queue for item in part}:
+                    yield from self._catch_up(queue, answer)
+        return left
 
     # Working
 
@@ -189,10 +247,11 @@ class RedisBroker:
         looked = self._placements.containers()
         found = yield from _look_up(looked, ids, listener)
         if None in found:  # somebody else may have put it, into a queue that is not known here
-            others = [c for c in (yield from self._placements.everywhere()) if c not in looked]
-            missing = [id_ for id_, record in zip(ids, found, strict=True) if record is None]
-            more = iter((yield from _look_up(others, missing, listener)))
-            found = [next(more) if record is None else record for record in found]
+            everywhere = yield from self._placements.everywhere()
+            others = [container for container in everywhere if container not in looked]
+            found = yield from _look_further(others, ids, found, listener)
+            if len(everywhere) > 1:  # a split may have moved it from a later look to an earlier one
+                found = yield from _look_further(everywhere, ids, found, listener)
         return found
 
     def counts(self) -> Operation[list[Counts]]:
@@ -244,24 +303,39 @@ class RedisBroker:
         return total
 
     def release(self, group: Group, shard: str) -> Operation[bool]:
-        yield from self._placements.load([group.queue])
-        container = self.partition(Put(group, [], shard))
-        released: int = yield call("release", container or 0, group_key(group), shard)
-        return bool(released)
+        key = group_key(group)
+        placement = yield from self._splits.current(group.queue)
+        while True:
+            released = False
+            # One without a limit of claims can be parked where it was, and where it is.
+            for found in self._splits.find(group.queue, placement, shard):
+                container = yield from found
+                released |= bool((yield call("release", container, key, shard)))
+            looked, placement = placement, (yield from self._splits.current(group.queue))
+            if released or looked == placement:  # else it may have moved on
+                return released
 
     def tidy(self) -> Operation[int]:
         total = 0
         for container in (yield from self._placements.everywhere()):
             total += yield call("tidy", container, self._dead_age, CHUNK)
-        return total
+        return total + (yield from self._splits.resume())
 
 
 def _chunks(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:
     return (items[first : first + size] for first in range(0, len(items), size))
 
 
-def _put(container: int, puts: Sequence[Put]) -> Call:
-    heads = [
+def _put(
+    container: int,
+    puts: Sequence[Put],
+    lot: Sequence[Argument] = (),
+    letters: Sequence[Argument] = (),
+    *,
+    epochs: Mapping[str, int] | None = None,
+) -> Call:
+    heads: list[Sequence[Any]] = [lot] if lot else []
+    heads += [
         (
             group_key(item.group),
             item.shard,
@@ -272,13 +346,14 @@ def _put(container: int, puts: Sequence[Put]) -> Call:
             item.record_ttl,
             item.member,
             () if item.ids is None else tuple(item.ids),
+            FIRST_EPOCH if epochs is None else epochs[item.group.queue],
         )
         for item in puts
     ]
     args: list[Argument] = [_pack(heads)]
     for item in puts:
         args += item.bodies
-    return call("put", container, *args)
+    return call("put", container, *args, *letters)
 
 
 def _duplicate(puts: Sequence[Put], id_: str) -> DuplicateId:
@@ -289,9 +364,42 @@ def _duplicate(puts: Sequence[Put], id_: str) -> DuplicateId:
     )
 
 
+def _declare(
+    container: int, epoch: int, group: Group, policy: GroupPolicy, replace: bool
+) -> Operation[int]:
+    packed = _pack(
+        (
+            group_key(group),
+            policy.size,
+            policy.within,
+            policy.bytes,
+            policy.concurrency,
+            policy.max_deliveries,
+            policy.members,
+            replace,
+            epoch,
+        )
+    )
+    answer, *rest = yield call("declare", container, packed)
+    if answer < 0:
+        raise PolicyConflict(conflict_text(group, read_policy(rest[0]), policy, rest[1]))
+    if answer == 1:
+        shards = yield from _shards(container, group)
+        for chunk in _chunks(shards, LANES):
+            yield call("resettle", container, group_key(group), *chunk)
+    return int(answer)
+
+
+def _no_agreement(queue: str) -> BrokerUnavailable:
+    return BrokerUnavailable(
+        f"the containers of the queue {queue!r} do not agree on its partitions: a server that took"
+        f" over may have lost that it is being split. `taskyard split {queue}` tells all of them"
+    )
+
+
 def _shards(container: int, group: Group) -> Operation[list[bytes]]:
     shards: set[bytes] = set()
-    for kind in ("r", "s"):
+    for kind in ("r", "s", "w"):
         cursor: bytes = b"0"
         while True:
             cursor, *found = yield call("lanes", container, group_key(group), kind, cursor)
@@ -339,6 +447,17 @@ def _look_up(
             if record is not None and (known is None or record.state.final):
                 found[index] = record
     return found
+
+
+def _look_further(
+    containers: Sequence[int], ids: Sequence[str], found: list[Record | None], listener: str
+) -> Operation[list[Record | None]]:
+    """Look up what was not found elsewhere."""
+    missing = [id_ for id_, record in zip(ids, found, strict=True) if record is None]
+    if not missing or not containers:
+        return found
+    more = iter((yield from _look_up(containers, missing, listener)))
+    return [next(more) if record is None else record for record in found]
 
 
 class _Look:

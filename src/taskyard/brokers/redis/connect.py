@@ -55,7 +55,8 @@ _CODES: dict[type[Exception], str] = {
 }
 """The code of a reply, which redis-py turns into a class and takes from the text."""
 _LEFT = {"BUSY", "MISCONF", "NOREPLICAS", "TASKYARD", "UNKILLABLE", "WRONGTYPE"}
-"""Codes that it leaves in the text, unlike ERR."""
+_LEFT.update(_CODES.values())
+"""Codes that it leaves in the text, unlike ERR; which ones have a class depends on its version."""
 
 
 def pack(arguments: Sequence[Argument]) -> bytes:

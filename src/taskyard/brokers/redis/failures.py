@@ -114,7 +114,6 @@ _REMEDIES = {
 }
 
 _CODE = re.compile(r"-?([A-Z][A-Z0-9]+)(?: |$)")
-_IN_SCRIPT_FORBIDDEN = re.compile(r"ACL failure in script|can't run this command")
 # Redis 6.2 wraps the error of a command that a script calls.
 _IN_SCRIPT = re.compile(r"@user_script: ?\d+: -?([A-Z]{2,}) (.*)", re.DOTALL)
 
@@ -167,24 +166,33 @@ _CAUSES = {
 }
 
 
+_CAUSES_OF_ERR = {
+    "DB index": "it has no database of this number",
+    "SELECT is not allowed": "a cluster has database 0 only",
+    "without any password configured": "it has no password, and the URL gives one",
+    "cluster support disabled": "it is no node of a cluster: write redis://, or rediss://",
+    "unknown command": "it does not offer a command that is needed",
+    "ACL failure in script": "the ACL of this user forbids a command that the scripts use",
+    "can't run this command": "the ACL of this user forbids a command that the scripts use",
+}
+"""Errors that have no code of their own, all of them to be mended by somebody."""
+
+
+def _cause_of_err(error: Refusal) -> str:
+    if error.code != "ERR":
+        return ""
+    causes = (cause for words, cause in _CAUSES_OF_ERR.items() if words in error.text)
+    return next(causes, "")
+
+
 def _told(error: Exception) -> str:
     if isinstance(error, Refusal):
-        cause = _CAUSES.get(error.code)
-        if _IN_SCRIPT_FORBIDDEN.search(error.text):
-            cause = "the ACL of this user forbids a command that the scripts use"
-        elif error.code == "ERR" and "DB index" in error.text:
-            cause = "it has no database of this number"
-        elif error.code == "ERR" and "cluster support disabled" in error.text:
-            cause = "it is no node of a cluster: write redis://, or rediss://"
-        elif error.code == "ERR" and "SELECT is not allowed" in error.text:
-            cause = "a cluster has database 0 only"
-        elif error.code == "ERR" and "without any password configured" in error.text:
-            cause = "it has no password, and the URL gives one"
+        cause = _CAUSES.get(error.code) or _cause_of_err(error)
         return f"{cause} ({error})" if cause else str(error)
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is refused: {error.verify_message}; is ca= right?"
     if isinstance(error, ssl.SSLError):
-        return f"no TLS connection is possible ({error.reason or error}); does it speak TLS?"
+        return f"no TLS connection is possible ({error.reason or error})"
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, OSError) and error.errno:
@@ -201,25 +209,17 @@ def final(address: Address | None, error: Exception) -> Exception:
         address: who gave it.
         error: the error.
     """
-    if isinstance(error, BrokerError):
-        return error
     text = f"Redis at {address}: {_told(error)}"
-    if not isinstance(error, Refusal):
+    if isinstance(error, OSError | NotRedis):
         return BrokerInaccessible(text)
+    if not isinstance(error, Refusal):
+        return error
     if error.code == "TASKYARD":
         code, _, rest = error.text.partition(" ")
         return ScriptError(code, rest)
-    mended_by_hand = error.code in {"WRONGPASS", "NOAUTH", "NOPERM", "MOVED"} or (
-        error.code == "ERR" and _NEEDS_SOMEBODY.search(error.text)
-    )
-    return BrokerInaccessible(text) if mended_by_hand else BrokerError(text)
-
-
-_NEEDS_SOMEBODY = re.compile(
-    r"DB index|SELECT is not allowed|invalid password|without any password configured"
-    r"|unknown command|cluster support disabled|ACL failure in script|can't run this command",
-    re.IGNORECASE,
-)
+    if error.code in {"WRONGPASS", "NOAUTH", "NOPERM", "MOVED"} or _cause_of_err(error):
+        return BrokerInaccessible(text)
+    return BrokerError(text)
 
 
 def exhausted(

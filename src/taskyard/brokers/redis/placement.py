@@ -15,9 +15,20 @@ from taskyard.brokers.redis.calls import Argument, Call
 from taskyard.brokers.redis.scripts import load_script
 from taskyard.errors import PartitionConflict
 
-__all__ = ["HOME", "LETTERS", "TOKENS", "Numbering", "Placement", "Placements", "call"]
+__all__ = [
+    "FIRST_EPOCH",
+    "HOME",
+    "LETTERS",
+    "TOKENS",
+    "Numbering",
+    "Placement",
+    "Placements",
+    "call",
+]
 
 HOME = 0
+FIRST_EPOCH = 1
+"""That of queues that were never split."""
 
 
 def call(name: str, container: int, *args: Argument) -> Call:
@@ -64,6 +75,14 @@ class Placement(NamedTuple):
             return self.containers[0]
         return self.containers[crc32(shard.encode()) % len(self.containers)]
 
+    def before(self, shard: str) -> int | None:
+        """The container that a shard left in the last split, None if it was moved by none."""
+        if self.epoch == FIRST_EPOCH:
+            return None
+        half = len(self.containers) // 2
+        earlier = self.containers[crc32(shard.encode()) % half]
+        return None if earlier == self.of(shard) else earlier
+
 
 class Placements:
     """The placements of queues, as far as somebody asked for them.
@@ -76,11 +95,17 @@ class Placements:
         self._default = 1 if spread else 0
         self._wanted: dict[str, int] = {}
         self._known: dict[str, Placement] = {}
+        self._stale: set[str] = set()
 
     def want(self, queue: str, partitions: int) -> None:
         """Say how many containers a queue is to have."""
         self._wanted[queue] = partitions
-        self._known.pop(queue, None)
+        self.forget(queue)
+
+    def epoch(self, queue: str) -> int:
+        """The epoch of a placement that was looked up."""
+        known = self._known.get(queue)
+        return FIRST_EPOCH if known is None else known.epoch
 
     def known(self, queue: str) -> Placement | None:
         """A placement that was looked up."""
@@ -93,7 +118,11 @@ class Placements:
 
     def forget(self, queue: str) -> None:
         """Look a placement up again when it is needed next: it changed."""
-        self._known.pop(queue, None)
+        self._stale.add(queue)  # others may be about to use what is known
+
+    def outdated(self, queues: Iterable[str]) -> bool:
+        """Whether one of these is to be looked up again."""
+        return not self._stale.isdisjoint(queues)
 
     def load(self, queues: Iterable[str]) -> Operation[None]:
         """Look up what is not known yet; queues that are new are placed.
@@ -101,9 +130,11 @@ class Placements:
         Raises:
             PartitionConflict: a queue has other containers than was said here.
         """
-        missing = sorted({queue for queue in queues if queue not in self._known})
+        wanted = set(queues)
+        missing = sorted((wanted - self._known.keys()) | (wanted & self._stale))
         if not missing:
             return
+        self._stale.difference_update(missing)
         args: list[Argument] = []
         for queue in missing:
             args += (queue, self._wanted.get(queue, self._default))

@@ -38,7 +38,7 @@ _LONG = 33
 _history = struct.Struct(">QBQIIII")
 _parts = msgspec.msgpack.Decoder(list[list[Any]])
 _failure = msgspec.msgpack.Decoder(Failure)
-_policy = msgspec.msgpack.Decoder(tuple[str, int, int, int, int, int, list[str], bool])
+_policy = msgspec.msgpack.Decoder(list[Any])
 
 
 def group_key(group: Group) -> str:
@@ -81,7 +81,7 @@ def _delivery(entry: bytes) -> Delivery:
 
 def read_policy(packed: bytes) -> GroupPolicy:
     """Read a stored policy."""
-    _, size, within, bytes_, concurrency, max_deliveries, members, _ = _policy.decode(packed)
+    _, size, within, bytes_, concurrency, max_deliveries, members, *_ = _policy.decode(packed)
     return GroupPolicy(size, within, bytes_, concurrency, max_deliveries, tuple(members))
 
 

@@ -156,20 +156,19 @@ class AsyncConnection:
             replies, self._replies = self._replies, []
             self._waiter.set_result(replies)
 
-    def _fail(self, error: Exception) -> None:
-        self._error = error
-        self.close()
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(error)
-
     def close(self) -> None:
         """Drop it, with what may be under way on it; also when its loop is closed."""
-        if self._error is None:
-            self._error = ConnectionError("the connection is closed")
+        self._fail(ConnectionError("the connection is closed"))
+
+    def _fail(self, error: Exception) -> None:
+        self._error = self._error or error
         if self._socket.fileno() >= 0:
-            with contextlib.suppress(RuntimeError):
+            with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._loop.remove_reader(self._socket)
             self._socket.close()
+        if self._waiter is not None and not self._waiter.done():
+            with contextlib.suppress(RuntimeError):
+                self._waiter.set_exception(error)
 
     def __del__(self) -> None:
         # A loop that ended without `close` leaves nobody else to do it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from redis.crc import key_slot
@@ -126,11 +126,15 @@ class Cluster:
         """See `Directory.find`."""
         if self._doubted:
             return None
-        return self._slots.get(key_slot(tag.encode()))
+        found = self._slots.get(key_slot(tag.encode()))
+        self._doubted = found is None
+        return found
 
     def look_up(self) -> None:
         """See `Directory.look_up`."""
         with self._lock:
+            if not self._doubted:  # somebody else was faster
+                return
             self._slots = _ask_each(self._seeds, self._ask)
             known = sorted(set(self._slots.values()))
             self._seeds = [*known, *(seed for seed in self._options.addresses if seed not in known)]
@@ -139,12 +143,11 @@ class Cluster:
     def _ask(self, address: Address) -> dict[int, Address]:
         # NodesManager of redis-py asks the same, but does not let on why a node refused.
         with client(self._options, address, database=0) as node:
-            found: Mapping[tuple[int, int], Any] = node.execute_command("CLUSTER SLOTS")
+            found: Any = node.execute_command("CLUSTER SLOTS")
         slots: dict[int, Address] = {}
-        for (first, last), nodes in found.items():
-            host, port, *_ = nodes["primary"]
+        for first, last, (host, port, *_), *_ in found:
             # A node that knows no name of its own means: the one under which it was asked.
-            master = Address(host or address.host, int(port))
+            master = Address(host.decode() if host else address.host, int(port))
             slots.update(dict.fromkeys(range(first, last + 1), master))
         return slots
 

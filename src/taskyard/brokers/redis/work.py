@@ -54,14 +54,25 @@ class Steps:
             settled[TOKENS.inside(item.token)[0]].append(item)
         if want is None:
             return (yield from self._settle_only(settled))
+        step = yield from self._step(settled, want)
+        if self._outdated(want) and want.listener is not None and not step.claims:
+            # It would sleep where it may not be woken any more.
+            return _joined([step, (yield from self._step({}, want))])
+        return step
+
+    def _outdated(self, want: Want) -> bool:
+        """Whether a reply said that shards of a queue are elsewhere now."""
+        return self._placements.outdated(item.group.queue for item in want.groups)
+
+    def _step(self, settled: dict[int, list[Settlement]], want: Want) -> Operation[Step]:
         groups = yield from self._groups(want)
         served = list(groups) or [0]
         if len(served) == 1 and settled.keys() <= groups.keys():
             [container] = served
             if want.listener is not None:
                 self._asleep.setdefault(want.listener, set()).add(container)
-            reply = yield self._call(container, settled[container], want)
-            return _read(container, reply, want)
+            reply = yield self._call(container, settled.get(container, ()), want)
+            return self._read(container, reply, want)
         return (yield from self._visit(settled, want, groups))
 
     def _groups(self, want: Want) -> Operation[dict[int, list[GroupWant]]]:
@@ -77,7 +88,7 @@ class Steps:
         containers = list(settled) or [0]
         calls = [self._call(container, settled[container], None) for container in containers]
         replies = yield calls
-        return _joined([_read(*pair, None) for pair in zip(containers, replies, strict=True)])
+        return _joined([self._read(*pair, None) for pair in zip(containers, replies, strict=True)])
 
     def _visit(
         self,
@@ -97,7 +108,7 @@ class Steps:
             if wish is None and container not in settled:
                 continue
             reply = yield self._call(container, settled.get(container, ()), wish)
-            steps.append(_read(container, reply, wish))
+            steps.append(self._read(container, reply, wish))
             found += steps[-1].claims
         if want.listener is not None:
             if not found:
@@ -106,16 +117,14 @@ class Steps:
                 yield from self._stay_awake(want.listener, ())
         return _joined(steps)
 
-    def _fall_asleep(
-        self, want: Want, groups: dict[int, list[GroupWant]]
-    ) -> Operation[list[Step]]:
+    def _fall_asleep(self, want: Want, groups: dict[int, list[GroupWant]]) -> Operation[list[Step]]:
         listener = want.listener or ""
         steps: list[Step] = []
         asleep = self._asleep.setdefault(listener, set())
         for container, served in groups.items():
             wish = msgspec.structs.replace(want, groups=served)
             reply = yield self._call(container, (), wish)
-            steps.append(_read(container, reply, wish))
+            steps.append(self._read(container, reply, wish))
             if steps[-1].claims:
                 asleep.discard(container)
                 yield from self._stay_awake(listener, (container,))
@@ -133,18 +142,47 @@ class Steps:
         """The containers where a listener that ends is registered."""
         return sorted(self._asleep.pop(listener, set()))
 
-    def _call(
-        self, container: int, settlements: Sequence[Settlement], want: Want | None
-    ) -> Call:
+    def _call(self, container: int, settlements: Sequence[Settlement], want: Want | None) -> Call:
         blobs: list[Argument] = []
         packed = _pack(
             (
                 [_settlement(item, blobs) for item in settlements],
-                False if want is None else _want(want),
+                False if want is None else self._packed(want),
                 self._dead_limit,
             )
         )
         return call("step", container, packed, *blobs)
+
+    def _packed(self, want: Want) -> tuple[Any, ...]:
+        epoch = self._placements.epoch
+        return (
+            [
+                (group_key(item.group), item.messages, tuple(item.members), epoch(item.group.queue))
+                for item in want.groups
+            ],
+            want.owner,
+            want.lease,
+            want.claims,
+            want.bytes,
+            want.drain,
+            want.alone,
+            want.listener or "",
+            want.messages,
+        )
+
+    def _read(self, container: int, reply: Sequence[Any], want: Want | None) -> Step:
+        lost, now, next_at, suspects, claims, *moved = reply
+        wanted = () if want is None else want.groups
+        groups = {group_key(item.group): item.group for item in wanted}
+        if moved:
+            for group in groups.values():
+                self._placements.forget(group.queue)
+        made = []
+        for claim in claims:
+            group = groups.get(claim[1].decode()) or read_group(claim[1])
+            made.append(read_claim(claim, group, TOKENS.outside(container, claim[0])))
+        lost_tokens = [TOKENS.outside(container, token) for token in lost]
+        return Step(lost_tokens, made, now, next_at, bool(suspects))
 
 
 def _remaining(want: Want, served: Sequence[GroupWant], found: list[Claim]) -> Want | None:
@@ -161,17 +199,6 @@ def _remaining(want: Want, served: Sequence[GroupWant], found: list[Claim]) -> W
         alone=want.alone and not found,
         listener=None,
     )
-
-
-def _read(container: int, reply: Sequence[Any], want: Want | None) -> Step:
-    lost, now, next_at, suspects, claims = reply
-    groups = {} if want is None else {group_key(item.group): item.group for item in want.groups}
-    made = []
-    for claim in claims:
-        group = groups.get(claim[1].decode()) or read_group(claim[1])
-        made.append(read_claim(claim, group, TOKENS.outside(container, claim[0])))
-    lost_tokens = [TOKENS.outside(container, token) for token in lost]
-    return Step(lost_tokens, made, now, next_at, bool(suspects))
 
 
 def _joined(steps: Sequence[Step]) -> Step:
@@ -215,17 +242,3 @@ def _outcome(outcome: Outcome, record: str, blobs: list[Argument]) -> tuple[Any,
             return ("dead", _index(blobs, _pack(failure)), id_, task, attempted)
         case Discard(id_):
             return ("discard", id_)
-
-
-def _want(want: Want) -> tuple[Any, ...]:
-    return (
-        [(group_key(item.group), item.messages, tuple(item.members)) for item in want.groups],
-        want.owner,
-        want.lease,
-        want.claims,
-        want.bytes,
-        want.drain,
-        want.alone,
-        want.listener or "",
-        want.messages,
-    )

@@ -5,8 +5,9 @@
 --       4   packed: {queue or false, task or false, numbers or false, after, upto or false,
 --           limit, whether the numbers are enough}
 -- Reply {number up to which it looked, 0 when that was all; `upto`, or the highest number that
---       there ever was; home says here how many other containers there are; number or {number, group key, task,
---       shard, priority, id, failure, losses, deliveries, attempts, since, at, body}…}
+--       there ever was; home says here how many other containers there are;
+--       number or {number, group key, task, shard, priority, id, failure, losses, deliveries,
+--       attempts, since, at, body}…}
 -- include letters
 
 local LOOKED, BYTES = 500, 4194304

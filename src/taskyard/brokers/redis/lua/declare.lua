@@ -3,9 +3,11 @@
 -- KEYS  1: the container
 -- ARGV  1 slot, 2 number, 3 clock
 --       4   packed: {group key, size, within, bytes, concurrency, max_deliveries, members,
---           whether to replace what is stored}
+--           whether to replace what is stored, epoch of the placement that the caller knows (by
+--           default 1)}
 -- Reply {1 if lanes must be settled anew}
 --       {-1, the stored policy packed, messages that are there}: it conflicts, nothing is stored
+--       {2} or {3}: nothing is stored, as put.lua says
 -- include sleepers
 
 local saved = remembered()
@@ -13,8 +15,12 @@ if saved then
     return {tonumber(saved)}
 end
 
-local key, size, within, bytes, concurrency, max_deliveries, members, replace =
+local key, size, within, bytes, concurrency, max_deliveries, members, replace, epoch =
     unpack(cmsgpack.unpack(ARGV[4]))
+local conflict = epoch_conflict(key, epoch or 1)
+if conflict then
+    return {conflict}
+end
 local group = made_group(key)
 local there = present(group)
 

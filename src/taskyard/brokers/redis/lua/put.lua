@@ -3,11 +3,18 @@
 -- KEYS  1: the container
 -- ARGV  1 slot, 2 number, 3 clock
 --       4   packed: for each lane and priority an array of
---           group key, shard, priority, delay, due, number of bodies, record_ttl, member, ids
+--           group key, shard, priority, delay, due, number of bodies, record_ttl, member, ids,
+--           epoch of the placement that the caller knows (by default 1)
 --           (delay, due and record_ttl in microseconds; due 0: use the delay; ids {} without
---           records)
---       5…  the bodies, in order
--- Reply  1, or the error
+--           records).
+--           For a lot from an inbox, in front of them: source, number of the lot, number of dead
+--           letters, how many a group keeps
+--       5…  the bodies, in order; then for each dead letter five: key of its group, shard,
+--           task, failure (packed), body
+-- Reply  1
+--        2: shards of the queue moved away; 3: not all of its containers know of that yet; in both
+--           cases nothing was stored
+--        or the error
 --       TASKYARD DUPLICATE <id>   that id has a record already; nothing was stored
 -- include container
 -- include entry
@@ -29,8 +36,10 @@ end
 if #puts == 1 and is_plain_put(puts[1]) then
     local key, shard = puts[1][1], puts[1][2]
     local packed = call('HGET', T .. ':groups', key)
-    local gid, _, within = unpack(packed and cmsgpack.unpack(packed) or {})
-    if within == 0 and call('HEXISTS', T .. ':s:' .. gid, shard) == 0 then
+    local gid, _, within, _, _, _, _, _, epoch = unpack(packed and cmsgpack.unpack(packed) or {})
+    if within == 0 and (epoch or 1) == (puts[1][10] or 1)
+        and call('HEXISTS', T .. ':s:' .. gid, shard) == 0
+    then
         local entry = fresh_entry(sequences(1), false, ARGV[5])
         if call('RPUSHX', T .. ':l:' .. gid .. ':0:' .. shard, entry) > 0 then
             call('HINCRBY', T .. ':g:' .. gid, 'put', 1)
@@ -43,7 +52,24 @@ if #puts == 1 and is_plain_put(puts[1]) then
     end
 end
 
--- include sleepers
+-- include letters
+
+-- A lot is stored once. What it does not become, goes to the dead letters with it.
+--
+-- T:transfers  hash  source -> number of its last lot
+local lot = puts[1] and #puts[1] == 4 and table.remove(puts, 1)
+
+if lot and tonumber(call('HGET', T .. ':transfers', lot[1]) or 0) >= lot[2] then
+    return 1
+end
+
+local conflicts = {}
+for _, item in ipairs(puts) do
+    conflicts[epoch_conflict(item[1], item[10] or 1) or 0] = true
+end
+if conflicts[MOVED] or conflicts[TRY_AGAIN] then
+    return conflicts[MOVED] and MOVED or TRY_AGAIN
+end
 
 local ids = {}
 for _, item in ipairs(puts) do
@@ -68,7 +94,8 @@ end
 local function put_later(group, item, due, first)
     local recorded = #item[9] > 0
     for index = 0, item[6] - 1 do
-        delay(group, item[2], item[3], due, {sequence = first + index, since = first + index, deliveries = 0,
+        local sequence = first + index
+        delay(group, item[2], item[3], due, {sequence = sequence, since = sequence, deliveries = 0,
             attempts = 0, losses = 0, cap = 0, recorded = recorded, body = ARGV[body + 1 + index]})
     end
 end
@@ -104,6 +131,13 @@ local function put_now(group, item, first)
     elseif lane.blocked > 0 then
         touch(lane)
     end
+end
+
+local function put_dead(key, shard, task, failure, letter)
+    local group, first = made_group(key), sequences(1)
+    count(group, 'put', 1)
+    bury(group, shard, 0, {since = first, deliveries = 0, attempts = 0, body = letter}, failure, 0,
+        '', task, lot[4])
 end
 
 -- The lanes of one group are loaded together.
@@ -146,6 +180,12 @@ for _, lane in ipairs(touched) do
     settle_down(lane)
 end
 
+if lot then
+    for index = body + 1, body + 5 * lot[3], 5 do
+        put_dead(unpack(ARGV, index, index + 4))
+    end
+    call('HSET', T .. ':transfers', lot[1], text(lot[2]))
+end
 store()
 remember('')
 return 1

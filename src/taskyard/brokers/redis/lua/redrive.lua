@@ -16,9 +16,15 @@ end
 
 local function retry(group, shard, priority, id, body)
     local sequence, recorded = sequences(1), id ~= '' and has_record(id)
-    local lane = lane_of(group, shard)
-    append(lane, priority, {fresh_entry(sequence, recorded, body)}, sequence, #body)
-    settle_down(lane)
+    if leaves(group, shard) then
+        delay(group, shard, priority, now, {sequence = sequence, since = sequence, deliveries = 0,
+            attempts = 0, losses = 0, cap = 0, recorded = recorded, body = body})
+        sequence = 0
+    else
+        local lane = lane_of(group, shard)
+        append(lane, priority, {fresh_entry(sequence, recorded, body)}, sequence, #body)
+        settle_down(lane)
+    end
     if recorded then
         local key = record_key(id)
         call('HDEL', key, 'failure', 'losses', 'result')

@@ -4,10 +4,11 @@
 -- ARGV  1 slot, 2 number, 3 clock
 --       4   packed: {settlements, want or false, dead letters that a group keeps}
 --           settlement: token, outcomes, results, kept sequences (see shared/claims.lua)
---           want: groups {{key, messages, members}…}, owner, lease (microseconds), claims, bytes,
+--           want: groups {{key, messages, members, epoch of the placement that the caller knows
+--           (by default 1)}…}, owner, lease (microseconds), claims, bytes,
 --           drain, alone, listener or '', messages
 --       5…  results and failures that the settlements name by their index here
--- Reply {lost tokens, now, next_at, 1 if a suspect was passed over, claims}
+-- Reply {lost tokens, now, next_at, 1 if a suspect was passed over, claims; 1 if shards moved away}
 --       claim: {token, key of its group, deadline, its lanes packed (shared/claims.lua), entries…}
 -- include claims
 
@@ -373,7 +374,7 @@ if saved then
     return reply_again(saved)
 end
 
-local lost, claims, tokens = {}, {}, {}
+local lost, claims, tokens, moved = {}, {}, {}, nil
 for _, settlement in ipairs(settlements) do
     if not settle(settlement, limit) then
         lost[#lost + 1] = settlement[1]
@@ -395,6 +396,9 @@ if want then
                 known[member] = true
             end
             members[group.gid], named[#named + 1] = known, group
+            if group.epoch and group.epoch > (item[4] or 1) then
+                moved = 1
+            end
             if knows(known, group) then
                 served[#served + 1], wanted[group.gid] = group, item[2]
             end
@@ -416,4 +420,4 @@ end
 store()
 local upcoming = next_at()
 remember(cmsgpack.pack({lost, now, upcoming, suspects and 1 or 0, tokens}))
-return {lost, now, upcoming, suspects and 1 or 0, claims}
+return {lost, now, upcoming, suspects and 1 or 0, claims, moved}

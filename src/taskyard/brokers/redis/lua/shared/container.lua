@@ -28,6 +28,9 @@ local function remembered()
     local mark = ARGV[2] .. ' '
     if saved and saved:sub(1, #mark) == mark then
         return saved:sub(#mark + 1)
+    elseif saved and tonumber(saved:match('^%d+')) > tonumber(ARGV[2]) then
+        -- It was sent again, answered there, and followed by others: nobody waits for this one.
+        error('overtaken by a later call')
     end
 end
 
@@ -37,6 +40,13 @@ end
 
 local function refuse(code, reason)
     return redis.error_reply('TASKYARD ' .. code .. ' ' .. (reason or ''))
+end
+
+-- Wakes who listens there; returns how many do. Where the user may not publish, nobody is woken,
+-- and looks by himself: an error would leave half of a call behind.
+local function publish(name)
+    local heard = redis.pcall('PUBLISH', name, '')
+    return type(heard) == 'number' and heard or 1
 end
 
 -- Sequences are microseconds as long as there are not more messages than those.

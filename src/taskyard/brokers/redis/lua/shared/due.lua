@@ -7,10 +7,14 @@
 local DUE_KEY = T .. ':due'
 
 local function delay(group, shard, priority, due, message)
+    local away = leaves(group, shard)
+    local key = away and away_key(group) or DUE_KEY
     local head = struct.pack('>I8I4i2I2', message.sequence, group.number, priority, #shard)
-    call('ZADD', DUE_KEY, due, head .. shard .. write_entry(message):sub(9))
+    call('ZADD', key, due, head .. shard .. write_entry(message):sub(9))
     count(group, 'delayed', 1)
-    note_time(group, due)
+    if not away then
+        note_time(group, due)
+    end
 end
 
 local function enter(group, shard, priority, message)
@@ -31,14 +35,25 @@ local function enter(group, shard, priority, message)
     settle_down(lane)
 end
 
+-- What a member of the set is made of: gid, priority, shard, entry.
+local function read_due(member)
+    local _, gid, priority, length, first = struct.unpack('>I8I4i2I2', member)
+    return text(gid), priority, member:sub(first, first + length - 1),
+        member:sub(1, 8) .. member:sub(first + length)
+end
+
 -- Lets messages whose time has come join their lanes.
 local function promote_messages(limit)
     local members = call('ZRANGEBYSCORE', DUE_KEY, '-inf', now, 'LIMIT', 0, limit)
     spread('ZREM', DUE_KEY, members)
     for _, member in ipairs(members) do
-        local _, gid, priority, length, first = struct.unpack('>I8I4i2I2', member)
-        local message = read_entry(member:sub(1, 8) .. member:sub(first + length))
-        enter(group_of(text(gid)), member:sub(first, first + length - 1), priority, message)
+        local gid, priority, shard, entry = read_due(member)
+        local group = group_of(gid)
+        if leaves(group, shard) then
+            call('ZADD', away_key(group), now, member)
+        else
+            enter(group, shard, priority, read_entry(entry))
+        end
     end
 end
 

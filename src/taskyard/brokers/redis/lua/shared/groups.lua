@@ -1,9 +1,17 @@
 -- Groups: a task of a queue, or the tasks of a common order. Each has a number, the gid.
 --
--- T:groups       hash  key (queue NUL name) -> gid and what is declared, packed
+-- T:groups       hash  key (queue NUL name) -> gid and what is declared, packed; if the queue was
+--                      split also the first four of `T:epochs`
 -- T:names        hash  gid -> key
 -- T:g:<gid>      hash  counters: waiting, delayed, running, lanes, and the totals
+-- T:epochs       hash  queue that was split -> packed: epoch of its placement, phase of this
+--                      container in the last split, number of partitions, index of this one,
+--                      whether all that leaves it is known
 -- include container
+
+-- LEAVING: the lanes of other partitions move away from here. CLOSED: they move here, and those
+-- with a limit of claims wait until nothing of them is left where they were.
+local SETTLED, LEAVING, CLOSED = 0, 1, 2
 
 local groups, groups_by_key, touched_groups = {}, {}, {}
 
@@ -11,7 +19,8 @@ local function load_group(key, packed)
     local group = {key = key, counts = {}, lanes = {}, changed_lanes = {}, turned = {}}
     local gid
     gid, group.size, group.within, group.bytes, group.concurrency, group.max_deliveries,
-        group.members, group.declared = unpack(cmsgpack.unpack(packed))
+        group.members, group.declared, group.epoch, group.phase, group.partitions, group.index =
+        unpack(cmsgpack.unpack(packed))
     group.gid = gid
     group.state_key = T .. ':s:' .. gid
     group.ready_key = T .. ':r:' .. gid
@@ -26,7 +35,17 @@ end
 
 local function store_policy(group)
     call('HSET', T .. ':groups', group.key, cmsgpack.pack({group.gid, group.size, group.within,
-        group.bytes, group.concurrency, group.max_deliveries, group.members, group.declared}))
+        group.bytes, group.concurrency, group.max_deliveries, group.members, group.declared,
+        group.epoch, group.phase, group.partitions, group.index}))
+end
+
+local function queue_of(key)
+    return key:match('^[^%z]*')
+end
+
+local function split_of(queue)
+    local packed = call('HGET', T .. ':epochs', queue)
+    return packed and cmsgpack.unpack(packed) or {}
 end
 
 -- The group of a key, nil when nobody named it yet.
@@ -47,10 +66,21 @@ local function made_group(key)
     if not group then
         local gid = text(call('HINCRBY', META, 'groups', 1))
         call('HSET', T .. ':names', gid, key)
-        group = load_group(key, cmsgpack.pack({gid, 1, 0, 0, 0, 3, {}, false}))
+        local epoch, phase, partitions, index = unpack(split_of(queue_of(key)))
+        group = load_group(key, cmsgpack.pack({gid, 1, 0, 0, 0, 3, {}, false, epoch, phase,
+            partitions, index}))
         store_policy(group)
     end
     return group
+end
+
+-- What a caller is to do whose placement has another epoch than this container.
+local MOVED, TRY_AGAIN = 2, 3
+
+local function epoch_conflict(key, told)
+    local group = known_group(key)
+    local epoch = group and group.epoch or not group and split_of(queue_of(key))[1] or 1
+    return epoch > told and MOVED or epoch < told and TRY_AGAIN or nil
 end
 
 local function count(group, what, by)

@@ -7,7 +7,10 @@
 -- T:later     zset  gid (4 bytes) shard -> microseconds
 -- T:f:<gid>   zset  shard -> microseconds: those of `later` that wait for a batch to fill
 -- T:p:<gid>   set   shards that are parked
+-- T:o:<gid>   set   while closed: shards that are open nevertheless
+-- T:w:<gid>   set   while closed: shards that wait for that
 -- include groups
+-- include moving
 -- include rules
 -- include entry
 
@@ -312,6 +315,28 @@ local function set_parked(lane, parked)
     end
 end
 
+-- Whether a lane must wait, because something of it may be left where it was before a split.
+local function is_closed(lane)
+    local group = lane.group
+    if group.concurrency == 0
+        or call('SISMEMBER', T .. ':o:' .. group.gid, lane.shard) == 1
+    then
+        return false
+    end
+    if lane.waiting > 0 then
+        call('SADD', T .. ':w:' .. group.gid, lane.shard)
+    end
+    return true
+end
+
+-- Notes whether there is something of a lane that is to leave, and may. While a claim that can
+-- bring messages back is open, the lane keeps what holds them up.
+local function note_leaving(lane)
+    local stays = lane.held > 0 and (lane.parked or lane.blocked > 0)
+    local moves = lane.waiting > 0 and not stays
+    call(moves and 'SADD' or 'SREM', T .. ':m:' .. lane.group.gid, lane.shard)
+end
+
 -- Makes sure of what a lane of batches does not know since it was declared as one.
 local function know_batch(lane)
     if lane.oldest == 0 then
@@ -346,6 +371,9 @@ local function settle_down(lane, served)
     end
     find_place(lane)
     local where, at = place(lane, lane.group)
+    if lane.group.phase == CLOSED and is_closed(lane) then
+        where = NOWHERE
+    end
     if where ~= lane.place then
         leave_place(lane)
     end
@@ -355,6 +383,9 @@ local function settle_down(lane, served)
         make_later(lane, at)
     end
     lane.place = where
+    if leaves(lane.group, lane.shard) then
+        note_leaving(lane)
+    end
 end
 
 -- Lets lanes whose time has come take their places.

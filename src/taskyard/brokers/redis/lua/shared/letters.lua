@@ -13,6 +13,9 @@ end
 
 local function drop_letter(gid, number)
     call('ZREM', dead_key(gid), number)
+    if group_of(gid).phase == LEAVING then
+        call('ZREM', T .. ':x:' .. gid, number)
+    end
     call('HDEL', LETTERS, number)
 end
 
@@ -24,6 +27,9 @@ local function bury(group, shard, priority, message, failure, losses, id, task, 
     call('HSET', LETTERS, number, cmsgpack.pack({group.gid, task, shard, priority, id, failure,
         losses, message.deliveries, message.attempts, message.since, now, message.body}))
     call('ZADD', dead_key(group.gid), number, number)
+    if leaves(group, shard) then
+        call('ZADD', T .. ':x:' .. group.gid, number, number)
+    end
     count(group, 'dead', 1)
     if call('ZCARD', dead_key(group.gid)) > limit then
         drop_letter(group.gid, call('ZRANGE', dead_key(group.gid), 0, 0)[1])

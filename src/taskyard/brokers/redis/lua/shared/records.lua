@@ -57,6 +57,6 @@ local function finish_record(id, state, field, value)
         call('EXPIRE', key, 3600)
     end
     for name in (found[2] or ''):gmatch('%S+') do
-        call('PUBLISH', name, '')
+        publish(name)
     end
 end

@@ -56,7 +56,7 @@ local function wake_one(group)
             call('ZREM', key, name)
         elseif serves(cmsgpack.unpack(packed), group) then
             leave_lines(name)
-            if call('PUBLISH', name, '') > 0 then
+            if publish(name) > 0 then
                 return
             end
             call('HDEL', SLEEPERS, name)

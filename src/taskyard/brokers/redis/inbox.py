@@ -1,0 +1,282 @@
+"""Inboxes in Redis: plain lists that anybody may push to, emptied into the queues lot by lot.
+
+An inbox and its queue are in different hash slots, so no step moves a value at once. A lot is put
+aside in the inbox's slot under a number (`collect`); the queue's containers remember the last
+number that they stored (`put`); the lot is dropped when they all have it (`collect` again). Each
+step may be repeated by anybody.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from taskyard.brokers.base import Dead, Operation, Put
+from taskyard.brokers.inboxes import Lot, Misfit
+from taskyard.brokers.redis.calls import Argument, Call, ScriptError
+from taskyard.brokers.redis.options import RedisOptions
+from taskyard.brokers.redis.placement import Placement, Placements, call
+from taskyard.brokers.redis.replies import group_key
+from taskyard.brokers.redis.scripts import load_script
+from taskyard.brokers.redis.split import MOVED, TRY_AGAIN, Splits
+from taskyard.brokers.redis.watch import InboxWatch
+from taskyard.errors import BrokerUnavailable
+from taskyard.message import Failure, Reason
+
+__all__ = ["PutCall", "RedisInboxes"]
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack_shards = msgspec.msgpack.Decoder(list[str]).decode
+
+LOT_VALUES = 500
+LOT_BYTES = 1 << 20
+"""A lot is full with so many values, or with the one that makes it reach so many bytes."""
+
+ROUNDS = 20
+"""How often a lot follows its queue, that is being split; usually once is enough."""
+
+
+class PutCall(Protocol):
+    """Makes the call of `put` for one container."""
+
+    def __call__(
+        self,
+        container: int,
+        puts: Sequence[Put],
+        lot: Sequence[Argument] = (),
+        letters: Sequence[Argument] = (),
+        *,
+        epochs: Mapping[str, int] | None = None,
+    ) -> Call: ...
+
+
+class RedisInboxes:
+    """See `Inboxes`.
+
+    Arguments:
+        options: where the server is, and what keys begin with.
+        clock: microseconds since 1970, for tests; None: the server's.
+        placements: in which containers queues are.
+        splits: lets containers know of splits.
+        put: makes the calls that store.
+        dead_limit: dead letters that a group keeps in a container.
+    """
+
+    def __init__(
+        self,
+        options: RedisOptions,
+        clock: Callable[[], int] | None,
+        placements: Placements,
+        splits: Splits,
+        put: PutCall,
+        dead_limit: int,
+    ) -> None:
+        self._options = options
+        self._clock = clock
+        self._placements = placements
+        self._splits = splits
+        self._put = put
+        self._dead_limit = dead_limit
+
+    def name(self, queue: str) -> str:
+        """See `Inboxes.name`."""
+        # The name is a hash tag too, and those end at the first brace.
+        return "" if "}" in queue else f"{self._options.prefix}:inbox:{queue}"
+
+    def watch(self, queue: str, courier: str) -> InboxWatch:
+        """See `Inboxes.watch`."""
+        name = self.name(queue)
+
+        def collecting() -> Call | None:
+            placement = self._placements.known(queue)
+            return placement and self._collecting(queue, courier, 0, placement)
+
+        def read(reply: Any) -> Lot | None:
+            return _lot(queue, reply)
+
+        return InboxWatch(self._options, self._clock, name, collecting, read)
+
+    def collect(self, queue: str, courier: str, done: int = 0) -> Operation[Lot | None]:
+        """See `Inboxes.collect`."""
+        placement = yield from self._placement(queue)
+        return _lot(queue, (yield self._collecting(queue, courier, done, placement)))
+
+    def _collecting(self, queue: str, courier: str, done: int, placement: Placement) -> Call:
+        args = (done, placement.epoch, courier, LOT_VALUES, LOT_BYTES)
+        return self._call("collect", queue, *args)
+
+    def _call(self, script: str, queue: str, *args: Argument) -> Call:
+        return Call(load_script(script), self.name(queue), args)
+
+    def _placement(self, queue: str, least: int = 0) -> Operation[Placement]:
+        """The containers of a queue, as they are since an epoch or later."""
+        yield from self._placements.load([queue])
+        placement = self._placements.known(queue)
+        if placement is None or placement.epoch < least:
+            self._placements.forget(queue)
+            yield from self._placements.load([queue])
+            placement = self._placements.known(queue)
+        if placement is None or placement.epoch < least:
+            raise _splitting(queue)
+        return placement
+
+    # Storing a lot
+
+    def store(self, lot: Lot, items: Sequence[Put | Misfit]) -> Operation[list[Misfit]]:
+        """See `Inboxes.store`."""
+        made = _without_twins(items)
+        rest: Sequence[int] = range(len(made))
+        planned, epoch = False, lot.epoch
+        for _ in range(ROUNDS):
+            placement = _as_of(epoch, (yield from self._placement(lot.queue, epoch)))
+            if len(placement.containers) > 1 and not planned:
+                if not (yield from self._plan(lot, made)):
+                    return []  # somebody else has stored it all
+                planned = True
+            answers = yield from self._store_parts(placement, lot, made, rest)
+            rest = [index for answer in (MOVED, TRY_AGAIN) for index in answers.get(answer, ())]
+            if not rest:
+                return [item for item in made if isinstance(item, Misfit)]
+            if TRY_AGAIN in answers:
+                yield from self._splits.prepare(lot.queue)
+            else:
+                epoch += 1
+        raise _splitting(lot.queue)
+
+    def _plan(self, lot: Lot, made: list[Put | Misfit]) -> Operation[bool]:
+        """Let all who move this lot agree on the shards of its values, and so on containers."""
+        shards = _pack([item.shard for item in made])
+        reply = yield self._call("plan", lot.queue, lot.number, shards)
+        if reply is None:
+            return False
+        if reply != shards:
+            for index, shard in enumerate(_unpack_shards(reply)):
+                made[index] = msgspec.structs.replace(made[index], shard=shard)
+        return True
+
+    def _store_parts(
+        self,
+        placement: Placement,
+        lot: Lot,
+        made: list[Put | Misfit],
+        rest: Iterable[int],
+    ) -> Operation[dict[int, list[int]]]:
+        """Put what is left into its containers; returns to what they answered what."""
+        parts: dict[int, list[int]] = defaultdict(list)
+        for index in rest:
+            parts[placement.of(made[index].shard)].append(index)
+        replies = None
+        while replies is None:
+            calls = [
+                self._part(container, placement.epoch, lot, made, indices)
+                for container, indices in parts.items()
+            ]
+            try:
+                replies = yield calls
+            except ScriptError as error:
+                if error.code != "DUPLICATE":
+                    raise
+                yield from self._refuse_taken(parts, made, error.text)
+        answers: dict[int, list[int]] = defaultdict(list)
+        for indices, reply in zip(parts.values(), replies, strict=True):
+            answers[reply] += indices
+        return answers
+
+    def _part(
+        self,
+        container: int,
+        epoch: int,
+        lot: Lot,
+        made: Sequence[Put | Misfit],
+        indices: Sequence[int],
+    ) -> Call:
+        puts: list[Put] = []
+        letters: list[Argument] = []
+        for index in indices:
+            item = made[index]
+            if isinstance(item, Put):
+                puts.append(item)
+            else:
+                puts.append(Put(item.group, [], item.shard))  # lets the container check the epoch
+                failure = _pack(item.dead.failure)
+                letters += (group_key(item.group), item.shard, item.dead.task, failure)
+                letters.append(lot.values[index])
+        # A container may have had its part before it was split, or refused that and had less of it
+        # since: the epoch tells which.
+        head = (f"{lot.queue}@{epoch}", lot.number, len(letters) // 5, self._dead_limit)
+        return self._put(container, _joined(puts), head, letters, epochs={lot.queue: epoch})
+
+    def _refuse_taken(
+        self, parts: dict[int, list[int]], made: list[Put | Misfit], first: str
+    ) -> Operation[None]:
+        """Make dead letters of those whose id has a record: all at once, there may be many."""
+        taken = {first}
+        for container, indices in parts.items():
+            ids = [id_ for index in indices for id_ in _ids(made[index])]
+            if ids:
+                records = yield call("records", container, "", *ids)
+                taken.update(id_ for id_, found in zip(ids, records, strict=True) if found)
+        for indices in parts.values():
+            for index in indices:
+                item = made[index]
+                if isinstance(item, Put) and not taken.isdisjoint(_ids(item)):
+                    made[index] = _taken(item)
+
+
+def _lot(queue: str, reply: Any) -> Lot | None:
+    if reply is None:
+        return None
+    number, epoch, *values = reply
+    return Lot(queue, number, epoch, values)
+
+
+def _splitting(queue: str) -> BrokerUnavailable:
+    return BrokerUnavailable(f"the queue {queue!r} is being split; try again in a while")
+
+
+def _as_of(epoch: int, placement: Placement) -> Placement:
+    """A placement as it was: each later epoch has put as many containers behind those before."""
+    number = len(placement.containers) >> (placement.epoch - epoch)
+    return Placement(epoch, placement.containers[:number])
+
+
+def _ids(item: Put | Misfit) -> Sequence[str]:
+    return item.ids or () if isinstance(item, Put) else ()
+
+
+def _taken(item: Put) -> Misfit:
+    text = f"the id {_ids(item)[0]!r} has a record already: leave the id out, or choose another"
+    dead = Dead(Failure(Reason.UNREADABLE, "DuplicateId", text), task=item.member)
+    return Misfit(item.group, dead, item.shard)
+
+
+def _without_twins(items: Sequence[Put | Misfit]) -> list[Put | Misfit]:
+    """Of several with the same id, the first one stays."""
+    seen: set[str] = set()
+    made: list[Put | Misfit] = []
+    for item in items:
+        ids = _ids(item)
+        made.append(item if seen.isdisjoint(ids) or not isinstance(item, Put) else _taken(item))
+        seen.update(ids)
+    return made
+
+
+def _joined(puts: Sequence[Put]) -> list[Put]:
+    """Messages that go the same way as one put each; within a lane the order stays."""
+    joined: dict[tuple[Any, ...], Put] = {}
+    for item in puts:
+        way = (item.group, item.member, item.shard, item.priority, item.delay, item.due)
+        key = (*way, item.record_ttl, item.ids is None)
+        known = joined.get(key)
+        if known is None:
+            joined[key] = msgspec.structs.replace(
+                item, bodies=[*item.bodies], ids=None if item.ids is None else [*item.ids]
+            )
+            continue
+        known.bodies += item.bodies
+        if item.ids is not None:
+            known.ids = [*(known.ids or ()), *item.ids]
+    return list(joined.values())

@@ -1,0 +1,29 @@
+-- accept: make a new container of a queue take puts. Its lanes with a limit of claims are closed.
+--
+-- KEYS  1: the container
+-- ARGV  1 slot, 2 number, 3 clock
+--       4   queue
+--       5   the new epoch
+--       6   the new number of partitions
+--       7   the index of this one
+--       8   the last sequence of the container from where the lanes come
+--       9   its groups, as part.lua gives them
+-- Reply  1
+-- include moving
+
+local queue, epoch = ARGV[4], tonumber(ARGV[5])
+
+if (split_of(queue)[1] or 1) >= epoch then
+    return 1
+end
+store_split(queue, {epoch, CLOSED, tonumber(ARGV[6]), tonumber(ARGV[7])})
+for _, policy in ipairs(cmsgpack.unpack(ARGV[9])) do
+    local group = made_group(policy[1])
+    group.size, group.within, group.bytes, group.concurrency, group.max_deliveries, group.members,
+        group.declared = unpack(policy, 2)
+    store_policy(group)
+end
+load_numbers()
+last_sequence = math.max(last_sequence, tonumber(ARGV[8]))
+store_numbers()
+return 1

@@ -1,0 +1,150 @@
+"""Bringing what other programs push into the inbox of a queue over to its tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from taskyard.brokers.base import AsyncDriver, Dead
+from taskyard.brokers.inboxes import Inboxes, Lot, Misfit
+from taskyard.errors import BrokerError
+from taskyard.task import Task
+from taskyard.worker.inbox import Reader
+from taskyard.worker.pool import PERMANENT, RECONNECT
+
+__all__ = ["Courier", "Recipient"]
+
+log = logging.getLogger("taskyard.worker")
+
+PAUSE = 0.05
+"""Seconds for which somebody else is left alone with a lot; it takes the next ones too."""
+
+
+class Recipient(Protocol):
+    """The worker that a courier belongs to."""
+
+    messages: int
+
+    def notify(self) -> None:
+        """Let all look again whether there is something to do."""
+        ...
+
+    def note_arrivals(self) -> None:
+        """Note that there are new messages for the pools."""
+        ...
+
+    def note_dead(self, task: str, dead: Dead) -> None:
+        """Note a dead letter; with `fail_fast`, it ends the worker."""
+        ...
+
+
+class Courier:
+    """Empties the inbox of a queue, and waits for more.
+
+    It may be cancelled anywhere: a lot that it was at is stored once, by whoever comes next.
+
+    Attributes:
+        drained: how many messages of the worker had ended when the inbox was empty.
+
+    Arguments:
+        host: the worker.
+        inboxes: of the broker.
+        driver: runs their operations.
+        queue: its name.
+        tasks: those of its tasks that the worker knows.
+    """
+
+    def __init__(
+        self,
+        host: Recipient,
+        inboxes: Inboxes,
+        driver: AsyncDriver,
+        queue: str,
+        tasks: Iterable[Task[..., Any]],
+    ) -> None:
+        self.drained = -1
+        self._host = host
+        self._inboxes = inboxes
+        self._driver = driver
+        self._queue = queue
+        self._reader = Reader(queue, tasks)
+        self._name = secrets.token_urlsafe(9)
+        self._changed = asyncio.Event()
+
+    async def run(self, *, burst: bool) -> None:
+        """Work until cancelled.
+
+        Arguments:
+            burst: look whenever `notify` is called, instead of waiting for values.
+        """
+        watch = self._inboxes.watch(self._queue, self._name)
+        delay, failing = RECONNECT[0], False
+        lot: Lot | None = None
+        try:
+            while True:
+                try:
+                    await self._empty(lot)
+                    lot = None
+                    if burst:
+                        await self._changed.wait()
+                    else:
+                        lot = await watch.wait()
+                except PERMANENT:
+                    raise
+                except Exception as error:  # whatever it is: nobody else looks
+                    if not failing:
+                        text = "the inbox of queue %s fails, trying again: %s"
+                        known = isinstance(error, BrokerError)
+                        log.error(text, self._queue, error, exc_info=None if known else error)
+                    await asyncio.sleep(delay)
+                    delay, failing = min(delay * 2, RECONNECT[1]), True
+                else:
+                    if failing:
+                        log.info("the inbox of queue %s is served again", self._queue)
+                    delay, failing = RECONNECT[0], False
+        finally:
+            watch.close()
+
+    def notify(self) -> None:
+        """Look again, in a burst."""
+        self._changed.set()
+
+    async def _empty(self, lot: Lot | None) -> None:
+        """Move lot after lot, until the inbox is empty or somebody else moves them."""
+        self._changed.clear()
+        ended = self._host.messages
+        lot = lot or await self._collect(0)
+        while lot is not None:
+            if not lot.values:
+                await asyncio.sleep(PAUSE)
+                return
+            items = list(map(self._reader.read, lot.values))
+            self._note(await self._driver.run(self._inboxes.store(lot, items)))
+            self._host.note_arrivals()
+            lot = await self._collect(lot.number)
+        if self.drained != ended:
+            self.drained = ended
+            self._host.notify()
+
+    async def _collect(self, done: int) -> Lot | None:
+        return await self._driver.run(self._inboxes.collect(self._queue, self._name, done))
+
+    def _note(self, misfits: Iterable[Misfit]) -> None:
+        for misfit in misfits:
+            task, failure = misfit.dead.task or misfit.group.name, misfit.dead.failure
+            log.error(
+                "a value from the inbox of queue %s is dead: %s (%s)",
+                self._queue,
+                failure.reason,
+                failure.kind,  # its text may tell of the payload
+                extra={
+                    "task": task,
+                    "queue": self._queue,
+                    "reason": failure.reason,
+                    "error": failure.kind,
+                },
+            )
+            self._host.note_dead(task, misfit.dead)

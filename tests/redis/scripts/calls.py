@@ -1,0 +1,168 @@
+"""Calls of the scripts, with short words for what they get packed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from taskyard.brokers.redis.calls import Argument, Call
+from taskyard.brokers.redis.scripts import load_script
+
+__all__ = [
+    "GROUP",
+    "TAG",
+    "BytesLike",
+    "call",
+    "claim",
+    "dead",
+    "declare",
+    "envelope",
+    "item",
+    "put",
+    "settle",
+    "settlement",
+    "step",
+    "want",
+]
+
+TAG = "t"
+GROUP = "q\0t"
+LEASE = 30_000_000
+
+BytesLike = bytes | str
+
+_pack = msgspec.msgpack.encode
+
+
+def call(name: str, *args: Argument) -> Call:
+    """A call of a script with these arguments behind slot, number and clock."""
+    return Call(load_script(name), TAG, args)
+
+
+def envelope(id_: str, payload: object = b"", task: str = "") -> bytes:
+    """A body that names its id."""
+    return _pack((id_, payload, task))
+
+
+def declare(
+    group: str = GROUP,
+    *,
+    size: int = 1,
+    within: int = 0,
+    bytes_: int = 0,
+    concurrency: int = 0,
+    max_deliveries: int = 3,
+    members: Sequence[str] = (),
+    replace: bool = True,
+) -> Call:
+    """Declare a group; by default the policy of a plain task."""
+    policy = (group, size, within, bytes_, concurrency, max_deliveries, members, replace)
+    return call("declare", _pack(policy))
+
+
+Item = tuple[tuple[Any, ...], Sequence[BytesLike]]
+
+
+def item(
+    *bodies: BytesLike,
+    group: str = GROUP,
+    shard: str = "a",
+    priority: int = 0,
+    delay: int = 0,
+    due: int = 0,
+    ttl: int = 0,
+    member: str = "",
+    ids: Sequence[str] = (),
+) -> Item:
+    """Messages of one lane and priority, as a put stores them."""
+    return (group, shard, priority, delay, due, len(bodies), ttl, member, ids), bodies
+
+
+def put(*items: Item | BytesLike, **more: Any) -> Call:
+    """Put items; or bodies, as one item with the given properties."""
+    given = [each for each in items if isinstance(each, tuple)]
+    if not given:
+        given = [item(*(each for each in items if not isinstance(each, tuple)), **more)]
+    bodies = [body for _, some in given for body in some]
+    return call("put", _pack([head for head, _ in given]), *bodies)
+
+
+def settlement(
+    token: int,
+    outcomes: dict[int, tuple[Any, ...]] | None = None,
+    *,
+    results: Iterable[tuple[str, int]] = (),
+    keep: Iterable[int] = (),
+) -> tuple[Any, ...]:
+    """What became of a claim; `results` names blobs by their index in ARGV, the first is 5."""
+    return (token, list((outcomes or {}).items()), list(results), list(keep))
+
+
+def want(
+    messages: int = 100,
+    *,
+    groups: Sequence[str] = (GROUP,),
+    members: Sequence[str] = (),
+    owner: str = "ann",
+    lease: int = LEASE,
+    claims: int = 1,
+    bytes_: int = 1 << 22,
+    drain: bool = False,
+    alone: bool = True,
+    listener: str = "",
+    total: int = 1000,
+) -> tuple[Any, ...]:
+    """What a worker asks for; `messages`: of one claim, `total`: after which it has enough."""
+    served = [(group, messages, members) for group in groups]
+    return (served, owner, lease, claims, bytes_, drain, alone, listener, total)
+
+
+def step(
+    settlements: Sequence[tuple[Any, ...]] = (),
+    wanted: tuple[Any, ...] | None = None,
+    *blobs: BytesLike,
+    limit: int = 10_000,
+) -> Call:
+    """Settle, then claim; `limit`: dead letters that a group keeps."""
+    return call("step", _pack((settlements, wanted or False, limit)), *blobs)
+
+
+def claim(messages: int = 100, **more: Any) -> Call:
+    """Only claim."""
+    return step((), want(messages, **more))
+
+
+def settle(
+    token: int,
+    outcomes: dict[int, tuple[Any, ...]] | None = None,
+    *blobs: BytesLike,
+    limit: int = 10_000,
+    **more: Any,
+) -> Call:
+    """Only settle one claim."""
+    return step([settlement(token, outcomes, **more)], None, *blobs, limit=limit)
+
+
+def dead(
+    *,
+    queue: str | None = None,
+    task: str | None = None,
+    numbers: Sequence[int] | None = None,
+    after: int = 0,
+    upto: int | None = None,
+    limit: int = 100,
+    bare: bool = False,
+) -> Call:
+    """List dead letters; `bare`: only their numbers."""
+    wish = (
+        queue or False,
+        task or False,
+        False if numbers is None else numbers,
+        after,
+        False if upto is None else upto,
+        limit,
+        bare,
+    )
+    return call("dead", _pack(wish))

@@ -1,0 +1,560 @@
+"""The keys of a container as Python values, and calls whose every effect is looked at.
+
+`Container.dump` decodes on its own, not by what the broker decodes replies with, and knows every
+key that a script may write: it fails at any other. The state is flat: a name like "ready 1 a" (of
+group 1, shard a) or "count 1 waiting" stands for each thing that is there. `Container.trace` makes
+a call and gives what it changed, by these names. It also holds every call to what all calls
+promise: that it may be repeated, and that it leaves a state that agrees with itself.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+import redis
+from tests.redis.scripts.calls import TAG
+
+from taskyard.brokers.redis.calls import Call, container_key
+
+__all__ = [
+    "NOW",
+    "Claimed",
+    "Container",
+    "Due",
+    "Entry",
+    "Lane",
+    "Letter",
+    "Policy",
+    "State",
+    "fresh",
+    "read_entry",
+]
+
+NOW = 1_700_000_000_000_000
+TURNS = 1 << 42
+
+REMEMBERING = {"put", "step", "reap", "redrive", "release", "tidy", "declare"}
+"""Those whose answer is kept. The others may simply be carried out again."""
+
+State = dict[str, Any]
+
+
+class Entry(NamedTuple):
+    """A message as a lane, a claim or the due set holds it."""
+
+    sequence: int
+    since: int
+    deliveries: int
+    attempts: int
+    losses: int
+    cap: int
+    recorded: bool
+    body: bytes
+
+
+class Due(NamedTuple):
+    """A message that enters its lane later."""
+
+    at: int
+    gid: int
+    priority: int
+    shard: str
+    entry: Entry
+
+
+class Policy(NamedTuple):
+    """What is declared of a group; `split`: where it is, if its queue was split."""
+
+    key: str
+    size: int = 1
+    within: int = 0
+    bytes: int = 0
+    concurrency: int = 0
+    max_deliveries: int = 3
+    members: tuple[str, ...] = ()
+    declared: bool = False
+    split: tuple[Any, ...] = ()
+
+
+class Lane(NamedTuple):
+    """The state of a lane that is not of the plainest kind."""
+
+    priorities: tuple[int, ...] = (0,)
+    held: int = 0
+    blocked: int = 0
+    parked: bool = False
+    bytes: int = -1
+    oldest: int = 0
+    back: tuple[int, ...] = ()
+
+
+class Claimed(NamedTuple):
+    """An open claim; `parts`: per lane shard, flush, priority, number, priority, number…"""
+
+    key: str
+    owner: str
+    lease: int
+    number: int
+    parts: tuple[tuple[Any, ...], ...]
+    entries: tuple[Entry, ...]
+
+
+class Letter(NamedTuple):
+    """A dead letter."""
+
+    gid: int
+    task: str
+    shard: str
+    priority: int
+    id: bytes
+    failure: bytes
+    losses: int
+    deliveries: int
+    attempts: int
+    since: int
+    at: int
+    body: bytes
+
+
+def fresh(sequence: int, body: bytes | str, *, recorded: bool = False, **history: int) -> Entry:
+    """An entry; without more, of a message that was never handed out."""
+    data = body.encode() if isinstance(body, str) else body
+    plain = Entry(sequence, sequence, 0, 0, 0, 0, recorded, data)
+    return plain._replace(**history)
+
+
+def read_entry(data: bytes) -> Entry:
+    """Decode an entry, as shared/entry.lua describes it."""
+    sequence, flags = struct.unpack_from(">QB", data)
+    assert flags < 4, data
+    if flags & 1:
+        since, deliveries, attempts, losses, cap = struct.unpack_from(">QIIII", data, 9)
+        return Entry(sequence, since, deliveries, attempts, losses, cap, flags >= 2, data[33:])
+    return Entry(sequence, sequence, 0, 0, 0, 0, flags >= 2, data[9:])
+
+
+class Container:
+    """A container of keys.
+
+    Attributes:
+        client: talks to its server.
+        tag: its hash tag. For the container of an inbox, the list that others push to.
+        key: names it.
+        now: what the scripts are told is the time, microseconds; None: they use the server's.
+
+    Arguments:
+        client: to talk to the server by.
+        tag: see above.
+    """
+
+    def __init__(self, client: redis.Redis, tag: str = TAG) -> None:
+        self.client = client
+        self.tag = tag
+        self.key = container_key("x", tag)
+        self.now: int | None = NOW
+        self._number = 0
+
+    # Calling
+
+    def run(self, call: Call, *, slot: str | None = None, number: int = 1) -> Any:
+        """Make a call; by default the first of a slot that nobody else uses."""
+        if slot is None:
+            self._number += 1
+            slot = f"slot{self._number}"
+        clock = "" if self.now is None else self.now
+        return self.client.eval(call.script.source, 1, self.key, slot, number, clock, *call.args)
+
+    def tokens(self, call: Call) -> list[int]:
+        """Make a step; returns the tokens of its claims."""
+        return [claim[0] for claim in self.run(call)[4]]
+
+    def trace(self, call: Call, *, consistent: bool = True) -> tuple[Any, State]:
+        """Make a call and look at everything.
+
+        Arguments:
+            call: what to do.
+            consistent: whether the state must agree with itself afterwards.
+
+        Returns:
+            What it replied, and what it changed: None for what is no more.
+        """
+        assert self.now is not None
+        before = self.dump()
+        self._number += 1
+        slot = f"traced{self._number}"
+        try:
+            reply = self.run(call, slot=slot, number=7)
+        except redis.ResponseError:
+            assert self.dump() == before  # whoever refuses has changed nothing
+            raise
+        after = self.dump()
+        if consistent:
+            check(after)
+        self._repeat(call, slot, reply, after)
+        return reply, changes(before, after)
+
+    def _repeat(self, call: Call, slot: str, reply: Any, after: State) -> None:
+        assert self.now is not None
+        remembers = call.script.name in REMEMBERING
+        if remembers and self.client.exists(f"{self.key}:call:{slot}"):
+            self.now += 1_000_000
+            assert self.run(call, slot=slot, number=7) == reply
+            self.now -= 1_000_000
+        else:
+            assert self.run(call, slot=slot, number=7) == reply
+        assert self.dump() == after
+
+    # Looking
+
+    def dump(self) -> State:
+        """All that there is but what is remembered of calls; that is seen to expire."""
+        keys = [key.decode() for key in self.client.keys("*") if key.decode() != self.tag]
+        pipeline = self.client.pipeline(transaction=False)
+        kinds = []
+        for key in keys:
+            assert key.startswith(f"{self.key}:"), f"a key of nobody: {key!r}"
+            kind, _, name = key.removeprefix(f"{self.key}:").partition(":")
+            kinds.append((kind, name))
+            KINDS[kind][0](pipeline, key)
+        state: State = {}
+        for (kind, name), found in zip(kinds, pipeline.execute(), strict=True):
+            for path, value in KINDS[kind][1](name, found):
+                assert path not in state, path
+                state[path] = value
+        self._check_records(state)
+        return state
+
+    def _check_records(self, state: State) -> None:
+        """Only those of messages that ended expire."""
+        names = [path for path in state if path.startswith("record ")]
+        pipeline = self.client.pipeline(transaction=False)
+        for name in names:
+            pipeline.ttl(f"{self.key}:k:{name.removeprefix('record ')}")
+        for name, ttl in zip(names, pipeline.execute(), strict=True):
+            assert (state[name]["expires"] == 0) == (ttl == -1), name
+
+
+def changes(before: State, after: State) -> State:
+    """What is other than it was."""
+    return {
+        path: after.get(path)
+        for path in sorted({*before, *after})
+        if before.get(path) != after.get(path)
+    }
+
+
+# Decoding, key by key
+
+Pairs = Iterator[tuple[str, Any]]
+Decoder = Callable[[str, Any], Pairs]
+
+
+def _hash(server: redis.Redis, key: str) -> None:
+    server.hgetall(key)
+
+
+def _list(server: redis.Redis, key: str) -> None:
+    server.lrange(key, 0, -1)
+
+
+def _zset(server: redis.Redis, key: str) -> None:
+    server.zrange(key, 0, -1, withscores=True)
+
+
+def _set(server: redis.Redis, key: str) -> None:
+    server.smembers(key)
+
+
+def _ttl(server: redis.Redis, key: str) -> None:
+    server.ttl(key)
+
+
+Scored = list[tuple[bytes, float]]
+
+
+def _scores(found: Scored) -> Iterator[tuple[bytes, int]]:
+    for member, score in found:
+        assert score.is_integer()
+        yield member, int(score)
+
+
+def _call(name: str, ttl: int) -> Pairs:
+    assert 0 < ttl <= 900
+    yield from ()
+
+
+def _meta(name: str, found: dict[bytes, bytes]) -> Pairs:
+    for field, value in found.items():
+        yield f"meta {field.decode()}", int(value)
+
+
+def _groups(name: str, found: dict[bytes, bytes]) -> Pairs:
+    for key, packed in found.items():
+        gid, *numbers, members, declared = msgspec.msgpack.decode(packed)[:8]
+        split = tuple(msgspec.msgpack.decode(packed)[8:])
+        yield f"policy {gid}", Policy(key.decode(), *numbers, tuple(members), declared, split)
+
+
+def _names(name: str, found: dict[bytes, bytes]) -> Pairs:
+    for gid, key in found.items():
+        yield f"name {gid.decode()}", key.decode()
+
+
+def _places(name: str, found: dict[bytes, bytes]) -> Pairs:
+    for queue, packed in found.items():
+        yield f"place {queue.decode()}", msgspec.msgpack.decode(packed)
+
+
+def _counters(name: str, found: dict[bytes, bytes]) -> Pairs:
+    for field, value in found.items():
+        # One that came back to zero is as good as none.
+        if int(value):
+            yield f"count {name} {field.decode()}", int(value)
+
+
+def _waiting(name: str, found: list[bytes]) -> Pairs:
+    yield f"list {name.replace(':', ' ', 2)}", [read_entry(entry) for entry in found]
+
+
+def _back(name: str, found: Scored) -> Pairs:
+    entries = []
+    for data, score in _scores(found):
+        entries.append(read_entry(data))
+        assert entries[-1].sequence == score
+    yield f"back {name.replace(':', ' ', 2)}", entries
+
+
+def _states(name: str, found: dict[bytes, bytes]) -> Pairs:
+    for shard, packed in found.items():
+        yield f"lane {name} {shard.decode()}", msgspec.msgpack.decode(packed, type=Lane)
+
+
+def _ready(name: str, found: Scored) -> Pairs:
+    for shard, score in _scores(found):
+        yield f"ready {name} {shard.decode()}", divmod(score, TURNS)
+
+
+def _later(name: str, found: Scored) -> Pairs:
+    for member, at in _scores(found):
+        yield f"later {int.from_bytes(member[:4], 'big')} {member[4:].decode()}", at
+
+
+def _filling(name: str, found: Scored) -> Pairs:
+    for shard, at in _scores(found):
+        yield f"filling {name} {shard.decode()}", at
+
+
+def _shards(kind: str) -> Decoder:
+    def decode(name: str, found: set[bytes]) -> Pairs:
+        for shard in found:
+            yield f"{kind} {name} {shard.decode()}", True
+
+    return decode
+
+
+def _values(kind: str) -> Decoder:
+    def decode(name: str, found: list[bytes]) -> Pairs:
+        yield kind, found
+
+    return decode
+
+
+def _fields(kind: str) -> Decoder:
+    def decode(name: str, found: dict[bytes, bytes]) -> Pairs:
+        for field, value in found.items():
+            yield f"{kind} {field.decode()}", value
+
+    return decode
+
+
+def _due(name: str, found: Scored) -> Pairs:
+    for member, at in _scores(found):
+        sequence, gid, priority, length = struct.unpack_from(">QIhH", member)
+        shard, entry = member[16 : 16 + length].decode(), member[:8] + member[16 + length :]
+        yield f"due {sequence}", Due(at, gid, priority, shard, read_entry(entry))
+
+
+def _claims(name: str, found: Scored) -> Pairs:
+    for token, deadline in _scores(found):
+        yield f"claim {token.decode()}", deadline
+
+
+class _Header(NamedTuple):
+    key: str
+    owner: str
+    lease: int
+    number: int
+    parts: tuple[tuple[Any, ...], ...]
+
+
+def _claim(name: str, found: list[bytes]) -> Pairs:
+    header = msgspec.msgpack.decode(found[0], type=_Header)
+    entries = tuple(map(read_entry, found[1:]))
+    assert header.number == len(entries) == sum(sum(part[3::2]) for part in header.parts)
+    yield f"held {name}", Claimed(*header, entries)
+
+
+def _dead(name: str, found: Scored) -> Pairs:
+    for number, score in _scores(found):
+        assert int(number) == score
+        yield f"dead {name} {score}", True
+
+
+# Ids, failures and bodies need not be text, though they are packed as such.
+_letter = msgspec.msgpack.Decoder(
+    tuple[int, str, str, int, msgspec.Raw, msgspec.Raw, int, int, int, int, int, msgspec.Raw],
+    strict=False,
+)
+
+
+def _bytes(text: msgspec.Raw) -> bytes:
+    raw = bytes(text)
+    return raw[{0xD9: 2, 0xDA: 3, 0xDB: 5}.get(raw[0], 1) :]
+
+
+def _letters(name: str, found: dict[bytes, bytes]) -> Pairs:
+    for number, packed in found.items():
+        values = _letter.decode(packed)
+        read = [_bytes(value) if isinstance(value, msgspec.Raw) else value for value in values]
+        yield f"letter {number.decode()}", Letter(*read)
+
+
+TEXTS = {"state", "shard", "waiters"}
+BLOBS = {"result", "failure"}
+
+
+def _record(name: str, found: dict[bytes, bytes]) -> Pairs:
+    fields: dict[str, Any] = {}
+    for field, value in found.items():
+        word = field.decode()
+        fields[word] = value if word in BLOBS else value.decode() if word in TEXTS else int(value)
+    yield f"record {name}", fields
+
+
+def _sleepers(name: str, found: dict[bytes, bytes]) -> Pairs:
+    for listener, packed in found.items():
+        yield f"sleeper {listener.decode()}", msgspec.msgpack.decode(packed)
+
+
+def _line(name: str, found: Scored) -> Pairs:
+    for listener, order in _scores(found):
+        yield f"line {name} {listener.decode()}", order
+
+
+KINDS: dict[str, tuple[Callable[[redis.Redis, str], None], Decoder]] = {
+    "call": (_ttl, _call),
+    "meta": (_hash, _meta),
+    "groups": (_hash, _groups),
+    "names": (_hash, _names),
+    "places": (_hash, _places),
+    "g": (_hash, _counters),
+    "l": (_list, _waiting),
+    "b": (_zset, _back),
+    "s": (_hash, _states),
+    "r": (_zset, _ready),
+    "later": (_zset, _later),
+    "f": (_zset, _filling),
+    "p": (_set, _shards("parked")),
+    "o": (_set, _shards("open")),
+    "w": (_set, _shards("closed")),
+    "m": (_set, _shards("moving")),
+    "epochs": (_hash, _fields("epoch")),
+    "transfers": (_hash, _fields("transfer")),
+    "out": (_list, _values("out")),
+    "woken": (_list, _values("woken")),
+    "lot": (_hash, _fields("lot")),
+    "due": (_zset, _due),
+    "claims": (_zset, _claims),
+    "c": (_list, _claim),
+    "d": (_zset, _dead),
+    "letters": (_hash, _letters),
+    "k": (_hash, _record),
+    "sleepers": (_hash, _sleepers),
+    "i": (_zset, _line),
+}
+"""By what stands behind the container in a key: how it is read, and what it says."""
+
+
+# What must agree
+
+Some = Callable[[str], dict[str, Any]]
+
+
+def check(state: State) -> None:
+    """Hold what is written twice against each other, and places against what lanes hold."""
+    things: dict[str, dict[str, Any]] = {}
+    for path, value in state.items():
+        kind, _, name = path.partition(" ")
+        things.setdefault(kind, {})[name] = value
+
+    def some(kind: str) -> dict[str, Any]:
+        return things.get(kind, {})
+
+    assert _gids(some) == {key: gid for gid, key in some("name").items()}
+    assert some("claim").keys() == some("held").keys()
+    assert {name.split()[1] for name in some("dead")} == some("letter").keys()
+    assert {name.split()[1] for name in some("line")} <= some("sleeper").keys()
+    _check_numbers(some)
+    _check_lanes(some)
+
+
+def _gids(some: Some) -> dict[str, str]:
+    return {policy.key: gid for gid, policy in some("policy").items()}
+
+
+def _lengths(some: Some) -> dict[str, Counter[tuple[str, int]]]:
+    """Of each lane, how many messages are where."""
+    lengths: defaultdict[str, Counter[tuple[str, int]]] = defaultdict(Counter)
+    for kind in ("list", "back"):
+        for name, entries in some(kind).items():
+            gid, priority, shard = name.split(" ", 2)
+            lengths[f"{gid} {shard}"][kind, int(priority)] += len(entries)
+    return lengths
+
+
+def _check_numbers(some: Some) -> None:
+    counted: Counter[str] = Counter()
+    for name, lengths in _lengths(some).items():
+        gid = name.split()[0]
+        counted[f"{gid} waiting"] += lengths.total()
+        counted[f"{gid} lanes"] += 1
+    for due in some("due").values():
+        counted[f"{due.gid} delayed"] += 1
+    gids = _gids(some)
+    for claimed in some("held").values():
+        counted[f"{gids[claimed.key]} running"] += claimed.number
+    numbers = ("waiting", "lanes", "delayed", "running")
+    said = {name: value for name, value in some("count").items() if name.split()[1] in numbers}
+    assert said == dict(counted)
+
+
+def _check_lanes(some: Some) -> None:
+    all_lengths, lanes = _lengths(some), some("lane")
+    assert {name: lane.held for name, lane in lanes.items() if lane.held} == _held(some)
+    assert {name for name, lane in lanes.items() if lane.parked} == some("parked").keys()
+    assert some("filling").items() <= some("later").items()
+    assert not some("ready").keys() & some("later").keys()
+    for name in {*all_lengths, *lanes, *some("ready"), *some("later")}:
+        lane, lengths = lanes.get(name, Lane()), all_lengths.get(name, Counter())
+        policy = some("policy")[name.split()[0]]
+        full = policy.concurrency and lane.held >= policy.concurrency
+        somewhere = lengths.total() > 0 and not lane.parked and not full
+        assert somewhere == (name in some("ready") or name in some("later")), name
+        assert {priority for _, priority in lengths} <= {*lane.priorities}
+        assert {priority for kind, priority in lengths if kind == "back"} <= {*lane.back}
+        assert list(lane.priorities) == sorted({*lane.priorities})
+        assert some("ready").get(name, lane.priorities)[0] == lane.priorities[0]
+
+
+def _held(some: Some) -> dict[str, int]:
+    held: Counter[str] = Counter()
+    gids = _gids(some)
+    for claimed in some("held").values():
+        gid = gids[claimed.key]
+        if some("policy")[gid].concurrency:
+            held.update(f"{gid} {part[0]}" for part in claimed.parts)
+    return dict(held)

@@ -1,0 +1,181 @@
+"""The work of a call does not grow with what it has nothing to do with.
+
+What the server executes is counted by command, for a few and for many of the things that are in
+the way. Commands that read a whole key count as one, so the scripts may not use those on keys
+that grow: see test_contracts.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from tests.redis.scripts.calls import (
+    GROUP,
+    LEASE,
+    call,
+    claim,
+    declare,
+    item,
+    put,
+    settle,
+    step,
+    want,
+)
+from tests.redis.scripts.container import NOW, Container
+
+from taskyard.brokers.redis.calls import Call
+
+FEW, MANY = 100, 10_000
+FAR = 10**12
+
+
+def shards(number: int) -> list[str]:
+    return [f"s{index}" for index in range(number)]
+
+
+def claim_all(box: Container, number: int) -> int:
+    (token,) = box.tokens(claim(number, total=number, lease=FAR, bytes_=1 << 30))
+    return token
+
+
+def held(box: Container, number: int) -> None:
+    box.run(declare(concurrency=1))
+    for _ in range(2):
+        box.run(put(*(item("x", shard=shard) for shard in shards(number))))
+        box.run(claim(number, total=number, lease=FAR))
+
+
+def blocked(box: Container, number: int) -> None:
+    box.run(declare(concurrency=1))
+    box.run(put(*(item("x", shard=shard) for shard in shards(number))))
+    retried = {NOW + index: ("retried", FAR, "") for index in range(number)}
+    box.run(settle(claim_all(box, number), retried))
+
+
+def parked(box: Container, number: int) -> None:
+    box.run(put(*(item("x", shard=shard) for shard in shards(number))))
+    parked = {NOW + index: ("back", True, True) for index in range(number)}
+    box.run(settle(claim_all(box, number), parked))
+
+
+def filling(box: Container, number: int) -> None:
+    box.run(declare(size=2, within=FAR))
+    box.run(put(*(item("x", shard=shard) for shard in shards(number))))
+
+
+def delayed(box: Container, number: int) -> None:
+    box.run(put(*("x" for _ in range(number)), delay=FAR))
+
+
+def waiting_elsewhere(box: Container, number: int) -> None:
+    box.run(put(*(item("x", shard=shard, group="q\0other") for shard in shards(number))))
+
+
+def waiting_in_front(box: Container, number: int) -> None:
+    box.run(put(*("x" for _ in range(number)), shard="mine"))
+
+
+def ready(box: Container, number: int) -> None:
+    box.run(put(*(item("x", shard=shard, priority=7) for shard in shards(number))))
+
+
+def dead(box: Container, number: int) -> None:
+    box.run(put(*("x" for _ in range(number))))
+    buried = {NOW + index: ("dead", 5, "", "", True) for index in range(number)}
+    box.run(settle(claim_all(box, number), buried, b"why", limit=number))
+
+
+def running(box: Container, number: int) -> None:
+    box.run(put(*(item("x", shard=shard, group="q\0other") for shard in shards(number))))
+    box.run(claim(1, groups=["q\0other"], claims=number, total=number, lease=FAR))
+
+
+def recorded(box: Container, number: int) -> None:
+    ids = shards(number)
+    box.run(put(*ids, group="q\0other", ids=ids, ttl=FAR))
+
+
+IN_THE_WAY = (
+    held,
+    blocked,
+    parked,
+    filling,
+    delayed,
+    waiting_elsewhere,
+    waiting_in_front,
+    ready,
+    dead,
+    running,
+    recorded,
+)
+
+
+def commands(box: Container, what: Call) -> dict[str, int]:
+    """Make a call; how often it had the server execute which command."""
+    box.client.config_resetstat()
+    box.run(what)
+    stats = box.client.info("commandstats")
+    counted = {name.removeprefix("cmdstat_"): said["calls"] for name, said in stats.items()}
+    return {
+        name: calls
+        for name, calls in counted.items()
+        if name not in ("eval", "config|resetstat", "info")
+    }
+
+
+def work(box: Container) -> list[dict[str, int]]:
+    """What a worker and a producer do with a lane of their own."""
+    bodies = ["x"] * 5
+    done = [commands(box, put(*bodies, shard="mine", priority=-1))]
+    (token,) = box.tokens(claim(2))
+    done.append(commands(box, call("extend", LEASE, token)))
+    done.append(commands(box, step([(token, [], [], [])], want(2))))
+    done.append(commands(box, put("x", shard="mine")))
+    done.append(commands(box, claim(2, listener="ear", claims=2)))
+    done.append(commands(box, step((), want(2, drain=False, groups=["q\0unknown"]))))
+    done.append(commands(box, call("reap", 10_000)))
+    done.append(commands(box, call("release", GROUP, "none")))
+    done.append(commands(box, call("leave", "ear")))
+    done.append(commands(box, call("tidy", FAR, 500)))
+    done.append(commands(box, call("oldest", GROUP, "mine")))
+    done.append(commands(box, call("records", "", "none")))
+    return done
+
+
+@pytest.mark.parametrize("obstacle", IN_THE_WAY)
+def test_work_beside_few_and_many(
+    box: Container, obstacle: Callable[[Container, int], None]
+) -> None:
+    box.run(declare())
+    found = []
+    for number in (FEW, MANY):
+        box.client.flushdb()
+        obstacle(box, number)
+        found.append(work(box))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("number", [FEW, MANY])
+def test_a_step_among_suspects(box: Container, number: int) -> None:
+    """One that may not have them passes over so many, and no more."""
+    box.run(put(*(item("x", shard=shard) for shard in shards(number))))
+    box.run(claim(1, claims=number, total=number, lease=1))
+    box.now = NOW + 2
+    while box.run(call("reap", 10)):
+        pass
+    executed = sum(commands(box, claim(1, alone=False)).values())
+    assert executed < 20_000
+    # They are where they were.
+    assert box.client.zcard(f"{box.key}:r:1") == number
+
+
+def test_what_is_due_is_let_in_piece_by_piece(box: Container) -> None:
+    found = []
+    for number in (1000, MANY):
+        box.client.flushdb()
+        box.now = NOW
+        box.run(put(*(item("x", shard=shard, delay=5) for shard in shards(number))))
+        box.now = NOW + 5
+        found.append(commands(box, claim(1)))
+    assert found[0] == found[1]

@@ -1,0 +1,335 @@
+"""A queue over several containers: who is where, who is served, woken, found and counted."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from zlib import crc32
+
+import pytest
+from tests.conformance.harness import TASK, AsyncRunner, Clock, Harness, SyncRunner, body, micros
+from tests.servers.cluster import RedisCluster
+from tests.servers.server import RedisServer
+
+from taskyard.brokers.base import Back, Dead, Put, Retried
+from taskyard.brokers.redis import RedisBroker, parse_url
+from taskyard.brokers.redis.placement import HOME, TOKENS, Placement
+from taskyard.errors import DuplicateId, PartitionConflict
+from taskyard.message import Failure
+
+PARTITIONS = 4
+FAILURE = Failure("error", "Error", "it failed")
+SHARDS = [str(number) for number in range(40)]
+
+Make = Callable[[int], Harness]
+Server = RedisServer | RedisCluster
+
+
+@pytest.fixture(params=["redis-sync", "redis-async", "cluster-sync"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def server(kind: str, request: pytest.FixtureRequest) -> Server:
+    return request.getfixturevalue("redis_cluster" if "cluster" in kind else "redis_server")
+
+
+@pytest.fixture
+def make(kind: str, server: Server) -> Iterator[Make]:
+    """Makes a harness whose queue has so many partitions; all of them share their keys."""
+    prefix, clock = f"partitions-{uuid.uuid4().hex[:8]}", Clock()
+    made: list[Harness] = []
+
+    def make(partitions: int) -> Harness:
+        broker = RedisBroker(parse_url(f"{server.url}?prefix={prefix}"), clock=clock)
+        broker.set_partitions(TASK.queue, partitions)
+        runner = AsyncRunner(broker) if "async" in kind else SyncRunner(broker)
+        made.append(Harness(broker, runner, clock))
+        return made[-1]
+
+    yield make
+    for harness in made:
+        harness.close()
+
+
+@pytest.fixture
+def harness(make: Make) -> Harness:
+    made = make(PARTITIONS)
+    made.declare(concurrency=1)
+    return made
+
+
+def partition(harness: Harness, shard: str) -> int:
+    """The container of a shard."""
+    harness.put(group=TASK, shard=shard)
+    found = harness.broker.partition(Put(TASK, [], shard))  # type: ignore[attr-defined]
+    assert found is not None
+    return int(found)
+
+
+def fill(harness: Harness, *shards: str) -> None:
+    """Put a message into each shard."""
+    harness.put_all(*(Put(TASK, [body(f"in {shard}")], shard) for shard in shards))
+
+
+def one_of_each(harness: Harness) -> list[str]:
+    """A shard on each partition."""
+    found = {partition(harness, shard): shard for shard in reversed(SHARDS)}
+    assert len(found) == PARTITIONS
+    return [shard for _, shard in sorted(found.items())]
+
+
+# Where shards are
+
+
+def test_shards_are_spread_over_all_partitions() -> None:
+    placement = Placement(1, tuple(range(8)))
+    used = [placement.of(f"user-{number}") for number in range(8000)]
+    assert all(800 < used.count(number) < 1200 for number in range(8))
+
+
+def test_a_shard_is_found_by_its_check_sum() -> None:
+    assert Placement(1, (7, 8, 9)).of("ä") == (7, 8, 9)[crc32("ä".encode()) % 3]
+
+
+def test_a_split_moves_a_shard_to_one_container_at_most() -> None:
+    before, after = Placement(1, (3, 4)), Placement(2, (3, 4, 7, 8))
+    for shard in SHARDS:
+        assert before.before(shard) is None
+        if after.of(shard) == before.of(shard):
+            assert after.before(shard) is None
+        else:
+            assert after.before(shard) == before.of(shard)
+            assert after.of(shard) == {3: 7, 4: 8}[before.of(shard)]
+
+
+def test_a_shard_is_always_on_one_partition(make: Make) -> None:
+    one, other = make(PARTITIONS), make(0)
+    assert [partition(one, shard) for shard in SHARDS] == [
+        partition(other, shard) for shard in SHARDS
+    ]
+
+
+def test_order_holds_within_a_shard(harness: Harness) -> None:
+    for number in range(3):
+        harness.put_all(
+            *(Put(TASK, [body(f"{shard} {number}")], shard) for shard in one_of_each(harness))
+        )
+    done = harness.work_off()
+    for shard in one_of_each(harness):
+        assert [name for name in done if name.split()[0] == shard] == [
+            f"{shard} {number}" for number in range(3)
+        ]
+
+
+def test_more_partitions_than_there_are_must_be_made_by_a_split(make: Make) -> None:
+    make(2).put("a")
+    with pytest.raises(PartitionConflict, match="taskyard split orders"):
+        make(4).put("b")
+
+
+def test_fewer_are_not_asked_for(make: Make) -> None:
+    make(4).put("a", shard="x")
+    assert make(2).work_off() == ["a"]
+
+
+# Serving
+
+
+def test_all_partitions_are_served_in_turn(harness: Harness) -> None:
+    shards = one_of_each(harness)
+    for _ in range(6):
+        fill(harness, *shards)
+    served = [TOKENS.inside(harness.take().token)[0] for _ in range(PARTITIONS)]
+    assert len({*served}) == PARTITIONS
+
+
+def test_one_claim_is_of_one_partition(harness: Harness) -> None:
+    fill(harness, *SHARDS)
+    claims = harness.claims(100, claims=PARTITIONS)
+    assert len(claims) == PARTITIONS
+    assert sum(map(len, claims)) == len(SHARDS)
+    for claim in claims:
+        where = {partition(harness, lane.shard) for lane in claim.lanes}
+        assert where == {TOKENS.inside(claim.token)[0]}
+
+
+def test_settlements_find_their_partitions(harness: Harness) -> None:
+    fill(harness, *SHARDS)
+    claims = harness.claims(100, claims=PARTITIONS)
+    settlements = [harness.settlement(claim) for claim in claims]
+    assert harness.step(settlements, harness.want(100)).lost == []
+    assert harness.counts().totals["done"] == len(SHARDS)
+    assert harness.step(settlements, None).lost == [claim.token for claim in claims]
+
+
+def test_leases_are_renewed_and_lost_on_each_partition(harness: Harness) -> None:
+    fill(harness, *SHARDS)
+    claims = harness.claims(100, claims=PARTITIONS, lease=10)
+    kept = claims[0]
+    harness.clock.advance(6)
+    assert harness.extend(kept, lease=10) == []
+    harness.clock.advance(6)
+    assert harness.reap() == PARTITIONS - 1
+    assert sorted(harness.extend(*claims)) == sorted(claim.token for claim in claims[1:])
+
+
+def test_what_is_due_first_is_told(harness: Harness) -> None:
+    for delay, shard in enumerate(one_of_each(harness), 5):
+        harness.put(f"in {shard}", shard=shard, delay=delay)
+    step = harness.step([], harness.want())
+    assert step.next_at == harness.clock.now + micros(5)
+
+
+def test_an_idle_partition_costs_nothing(make: Make, server: Server) -> None:
+    harness = make(64)
+    fill(harness, *SHARDS)
+    used = {partition(harness, shard) for shard in SHARDS}
+    found = {key.split("{")[1].split("}")[0] for key in keys(server)}
+    assert found == {str(HOME), *map(str, used)}
+
+
+def keys(server: Server) -> list[str]:
+    """The keys of all brokers but what is remembered of calls, and that expires."""
+    nodes = [server] if isinstance(server, RedisServer) else server.masters()
+    found = [key.decode() for node in nodes for key in node.client().keys("partitions-*")]
+    return [key for key in found if ":call:" not in key]
+
+
+# Waking
+
+
+def test_a_sleeper_is_woken_by_each_partition(harness: Harness) -> None:
+    for shard in one_of_each(harness):
+        sleeper = harness.idle_worker(100)
+        assert sleeper.sleeps_on()
+        fill(harness, shard)
+        assert sleeper.is_woken()
+        assert len(harness.take(100, listener=sleeper)) == 1
+        harness.work_off()
+
+
+def test_one_sleeper_is_woken_by_one_message(harness: Harness, server: Server) -> None:
+    sleepers = [harness.idle_worker() for _ in range(3)]
+    fill(harness, "a")
+    woken = sum(not sleeper.sleeps_on() for sleeper in sleepers)
+    # A node of a cluster does not know who hears it through others.
+    assert woken == 1 or (woken and isinstance(server, RedisCluster))
+
+
+def test_who_works_is_not_woken_in_place_of_who_sleeps(harness: Harness) -> None:
+    first, second, *_ = one_of_each(harness)
+    busy = harness.idle_worker()
+    fill(harness, first)
+    assert busy.is_woken()
+    harness.take(listener=busy)
+    idle = harness.idle_worker()
+    fill(harness, second)
+    assert idle.is_woken()
+    assert busy.sleeps_on()
+
+
+def test_a_wake_up_of_who_leaves_is_handed_on(harness: Harness) -> None:
+    leaving, staying = harness.idle_worker(), harness.idle_worker()
+    fill(harness, "a")
+    assert leaving.is_woken()
+    leaving.close()
+    assert staying.is_woken()
+
+
+# Finding
+
+
+def test_records_are_found_in_any_partition(harness: Harness) -> None:
+    shards = one_of_each(harness)
+    for shard in shards:
+        harness.put(f"in {shard}", shard=shard, keep=60)
+    names = [f"in {shard}" for shard in shards]
+    found = harness.records("nobody", *names)
+    assert found[0] is None
+    assert [record and record.id for record in found[1:]] == names
+
+
+def test_records_are_found_by_who_never_heard_of_the_queue(harness: Harness, make: Make) -> None:
+    for shard in one_of_each(harness):
+        harness.put(f"in {shard}", shard=shard, keep=60)
+        assert make(0).state(f"in {shard}") == "waiting"
+
+
+def test_who_waits_for_a_result_is_woken(harness: Harness) -> None:
+    for shard in one_of_each(harness):
+        harness.put(f"in {shard}", shard=shard, keep=60)
+        waiter = harness.sleeper()
+        harness.records(f"in {shard}", listener=waiter)
+        assert waiter.sleeps_on()
+        harness.settle(harness.take(100), results={f"in {shard}": b"1"})
+        assert waiter.is_woken()
+        assert harness.state(f"in {shard}") == "done"
+
+
+def test_an_id_is_taken_within_its_partition(harness: Harness) -> None:
+    harness.put("a", shard="x", keep=60)
+    with pytest.raises(DuplicateId):
+        harness.put("a", shard="x", keep=60)
+
+
+# Counting, and by hand
+
+
+def test_counts_are_of_all_partitions(harness: Harness) -> None:
+    fill(harness, *SHARDS)
+    harness.clock.advance(1)
+    harness.put("late", shard="a", delay=9)
+    harness.claims(3, claims=1)
+    counts = harness.counts()
+    assert (counts.waiting, counts.running, counts.delayed) == (37, 3, 1)
+    assert counts.lanes == 37
+    assert counts.oldest == min(counts.oldest, harness.clock.now)
+
+
+def test_dead_letters_are_listed_retried_and_discarded_everywhere(harness: Harness) -> None:
+    fill(harness, *one_of_each(harness))
+    for claim in harness.claims(1, claims=PARTITIONS):
+        harness.settle(claim, every=Dead(FAILURE))
+    letters = harness.dead()
+    assert sorted(letter.shard for letter in letters) == sorted(one_of_each(harness))
+    assert len({letter.number for letter in letters}) == PARTITIONS
+    assert harness.counts().dead == PARTITIONS
+    first, *others = letters
+    assert harness.retry_dead(numbers=[first.number]) == 1
+    assert harness.dead() == others
+    assert harness.discard_dead(numbers=[others[0].number]) == 1
+    assert harness.retry_dead() == PARTITIONS - 2
+    assert len(harness.work_off()) == PARTITIONS - 1
+
+
+def test_dead_letters_are_paged_over_partitions(harness: Harness) -> None:
+    fill(harness, *SHARDS)
+    for claim in harness.claims(100, claims=PARTITIONS):
+        harness.settle(claim, every=Dead(FAILURE))
+    seen: list[int] = []
+    while page := harness.dead(limit=7, after=seen[-1] if seen else 0):
+        seen += [letter.number for letter in page]
+    assert len(seen) == len({*seen}) == len(SHARDS)
+
+
+def test_a_parked_shard_is_released_where_it_is(harness: Harness) -> None:
+    for shard in one_of_each(harness):
+        fill(harness, shard)
+        harness.settle(harness.take(), every=Back(park=True))
+        assert harness.counts().parked_shards == [shard]
+        assert not harness.release("another")
+        assert harness.release(shard)
+        assert harness.work_off() == [f"in {shard}"]
+
+
+def test_a_retry_stays_on_its_partition(harness: Harness) -> None:
+    for shard in one_of_each(harness):
+        fill(harness, shard)
+        claim = harness.take()
+        harness.settle(claim, every=Retried(micros(1)))
+        harness.clock.advance(2)
+        again = harness.take()
+        assert TOKENS.inside(again.token)[0] == TOKENS.inside(claim.token)[0]
+        assert harness.settle(again)

@@ -1,0 +1,486 @@
+"""Doubling the partitions of a queue in use, step by step."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+from tests.conformance.harness import TASK, AsyncRunner, Clock, Harness, SyncRunner, body, micros
+from tests.redis.splitting import atomic
+from tests.servers.cluster import RedisCluster
+from tests.servers.server import RedisServer
+
+from taskyard.brokers.base import Back, Dead, Group, Put, Retried
+from taskyard.brokers.lane import GroupPolicy
+from taskyard.brokers.redis import RedisBroker, parse_url
+from taskyard.brokers.redis.calls import Call
+from taskyard.brokers.redis.placement import TOKENS, Placement, call
+from taskyard.brokers.redis.replies import group_key
+from taskyard.brokers.redis.split import SplitProgress
+from taskyard.errors import DuplicateId, NotFound, PartitionConflict, PolicyConflict
+from taskyard.message import Failure
+
+FAILURE = Failure("error", "Error", "it failed")
+PLAIN = Group(TASK.queue, "plain")
+SHARDS = [f"shard {number}" for number in range(30)]
+MOVES, STAYS = "a", "e"
+"""Shards that a split of one partition into two moves, and does not."""
+MOVES_LATER = "c"
+"""One that moves with it too, and again when those two are split."""
+
+Make = Callable[..., Harness]
+
+
+@pytest.fixture(params=["redis-sync", "redis-async", "cluster-sync"])
+def make(request: pytest.FixtureRequest) -> Iterator[Make]:
+    """Makes a harness with a broker of its own; all of them share their keys and clock."""
+    where, kind = request.param.split("-")
+    fixture = "redis_cluster" if where == "cluster" else "redis_server"
+    server: RedisServer | RedisCluster = request.getfixturevalue(fixture)
+    prefix, clock = f"split-{uuid.uuid4().hex[:8]}", Clock()
+    made: list[Harness] = []
+
+    def make(**options: int) -> Harness:
+        broker = RedisBroker(parse_url(f"{server.url}?prefix={prefix}"), clock=clock, **options)
+        runner = SyncRunner(broker) if kind == "sync" else AsyncRunner(broker)
+        made.append(Harness(broker, runner, clock))
+        return made[-1]
+
+    yield make
+    for harness in made:
+        harness.close()
+
+
+@pytest.fixture
+def harness(make: Make) -> Harness:
+    """A queue with an ordered task and a plain one."""
+    made = make()
+    made.declare(concurrency=1)
+    made.declare(PLAIN)
+    return made
+
+
+def advance(harness: Harness, partitions: int = 0, queue: str = TASK.queue) -> SplitProgress:
+    progress = harness.run(harness.broker.split(queue, partitions))  # type: ignore[attr-defined]
+    assert isinstance(progress, SplitProgress)
+    return progress
+
+
+def split(harness: Harness) -> int:
+    """Split to the end; returns how much moved."""
+    progress, moved = SplitProgress(0, 0, 0, False), 0
+    while not progress.done:
+        progress = advance(harness, progress.partitions)
+        moved += progress.moved
+    return moved
+
+
+def until(harness: Harness, script: str, *, after: bool = False) -> None:
+    """Split until a script is about to run for the first time, or has just run."""
+    steps = atomic(harness.broker.split(TASK.queue))  # type: ignore[attr-defined]
+    step = next(steps)
+    while step.script.name != script:
+        step = steps.send(harness.run(_alone(step)))
+    if after:
+        harness.run(_alone(step))
+
+
+def _alone(step: Call) -> Iterator[Call]:
+    return (yield step)
+
+
+def containers(harness: Harness) -> tuple[int, ...]:
+    harness.put_all(Put(TASK, []))
+    placement = harness.broker._placements.known(TASK.queue)  # type: ignore[attr-defined]
+    assert isinstance(placement, Placement)
+    return placement.containers
+
+
+def number_put(harness: Harness, *shards: str, first: int = 0, group: Group = TASK) -> None:
+    for number in range(first, first + 3):
+        for shard in shards:
+            harness.put(f"{shard} {number}", shard=shard, group=group)
+
+
+def test_every_partition_becomes_two(harness: Harness) -> None:
+    before = containers(harness)
+    split(harness)
+    once = containers(harness)
+    split(harness)
+    twice = containers(harness)
+    assert [len(each) for each in (before, once, twice)] == [1, 2, 4]
+    assert before == once[:1]
+    assert once == twice[:2]
+
+
+def test_messages_move_in_order(harness: Harness) -> None:
+    number_put(harness, *SHARDS)
+    moved = split(harness)
+    assert 0 < moved < 90
+    assert harness.counts().waiting == 90
+    number_put(harness, *SHARDS, first=3)
+    done = harness.work_off()
+    for shard in SHARDS:
+        assert [name for name in done if name.rpartition(" ")[0] == shard] == [
+            f"{shard} {number}" for number in range(6)
+        ]
+
+
+def test_others_learn_of_it_by_themselves(harness: Harness, make: Make) -> None:
+    other = make()
+    other.put("before", shard=MOVES)
+    split(harness)
+    other.put("after", shard=MOVES)
+    assert harness.work_off() == ["before", "after"]
+
+
+def test_a_put_is_stored_once_though_half_of_it_was_refused(harness: Harness, make: Make) -> None:
+    other = make()
+    split(harness)
+    other.put("x")
+    split(harness)
+    other.put_all(*(Put(TASK, [body(f"in {shard}")], shard) for shard in SHARDS))
+    assert other.counts().totals["put"] == len(SHARDS) + 1
+    assert len(harness.work_off()) == len(SHARDS) + 1
+
+
+@pytest.mark.parametrize("script", ["part", "accept", "sift", "export", "import", "cleared"])
+@pytest.mark.parametrize("after", [False, True])
+def test_puts_go_on_wherever_a_split_was_left(
+    harness: Harness, make: Make, script: str, after: bool
+) -> None:
+    other = make()
+    number_put(other, MOVES, STAYS)
+    until(harness, script, after=after)
+    number_put(other, MOVES, STAYS, first=3)
+    assert other.counts().waiting >= 12
+    split(other)
+    assert other.counts().waiting == 12
+    done = harness.work_off()
+    for shard in (MOVES, STAYS):
+        assert [name for name in done if name[0] == shard] == [f"{shard} {n}" for n in range(6)]
+
+
+def test_a_split_that_was_left_is_carried_on_by_workers(harness: Harness) -> None:
+    number_put(harness, MOVES)
+    until(harness, "import")
+    harness.tidy()
+    assert advance(harness, 2).done
+    assert harness.work_off() == [f"{MOVES} {number}" for number in range(3)]
+
+
+def test_who_is_late_carries_nothing_to_the_wrong_place(harness: Harness, make: Make) -> None:
+    number_put(harness, *SHARDS)
+    late = atomic(make().broker.split(TASK.queue))  # type: ignore[attr-defined]
+    step = next(late)
+    while step.script.name != "export":
+        step = late.send(harness.run(_alone(step)))
+    split(harness)
+    until(harness, "import")
+    reply = harness.run(_alone(step))
+    assert reply == [0]
+    split(harness)
+    assert len(harness.work_off()) == 90
+
+
+def test_two_at_once_split_once(harness: Harness, make: Make) -> None:
+    other = make()
+    number_put(harness, *SHARDS)
+    until(harness, "import")
+    while not (progress := advance(other, 2)).done:
+        assert progress.partitions == 2
+    assert len(containers(other)) == 2
+    assert len(harness.work_off()) == 90
+
+
+# Order
+
+
+def test_a_running_message_holds_up_its_shard(harness: Harness) -> None:
+    number_put(harness, MOVES)
+    claim = harness.take()
+    progress = advance(harness)
+    assert (progress.moved, progress.held, progress.done) == (2, 1, False)
+    harness.put("new", shard=MOVES_LATER)
+    harness.put("late", shard=MOVES)
+    assert not advance(harness, 2).done
+    assert harness.work_off() == ["new"]  # nothing of that shard was left behind
+    assert harness.settle(claim)
+    assert advance(harness, 2).done
+    assert harness.work_off() == [f"{MOVES} 1", f"{MOVES} 2", "late"]
+
+
+def test_what_comes_back_runs_first(harness: Harness) -> None:
+    number_put(harness, MOVES)
+    claim = harness.take(2)
+    advance(harness)
+    harness.settle(claim, every=Back(started=True))
+    split(harness)
+    again = harness.take(5)
+    assert [message.deliveries for _, message in again.lanes[0].messages] == [1, 1, 0]
+    assert TOKENS.inside(again.token)[0] != TOKENS.inside(claim.token)[0]
+    assert again.token > claim.token
+
+
+def test_a_lost_lease_holds_up_its_shard_until_it_is_taken_back(harness: Harness) -> None:
+    number_put(harness, MOVES)
+    claim = harness.take(lease=10)
+    advance(harness)
+    harness.clock.advance(11)
+    assert not advance(harness, 2).done
+    harness.reap()
+    assert advance(harness, 2).done
+    assert not harness.settle(claim)
+    assert harness.work_off() == [f"{MOVES} {number}" for number in range(3)]
+
+
+def test_nothing_is_opened_while_something_is_on_its_way(harness: Harness, make: Make) -> None:
+    harness.put("first", shard=MOVES)
+    [source] = containers(harness)
+    gone = call("gone", source, TASK.queue, 2, group_key(TASK), MOVES)
+    for script, expected in (("part", []), ("import", []), ("cleared", []), ("doubled", [b"a"])):
+        until(harness, script)
+        harness.put(f"before {script}", shard=MOVES)
+        assert harness.run(_alone(gone)) == expected
+    split(make())
+    assert harness.work_off() == ["first"] + [
+        f"before {script}" for script in ("part", "import", "cleared", "doubled")
+    ]
+
+
+def test_the_head_of_a_shard_goes_on_where_it_is(harness: Harness) -> None:
+    number_put(harness, MOVES)
+    claim = harness.take()
+    advance(harness)
+    harness.settle(claim, every=Retried(micros(5)))
+    harness.put("late", shard=MOVES)
+    assert advance(harness, 2).done
+    assert harness.claim() is None  # its head waits for its retry
+    harness.clock.advance(6)
+    assert harness.work_off() == [f"{MOVES} {number}" for number in range(3)] + ["late"]
+
+
+def test_an_unlimited_task_does_not_wait(harness: Harness) -> None:
+    number_put(harness, MOVES, group=PLAIN)
+    claim = harness.take(groups=[PLAIN])
+    assert not advance(harness).done
+    assert len(harness.work_off(groups=[PLAIN])) == 2
+    harness.settle(claim, every=Retried(micros(5)))
+    assert advance(harness, 2).done
+    harness.clock.advance(6)
+    assert harness.work_off(groups=[PLAIN]) == [f"{MOVES} 0"]
+
+
+# What else moves
+
+
+def test_delayed_messages_move(harness: Harness) -> None:
+    harness.put("soon", shard=MOVES, delay=5)
+    harness.put("here", shard=STAYS, delay=5)
+    assert split(harness) == 1
+    assert harness.counts().delayed == 2
+    assert harness.step([], harness.want()).next_at == harness.clock.now + micros(5)
+    harness.clock.advance(6)
+    assert sorted(harness.work_off()) == ["here", "soon"]
+
+
+def test_what_is_due_meanwhile_enters_its_lane_where_it_belongs(harness: Harness) -> None:
+    harness.put("soon", shard=MOVES, delay=5)
+    until(harness, "sift")
+    harness.clock.advance(6)
+    assert harness.claim() is None
+    assert harness.counts().delayed == 1
+    split(harness)
+    assert harness.work_off() == ["soon"]
+
+
+def test_a_parked_shard_moves_and_is_released(harness: Harness) -> None:
+    number_put(harness, MOVES)
+    harness.settle(harness.take(), every=Back(park=True))
+    split(harness)
+    assert harness.counts().parked_shards == [MOVES]
+    assert harness.claim() is None
+    assert harness.release(MOVES)
+    assert harness.work_off() == [f"{MOVES} {number}" for number in range(3)]
+
+
+@pytest.mark.parametrize("script", ["part", "export", "import", "cleared"])
+def test_a_parked_shard_is_found_on_its_way(harness: Harness, make: Make, script: str) -> None:
+    number_put(harness, MOVES)
+    harness.settle(harness.take(), every=Back(park=True))
+    until(harness, script)
+    other = make()
+    assert other.release(MOVES)
+    assert not other.release(MOVES)
+    split(harness)
+    assert harness.work_off() == [f"{MOVES} {number}" for number in range(3)]
+
+
+def test_a_parked_shard_is_found_though_it_moves_on_meanwhile(harness: Harness, make: Make) -> None:
+    number_put(harness, MOVES_LATER)
+    harness.settle(harness.take(), every=Back(park=True))
+    split(harness)
+    other = make()
+    looking = atomic(other.broker.release(TASK, MOVES_LATER))
+    step = next(looking)
+    while step.script.name != "release":
+        step = looking.send(other.run(_alone(step)))
+    split(harness)  # before the first look
+    found = False
+    try:
+        while True:
+            step = looking.send(other.run(_alone(step)))
+    except StopIteration as end:
+        found = end.value
+    assert found
+    assert len(harness.work_off()) == 3
+
+
+def test_dead_letters_move_and_are_retried(harness: Harness) -> None:
+    number_put(harness, MOVES)
+    harness.settle(harness.take(2), every=Dead(FAILURE))
+    assert split(harness) == 3
+    first, second = harness.dead()
+    assert (first.shard, second.deliveries, second.failure) == (MOVES, 1, FAILURE)
+    assert harness.retry_dead() == 2
+    assert harness.counts().dead == 0
+    assert sorted(harness.work_off()) == [f"{MOVES} {number}" for number in range(3)]
+
+
+def test_dead_letters_that_are_retried_meanwhile_move(harness: Harness) -> None:
+    harness.put("a", shard=MOVES, keep=60)
+    harness.settle(harness.take(), {"a": Dead(FAILURE, "a")})
+    until(harness, "sift")
+    assert harness.retry_dead() == 1
+    assert harness.state("a") == "waiting"
+    split(harness)
+    assert harness.work_off() == ["a"]
+    assert harness.counts().totals["put"] == 1
+
+
+def test_records_move_with_their_messages(harness: Harness, make: Make) -> None:
+    harness.put("a", shard=MOVES, keep=60)
+    waiter = harness.sleeper()
+    harness.records("a", listener=waiter)
+    for script in ("export", "import", "cleared", "doubled"):
+        until(make(), script)
+        assert harness.state("a") == "waiting"
+    assert waiter.is_woken()  # it may have moved between two looks
+    with pytest.raises(DuplicateId):
+        harness.put("a", shard=MOVES, keep=60)
+    harness.records("a", listener=waiter)
+    harness.settle(harness.take(), results={"a": b"1"})
+    assert waiter.is_woken()
+    assert harness.state("a") == "done"
+
+
+def test_priorities_and_histories_move(harness: Harness) -> None:
+    for priority in (1, 0, -1):
+        harness.put(f"at {priority}", shard=MOVES, priority=priority)
+    harness.settle(harness.take(), every=Retried(micros(0)))
+    split(harness)
+    claim = harness.take(3)
+    found = [(priority, message.attempts) for priority, message in claim.lanes[0].messages]
+    assert found == [(-1, 1), (0, 0), (1, 0)]
+
+
+def test_batches_move(make: Make) -> None:
+    harness = make()
+    harness.declare(size=4, within=10, bytes=10_000, concurrency=1)
+    number_put(harness, MOVES)
+    split(harness)
+    assert harness.claim(4) is None
+    harness.put("full", shard=MOVES)
+    assert len(harness.take(4)) == 4
+    assert harness.flushed() == {"size": 1}
+
+
+def test_a_shard_can_move_twice(harness: Harness) -> None:
+    number_put(harness, MOVES_LATER)
+    assert split(harness) == 3
+    assert split(harness) == 3
+    assert harness.work_off() == [f"{MOVES_LATER} {number}" for number in range(3)]
+
+
+def test_more_dead_letters_than_are_kept_do_not_move(make: Make) -> None:
+    harness = make(dead_limit=2)
+    harness.declare()
+    for shard in SHARDS:
+        harness.put("a", shard=shard)
+        harness.settle(harness.take(), every=Dead(FAILURE))
+    split(harness)
+    assert len(harness.dead()) <= 4
+
+
+# Policies, workers
+
+
+def test_what_is_declared_holds_in_new_partitions(harness: Harness) -> None:
+    split(harness)
+    number_put(harness, MOVES)
+    assert harness.take().lanes[0].shard == MOVES
+    assert harness.claim() is None
+    with pytest.raises(PolicyConflict):
+        harness.declare(concurrency=2)
+
+
+def test_who_declares_learns_of_it(harness: Harness, make: Make) -> None:
+    other = make()
+    other.put("a", shard=STAYS)
+    until(harness, "accept")
+    new = Group(TASK.queue, "new")
+    other.declare(new, concurrency=1)
+    split(harness)
+    number_put(harness, MOVES, group=new)
+    harness.take(groups=[new])
+    assert harness.claim(groups=[new]) is None
+    other.run(other.broker.declare(new, GroupPolicy(concurrency=1)))
+
+
+def test_sleepers_look_where_shards_moved_to(harness: Harness, make: Make) -> None:
+    worker = make()
+    sleeper = worker.idle_worker()
+    split(harness)
+    assert sleeper.is_woken()
+    assert worker.claim(listener=sleeper) is None
+    harness.put("a", shard=MOVES)
+    assert sleeper.is_woken()
+    assert worker.work_off() == ["a"]
+
+
+def test_a_shard_that_is_opened_wakes_a_sleeper(harness: Harness, make: Make) -> None:
+    worker = make()
+    number_put(harness, MOVES)
+    claim = harness.take()
+    advance(harness)
+    sleeper = worker.idle_worker()
+    while not sleeper.sleeps_on():
+        assert worker.claim(listener=sleeper) is None
+    harness.settle(claim)
+    split(harness)
+    assert sleeper.is_woken()
+    assert worker.work_off() == [f"{MOVES} 1", f"{MOVES} 2"]
+
+
+# Wrong use
+
+
+def test_a_queue_must_be_there(harness: Harness) -> None:
+    with pytest.raises(NotFound, match="no queue 'ordres'"):
+        advance(harness, queue="ordres")
+
+
+def test_only_doubling_is_possible(harness: Harness) -> None:
+    split(harness)
+    for partitions in (3, 8):
+        with pytest.raises(PartitionConflict, match="can be split into 4, not into"):
+            advance(harness, partitions)
+    assert len(containers(harness)) == 2
+
+
+def test_a_split_that_is_over_is_not_begun_again_by_its_number(harness: Harness) -> None:
+    split(harness)
+    assert advance(harness, 2) == SplitProgress(2, 0, 0, True)
+    split(harness)
+    assert advance(harness, 2) == SplitProgress(4, 0, 0, True)
