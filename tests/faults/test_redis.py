@@ -238,6 +238,7 @@ def killed_again_and_again(load: Load, store: RedisStore, chance: random.Random)
     return kills
 
 
+@pytest.mark.long  # a server that dies within a transaction of its file may replay half of it
 @pytest.mark.parametrize("kind", ["single", "ordered_batch"])
 def test_a_server_that_is_killed_again_and_again(
     scene: Scene, store: RedisStore, kind: str

@@ -148,6 +148,32 @@ def test_the_data_folder_cannot_be_used(tmp_path: Path, usual: Path) -> None:
         server.start()
 
 
+def test_half_of_a_script_is_never_done(folder: Path, program: Path) -> None:
+    """Redis 6.2 and 7.0 would do it at the second start after the file was cut."""
+    script = "redis.call('SET', 'first', 1) redis.call('SET', 'second', 2) return 1"
+    sole = OwnServer(port=free_port(), datadir=folder, program=program)
+    with sole, client(sole) as connection:
+        connection.set("before", 0)
+        connection.eval(script, 0)
+    (file,) = [
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and b"second" in path.read_bytes() and path.suffix in (".aof", ".conf")
+    ]
+    data = file.read_bytes()
+    file.write_bytes(data[: data.rindex(b"second")])  # as after a power cut
+    for _ in range(3):
+        with sole, client(sole) as connection:
+            assert connection.keys() == [b"before"]
+            wait_until(lambda: not is_rewriting(sole), "the file is written anew")
+
+
+def is_rewriting(server: OwnServer) -> bool:
+    with client(server) as connection:
+        info = connection.info("persistence")
+    return bool(info["aof_rewrite_in_progress"] or info["aof_rewrite_scheduled"])
+
+
 def test_damaged_data_end_it_at_once(folder: Path, usual: Path) -> None:
     (folder / "appendonlydir").mkdir(parents=True)
     (folder / "appendonlydir" / "appendonly.aof.manifest").write_text("nonsense\n")

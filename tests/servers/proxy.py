@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import selectors
 import socket
 import struct
@@ -235,7 +236,8 @@ class Proxy:
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.close()
-            await asyncio.sleep(0)
+            for _ in range(3):  # until those are there that were accepted just before
+                await asyncio.sleep(0)
 
     async def _cut(self, *, reset: bool = False) -> None:
         links = list(self._plan.links)
@@ -293,7 +295,8 @@ class _Side(asyncio.Protocol):
 
     def write_eof(self) -> None:
         if self.transport is not None and not self.transport.is_closing():
-            self.transport.write_eof()
+            with contextlib.suppress(OSError):  # the other end has reset it meanwhile
+                self.transport.write_eof()
 
     def close(self, *, reset: bool = False, drop: bool = False) -> None:
         """Close it; what is still to be written is written first, unless `reset` or `drop`."""
@@ -340,6 +343,8 @@ class _Link:
             assert side.transport is not None
             side.transport.pause_reading()  # until there is somewhere for it to go
             self._connecting = self._loop.create_task(self._connect())
+            # Not a `finally` of the task: one that is cancelled before it began has none.
+            self._connecting.add_done_callback(self._connected)
         elif self.client.transport is not None:
             self.client.transport.resume_reading()
 
@@ -351,11 +356,12 @@ class _Link:
                 await self._loop.create_connection(lambda: self._server, *self._target)
         except OSError:
             self.cut(reset=False)
-        finally:
-            self._connecting = None
-            if self._over:
-                self._server.close(drop=True)
-            self._forget()
+
+    def _connected(self, _: asyncio.Task[None]) -> None:
+        self._connecting = None
+        if self._over:
+            self._server.close(drop=True)
+        self._forget()
 
     # The way of bytes
 
