@@ -1,6 +1,6 @@
 # Needs make and Python 3.11 or newer; everything else goes into .venv.
 #   make test PYTHON=python3.13         another interpreter (after `make clean`)
-#   make test ARGS="-k lane -x"         more arguments for pytest, bench or the demo
+#   make test ARGS="-n 0 -k lane -x"    more arguments for pytest (here: no parallel runs), bench or the demo
 #   make demo BROKER=redis              on a Redis server of its own
 
 PYTHON ?= python3
@@ -27,7 +27,7 @@ demo: $(VENV)/dev $(if $(filter redis,$(BROKER)),servers)  ## run the demonstrat
 	PATH="$$PATH:$(CURDIR)/.servers/redis" $(PY) examples/stdlib/demo.py $(if $(BROKER),--broker $(BROKER)) $(ARGS)
 
 test: $(VENV)/dev servers  ## run the tests, except the long ones
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n auto $(ARGS)
 
 test-long: $(VENV)/dev servers  ## run the long tests (soaks)
 	$(PY) -m pytest -m long --timeout 3600 $(ARGS)

@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TypeAlias
 
 from taskyard.brokers.base import AsyncDriver, Broker, Driver, Put
 from taskyard.coalesce import CHUNK_BYTES, CHUNK_MESSAGES, Entry, put_entries, take_chunk
-from taskyard.errors import TaskyardError
+from taskyard.errors import NotConfirmed, TaskyardError
 from taskyard.message import read_envelope
 
 __all__ = ["Buffered", "Buffers"]
@@ -204,7 +204,9 @@ def _raise(error: BaseException, ids: list[str]) -> NoReturn:
     named = ", ".join(ids[:NAMED])
     if len(ids) > NAMED:
         named += f" and {len(ids) - NAMED} more"
-    text = f"buffered messages that were not stored: {named}. The reason: {error}"
+    # Without enough replicas they are stored, but may be lost with their master.
+    fate = "confirmed" if isinstance(error, NotConfirmed) else "stored"
+    text = f"buffered messages that were not {fate}: {named}. The reason: {error}"
     if isinstance(error, TaskyardError):
         raise type(error)(text) from error
     error.add_note(text)

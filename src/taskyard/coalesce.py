@@ -17,7 +17,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TypeVar, cast
 
 from taskyard.brokers.base import AsyncDriver, Broker, Driver, Operation, Put
-from taskyard.errors import BrokerUnavailable
+from taskyard.errors import BrokerUnavailable, NotConfirmed
 
 __all__ = [
     "CHUNK_BYTES",
@@ -96,7 +96,7 @@ def put_entries(broker: Broker, entries: Sequence[Entry]) -> Operation[None]:
         part = parts.pop()
         try:
             yield from broker.put(_merged(part))
-        except BrokerUnavailable as error:
+        except (BrokerUnavailable, NotConfirmed) as error:
             # It would be the same with any part, and each try can take long.
             for entry in part + [entry for rest in parts for entry in rest]:
                 entry.error = _copied(error)

@@ -22,6 +22,7 @@
         ├── MissingExtra       a package is not installed
         ├── BrokerUnavailable  busy, locked or full: may pass by itself
         │   └── BrokerInaccessible  read-only, no such folder, not permitted: needs somebody
+        ├── NotConfirmed       written, but to fewer replicas than were asked for
         ├── ForeignDatabase    the file belongs to something else
         ├── SchemaTooNew       written by a newer taskyard
         └── CorruptDatabase    the file is damaged
@@ -50,6 +51,7 @@ __all__ = [
     "FailMessage",
     "ForeignDatabase",
     "MissingExtra",
+    "NotConfirmed",
     "NotFound",
     "PartitionConflict",
     "PayloadError",
@@ -177,11 +179,23 @@ class MissingExtra(BrokerError):
 
 
 class BrokerUnavailable(BrokerError):
-    """The storage is busy, full, read-only or away: nothing was stored, and it may pass."""
+    """The storage is busy, full, read-only or away, and it may pass.
+
+    Nothing was stored, with one exception: if the answer of a server was lost, nobody knows
+    whether the last call was carried out. The text says which of the two it is. Who puts again
+    then may put twice, unless the messages have ids and their task keeps results.
+    """
 
 
 class BrokerInaccessible(BrokerUnavailable):
     """The storage cannot be opened or written until somebody mends that."""
+
+
+class NotConfirmed(BrokerError):
+    """What was written is on the master, but on too few replicas: it is lost if that one fails.
+
+    Raised with `wait_replicas` only. Who puts again may put twice.
+    """
 
 
 class ForeignDatabase(BrokerError):

@@ -94,7 +94,7 @@ class Yard:
 
     def __init__(self, broker: str | Broker | object = "", *, start_server: bool = False) -> None:
         self._server = start_for(broker) if start_server else None
-        self.broker = _broker(broker or (LOCAL_URL if start_server else ""))
+        self.broker = _broker(LOCAL_URL if start_server and broker == "" else broker)
         self.tasks: dict[str, Task[..., Any]] = {}
         self.dead = DeadLetters(self)
         self._driver: Driver | None = None

@@ -462,7 +462,7 @@ def test_the_log_of_a_worker_as_json_in_a_file(shell: Shell) -> None:
         (["handlers:yard"], "handlers has no Yard"),
         (["tasks:yard", "-q", "nothing"], "no task uses the queue nothing"),
         (["tasks:yard", "--broker", "memory://"], "lives in one process"),
-        (["tasks:yard", "--broker", "redis://me:secret@host"], "not in this version"),
+        (["tasks:yard", "--broker", "postgresql://me:secret@host"], "not in this version"),
     ],
 )
 def test_a_worker_says_why_it_cannot_start(shell: Shell, args: list[str], said: str) -> None:

@@ -147,7 +147,10 @@ def commands(command: click.Command, name: str = "taskyard") -> Iterator[tuple[s
     if not isinstance(command, click.Group):
         yield name, command
         return
-    for child, found in command.commands.items():
+    context = click.Context(command, info_name=name)
+    for child in command.list_commands(context):
+        found = command.get_command(context, child)
+        assert found is not None
         yield from commands(found, f"{name} {child}")
 
 
@@ -155,6 +158,7 @@ def test_commands_are_documented() -> None:
     text = (DOCS / "reference" / "cli.md").read_text(encoding="utf-8")
     section = re.compile(r"^## `([^`]+)`\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
     sections: dict[str, str] = dict(section.findall(text))
+    assert dict(commands(taskyard)).keys() == sections.keys()
     missing = [
         f"{name} {spelling}"
         for name, command in commands(taskyard)

@@ -398,6 +398,7 @@ def test_a_broker_is_observed_like_the_model(make_broker: MakeBroker, broker: st
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("broker", OTHERS)
 def test_a_broker_is_observed_like_the_model_for_long(make_broker: MakeBroker, broker: str) -> None:
     hold_against_the_model(make_broker, broker, examples=2000, steps=80)

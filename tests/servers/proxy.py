@@ -228,7 +228,9 @@ class Proxy:
             )
             self.port = self._listener.sockets[0].getsockname()[1]
 
-    def _link(self) -> _Side:
+    def _link(self) -> _Side | asyncio.Protocol:
+        if self._listener is None:  # it was accepted when nobody listened any more
+            return _Refusal()
         link = _Link(self._loop, self._plan, self._target, self._spoilt.set)
         return link.client
 
@@ -245,6 +247,14 @@ class Proxy:
             link.cut(reset=reset)
         for link in links:
             await link.gone.wait()
+
+
+class _Refusal(asyncio.Protocol):
+    """Ends a connection as soon as it begins."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.abort()
 
 
 class _Plan:

@@ -172,7 +172,7 @@ def test_looking_makes_no_file(run: Run, tmp_path: Path, command: list[str]) -> 
         ("memory://", "give a broker that processes share"),
         ("nothing", "is no broker URL"),
         ("rabbit://host", "no broker is called rabbit://"),
-        ("redis://me:secret@host", "not in this version"),
+        ("postgresql://me:secret@host", "not in this version"),
         ("sqlite://me:secret@host/file", "three slashes"),
         ("sqlite:///file.db?colour=red", "unknown option colour"),
     ],

@@ -19,7 +19,7 @@ from taskyard.brokers.base import GroupWant, Operation, Put, Want
 from taskyard.brokers.memory import MemoryBroker
 from taskyard.brokers.memory.broker import MemoryAsyncDriver
 from taskyard.coalesce import CHUNK_BYTES, LARGE
-from taskyard.errors import BrokerError, BrokerUnavailable, DuplicateId
+from taskyard.errors import BrokerError, BrokerUnavailable, DuplicateId, NotConfirmed
 from taskyard.message import read_envelope
 
 T = TypeVar("T")
@@ -267,18 +267,21 @@ def test_an_error_of_one_is_raised_by_it_alone(
     assert sorted(broker.stored) == ["first", "m0", "m2", "m3"]
 
 
+@pytest.mark.parametrize("error", [BrokerUnavailable, NotConfirmed])
 def test_a_broker_that_is_away_is_asked_once(
-    task: Task[[str], int], broker: Broker, callers: Callers
+    task: Task[[str], int], broker: Broker, callers: Callers, error: type[BrokerError]
 ) -> None:
+    """Nor one that has stored all, but not on its replicas: it would be stored again."""
+
     def refuse(ids: list[str]) -> None:
-        raise BrokerUnavailable("away")
+        raise error("away")
 
     callers.first(task)
     broker.refuse = refuse
     for _ in range(5):
         callers.call(task.enqueue, "x")
     ends = callers.finish()
-    assert all(isinstance(end, BrokerUnavailable) and str(end) == "away" for end in ends)
+    assert all(isinstance(end, error) and str(end) == "away" for end in ends)
     assert len({id(end) for end in ends}) == 6, "an error is raised once"
     assert broker.sizes == [1, 5]
     broker.refuse = lambda ids: None

@@ -13,7 +13,7 @@ from types import ModuleType
 import taskyard
 
 # Loaded by the parts that use them, never by `import taskyard`.
-HEAVY = {"attr", "attrs", "click", "pydantic", "rich", "sqlite3"}
+HEAVY = {"attr", "attrs", "click", "hiredis", "pydantic", "redis", "rich", "sqlite3"}
 
 
 def public_modules() -> list[ModuleType]:

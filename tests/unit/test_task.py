@@ -637,7 +637,7 @@ class Opaque:
 @pytest.mark.parametrize(
     "argument",
     [Opaque(), lambda: 1, object, threading.Lock(), iter([1]), 1 << 80, 1j, "half \ud800 a pair"],
-    ids=repr,
+    ids=lambda argument: type(argument).__name__,
 )
 async def test_an_argument_that_cannot_be_sent(yard: Recording, argument: Any) -> None:
     @yard.task

@@ -25,6 +25,7 @@ from taskyard.brokers.redis.failures import (
     remedy,
 )
 from taskyard.brokers.redis.options import Address, RedisOptions
+from taskyard.brokers.redis.scripts import UNCONFIRMED
 from taskyard.brokers.redis.topology import Directory, directory_for
 
 __all__ = [
@@ -277,7 +278,7 @@ class _Attempts:
             key = container_key(prefix, call.tag)
             own = ("EVALSHA", call.script.sha, 1, key, job.wire.slot, job.number, job.now)
             commands.append(own + tuple(call.args))
-        if self._wanted:
+        if self._is_confirmed(jobs):
             commands += self._confirmation(jobs)
         if len(commands) == 1:
             return Parcel(address, pack(commands[0]), 1)
@@ -307,13 +308,19 @@ class _Attempts:
                 self._refused(job, address, reply)
             else:
                 done.append((job, reply))
-        doubt = self._unconfirmed(address, list(following)) if self._wanted else None
+        confirmed = self._is_confirmed(jobs)
+        doubt = self._unconfirmed(address, list(following)) if confirmed else None
         for job, reply in done:
             job.doubtful = doubt is not None
             if doubt is None:
                 job.end(reply)
             else:
                 self._failed([job], address, doubt)
+
+    def _is_confirmed(self, jobs: list[_Job]) -> bool:
+        """Whether replicas must have what these calls wrote."""
+        needed = any(job.call.script.name not in UNCONFIRMED for job in jobs)
+        return needed and bool(self._wanted)
 
     @property
     def _wanted(self) -> int:

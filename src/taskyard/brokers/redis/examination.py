@@ -45,7 +45,7 @@ CONFIG = (
 # holds a text, so most end as WRONGTYPE: the ACL is asked before. (What removes keys is behind.)
 _CALLED: Sequence[Sequence[str]] = (
     (
-        *("EXISTS", "GET", "HGETALL", "HKEYS", "HLEN", "LLEN", "LPOP", "PERSIST", "SCARD"),
+        *("EXISTS", "GET", "HGETALL", "HKEYS", "HLEN", "LLEN", "LPOP", "PERSIST", "RPOP", "SCARD"),
         *("SRANDMEMBER", "ZCARD", "ZPOPMIN", "DEL", "UNLINK"),
     ),
     (
@@ -61,9 +61,21 @@ _CALLED: Sequence[Sequence[str]] = (
             "RPUSH",
             "RPUSHX",
         ),
-        *("SADD", "SREM", "ZREM", "ZSCAN", "ZSCORE", "EXPIRE", "PEXPIRE"),
+        *("SADD", "SISMEMBER", "SREM", "SSCAN", "ZREM", "ZSCAN", "ZSCORE", "EXPIRE", "PEXPIRE"),
     ),
-    (*("HINCRBY", "HSET", "LRANGE", "LSET", "ZADD", "ZRANGE", "ZRANGEBYSCORE", "ZREVRANGE"),),
+    (
+        *(
+            "HINCRBY",
+            "HSET",
+            "HSETNX",
+            "LRANGE",
+            "LSET",
+            "ZADD",
+            "ZRANGE",
+            "ZRANGEBYSCORE",
+            "ZREVRANGE",
+        ),
+    ),
 )
 
 
@@ -227,13 +239,17 @@ def _forbidden(options: RedisOptions) -> Questions[list[str]]:
 
 def called_commands() -> list[str]:
     """The commands that scripts call, as far as `examine` tries them."""
-    return sorted({"PUBLISH", "SET", "TIME", *(name for names in _CALLED for name in names)})
+    return sorted(
+        {"LMOVE", "PUBLISH", "SET", "TIME", *(name for names in _CALLED for name in names)}
+    )
 
 
 def _commands(options: RedisOptions) -> Iterator[tuple[str, Sequence[Argument]]]:
     key = _probe_key(options)
     channel = f"{options.prefix}:wake:doctor"
     yield "SET", ("SET", key, "text", "EX", 60)
+    yield "LMOVE", ("LMOVE", key, key, "RIGHT", "RIGHT")
+    yield "BLMOVE", ("BLMOVE", key, key, "RIGHT", "LEFT", 1)
     for count in (1, 2, 0):  # what removes keys comes last
         for name in _CALLED[count]:
             yield name, (name, key, *[1] * count)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from taskyard.brokers.redis.calls import ScriptError
 from taskyard.brokers.redis.options import Address
-from taskyard.errors import BrokerError, BrokerInaccessible, BrokerUnavailable
+from taskyard.errors import BrokerError, BrokerInaccessible, BrokerUnavailable, NotConfirmed
 
 __all__ = [
     "Broken",
@@ -50,10 +50,6 @@ class NotRedis(Exception):
 
     def __init__(self, found: str) -> None:
         super().__init__(f"who answers does not speak as a Redis should: {found}")
-
-
-class NotConfirmed(BrokerError):
-    """What was written is on the master, but on too few replicas: it is lost if that one fails."""
 
 
 class NoAnswer(Exception):

@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
 
-__all__ = ["NAMES", "Script", "load_script"]
+__all__ = ["NAMES", "UNCONFIRMED", "Script", "load_script"]
 
 NAMES = (
     "accept",
@@ -42,6 +42,15 @@ NAMES = (
     "step",
     "tidy",
 )
+
+UNCONFIRMED = frozenset(
+    (
+        *("counts", "dead", "lanes", "oldest", "records"),
+        *("declare", "extend", "leave", "reap", "resettle", "step", "tidy"),
+    )
+)
+"""Those that need not wait for replicas: they only read, or what a failover loses of them is made
+up for: a message whose settling or claim is lost is delivered again."""
 
 _INCLUDE = re.compile(r"^-- include (\w+)\n", re.MULTILINE)
 
