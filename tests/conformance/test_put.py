@@ -100,6 +100,14 @@ def test_an_id_cannot_be_put_twice_in_one_call(harness: Harness) -> None:
     assert harness.record("b") is None
 
 
+@pytest.mark.parametrize("id_", ["two\nlines", "\r", " a ", "a\0b", "é", ""])
+def test_a_taken_id_is_refused_whatever_it_is_made_of(harness: Harness, id_: str) -> None:
+    taken = Put(TASK, [body("a")], ids=[id_], record_ttl=60_000_000)
+    harness.put_all(taken)
+    with pytest.raises(DuplicateId, match=f"^{TASK}: .* has a record already"):
+        harness.put_all(Put(OTHER, [body("b")], ids=["b"], record_ttl=60_000_000), taken)
+
+
 def test_an_id_is_free_again_when_its_record_has_expired(harness: Harness) -> None:
     harness.put("a", keep=60)
     harness.settle(harness.take(), results={"a": b"1"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -61,6 +61,9 @@ ROUNDS = 20
 LANES = 500
 """Lanes that one call looks at."""
 
+_NO_LETTERS = _pack((False, False, (), 0, False, 0, True))
+"""Asks for none, only how far their numbers go."""
+
 
 class RedisBroker:
     """Queues in Redis or Valkey, for any number of machines.
@@ -91,8 +94,9 @@ class RedisBroker:
         self._dead_age = round(dead_age * 1e6)
         self._check = start_check(options, self._report)
         self._reported: set[str] = set()
-        self._placements = Placements(spread=options.kind == "cluster")
-        self._steps = Steps(self._placements, dead_limit)
+        cluster = options.kind == "cluster"
+        self._placements = Placements(spread=cluster)
+        self._steps = Steps(self._placements, dead_limit, afar=cluster)
         self._splits = Splits(self._placements, dead_limit)
         self.inboxes = RedisInboxes(
             options, clock, self._placements, self._splits, _put, dead_limit
@@ -125,10 +129,11 @@ class RedisBroker:
         """
         self._placements.want(queue, partitions)
 
-    def partition(self, put: Put) -> int | None:
-        """See `Broker.partition`."""
-        placement = self._placements.known(put.group.queue)
-        return None if placement is None else placement.of(put.shard)
+    def partition(self, put: Put) -> Hashable:
+        """See `Broker.partition`. A queue that was not looked up yet is one by itself."""
+        queue = put.group.queue
+        placement = self._placements.known(queue)
+        return ("unknown", queue) if placement is None else placement.of(put.shard)
 
     def declare(
         self, group: Group, policy: GroupPolicy, *, replace: bool = False
@@ -189,7 +194,8 @@ class RedisBroker:
         epochs = {queue: self._placements.epoch(queue) for queue in queues}
         parts: dict[int, list[Put]] = defaultdict(list)
         for item in puts:
-            parts[self.partition(item) or HOME].append(item)
+            placement = self._placements.known(item.group.queue)
+            parts[placement.of(item.shard) if placement else HOME].append(item)
         try:
             replies = yield [
                 _put(container, part, epochs=epochs) for container, part in parts.items()
@@ -289,18 +295,28 @@ class RedisBroker:
 
     def _redrive(self, what: str, query: DeadQuery) -> Operation[int]:
         total = 0
-        container, highest = HOME, HOME
-        while container <= highest and total < query.limit:
-            # What dies again meanwhile gets a higher number than the first look finds.
-            look = _Look(container, query, query.limit - total, bare=True)
-            numbers = yield from look.through()
+        # What dies again meanwhile gets a higher number than these, wherever it is.
+        for container, bound in (yield from self._highest_letters()).items():
+            look = _Look(container, query, query.limit - total, bare=True, bound=bound)
+            numbers = yield from look.through() if bound else ()
             while numbers:
                 changed, looked = yield call("redrive", container, what, *numbers[:CHUNK])
                 total += changed
                 numbers = numbers[looked:]
-            highest = max(highest, look.containers)
-            container += 1
         return total
+
+    def _highest_letters(self) -> Operation[dict[int, int]]:
+        """The highest number that dead letters have had so far, by container."""
+        bounds: dict[int, int] = {}
+        containers = {HOME, *self._placements.containers()}
+        while containers:
+            asked = sorted(containers)
+            replies = yield [call("dead", container, _NO_LETTERS) for container in asked]
+            for container, (_, highest, others, *_) in zip(asked, replies, strict=True):
+                bounds[container] = highest
+                containers.update(range(1, others + 1))
+            containers -= bounds.keys()
+        return dict(sorted(bounds.items()))
 
     def release(self, group: Group, shard: str) -> Operation[bool]:
         key = group_key(group)
@@ -356,12 +372,19 @@ def _put(
     return call("put", container, *args, *letters)
 
 
-def _duplicate(puts: Sequence[Put], id_: str) -> DuplicateId:
-    group = next(item.group for item in puts if id_ in (item.ids or ()))
+def _duplicate(puts: Sequence[Put], shown: str) -> DuplicateId:
+    pairs = [(item.group, id_) for item in puts for id_ in item.ids or ()]
+    found = [pair for pair in pairs if _in_error(pair[1]) == _in_error(shown)]
+    group, id_ = found[0] if found else (puts[0].group, shown)
     return DuplicateId(
-        f"{group.queue}/{group.name}: the id {id_!r} has a record already;"
+        f"{group}: the id {id_!r} has a record already;"
         f" nothing of the call was stored. Leave the id out, or choose another"
     )
+
+
+def _in_error(id_: str) -> str:
+    """What is left of an id in an error's text: one line, up to a NUL."""
+    return id_.partition("\0")[0].replace("\r", " ").replace("\n", " ").strip()
 
 
 def _declare(
@@ -468,16 +491,27 @@ class _Look:
         query: which ones.
         limit: how many at most.
         bare: whether the numbers that they have there are enough.
+        bound: only up to this number there; None: up to the highest that the first call finds.
 
     Attributes:
         containers: how many others there are, if this is home.
     """
 
-    def __init__(self, container: int, query: DeadQuery, limit: int, *, bare: bool) -> None:
+    def __init__(
+        self,
+        container: int,
+        query: DeadQuery,
+        limit: int,
+        *,
+        bare: bool,
+        bound: int | None = None,
+    ) -> None:
         self.containers = 0
         self._container = container
         self._after = LETTERS.within(container, query.after)
-        self._upto = None if query.upto is None else LETTERS.within(container, query.upto)
+        wanted = None if query.upto is None else LETTERS.within(container, query.upto)
+        bounds = [number for number in (wanted, bound) if number is not None]
+        self._upto = min(bounds, default=None)
         self._numbers: list[int] | None = None
         if query.numbers is not None:
             inside = map(LETTERS.inside, query.numbers)

@@ -39,11 +39,13 @@ class Steps:
     Arguments:
         placements: where queues are.
         dead_limit: dead letters that a group keeps.
+        afar: whether workers may listen on other nodes than those that wake them.
     """
 
-    def __init__(self, placements: Placements, dead_limit: int) -> None:
+    def __init__(self, placements: Placements, dead_limit: int, *, afar: bool) -> None:
         self._placements = placements
         self._dead_limit = dead_limit
+        self._afar = afar
         self._turn = 0
         self._asleep: dict[str, set[int]] = {}
 
@@ -85,8 +87,11 @@ class Steps:
         return groups
 
     def _settle_only(self, settled: dict[int, list[Settlement]]) -> Operation[Step]:
-        containers = list(settled) or [0]
-        calls = [self._call(container, settled[container], None) for container in containers]
+        # Who settles nothing asks what comes next, wherever it is.
+        containers = list(settled) or self._placements.containers()
+        calls = [
+            self._call(container, settled.get(container, ()), None) for container in containers
+        ]
         replies = yield calls
         return _joined([self._read(*pair, None) for pair in zip(containers, replies, strict=True)])
 
@@ -168,6 +173,7 @@ class Steps:
             want.alone,
             want.listener or "",
             want.messages,
+            self._afar,
         )
 
     def _read(self, container: int, reply: Sequence[Any], want: Want | None) -> Step:

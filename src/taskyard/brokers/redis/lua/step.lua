@@ -6,7 +6,7 @@
 --           settlement: token, outcomes, results, kept sequences (see shared/claims.lua)
 --           want: groups {{key, messages, members, epoch of the placement that the caller knows
 --           (by default 1)}…}, owner, lease (microseconds), claims, bytes,
---           drain, alone, listener or '', messages
+--           drain, alone, listener or '', messages, whether the listener may be on another node
 --       5…  results and failures that the settlements name by their index here
 -- Reply {lost tokens, now, next_at, 1 if a suspect was passed over, claims; 1 if shards moved away}
 --       claim: {token, key of its group, deadline, its lanes packed (shared/claims.lua), entries…}
@@ -409,7 +409,7 @@ if want then
         if #claims > 0 then
             forget_sleeper(want[8])
         else
-            fall_asleep(want[8], named, members, next_at())
+            fall_asleep(want[8], named, members, next_at(), want[10])
         end
     end
     if #claims > 0 then

@@ -1,12 +1,16 @@
 -- Sleepers: idle workers, and who is woken when there is something to do.
 --
--- T:sleepers  hash  listener -> packed: time at which it wakes by itself, gids, known members
+-- T:sleepers  hash  listener -> packed: time at which it wakes by itself, gids, known members,
+--                   time at which it fell asleep, whether it may listen on another node
 -- T:i:<gid>   zset  listener -> order in which they fell asleep
 --
 -- A listener is the channel on which it listens.
 -- include due
 
 local SLEEPERS = T .. ':sleepers'
+
+-- Microseconds. A worker that lives registers again every ten seconds, or earlier.
+local SILENT = 30 * 1000000
 
 -- Takes a sleeper from the lines that it stands in; what it serves stays known until it works
 -- or leaves, so that a wake-up can be handed on.
@@ -27,8 +31,8 @@ local function forget_sleeper(name)
     return sleeper
 end
 
--- Registers a worker that found nothing; `served`: groups.
-local function fall_asleep(name, served, members, at)
+-- Registers a worker that found nothing; `served`: groups; `afar`: it may listen on another node.
+local function fall_asleep(name, served, members, at, afar)
     forget_sleeper(name)
     local order = call('HINCRBY', META, 'asleep', 1)
     local gids, known = {}, {}
@@ -40,11 +44,18 @@ local function fall_asleep(name, served, members, at)
             known[gid] = members[gid]
         end
     end
-    call('HSET', SLEEPERS, name, cmsgpack.pack({at, gids, known, now}))
+    call('HSET', SLEEPERS, name, cmsgpack.pack({at, gids, known, now, afar or nil}))
 end
 
 local function serves(sleeper, group)
     return #group.members == 0 or knows(sleeper[3][group.gid] or {}, group)
+end
+
+-- Wakes a sleeper; returns whether somebody heard it, as far as can be known: PUBLISH counts only
+-- who listens on this very node.
+local function wake(name, sleeper)
+    leave_lines(name)
+    return publish(name) > 0 or (sleeper[5] and sleeper[4] + SILENT >= now)
 end
 
 -- Wakes the one that has slept longest; those that nobody hears any more are forgotten.
@@ -52,11 +63,11 @@ local function wake_one(group)
     local key = T .. ':i:' .. group.gid
     for _, name in ipairs(call('ZRANGE', key, 0, 63)) do
         local packed = call('HGET', SLEEPERS, name)
-        if not packed then
+        local sleeper = packed and cmsgpack.unpack(packed)
+        if not sleeper then
             call('ZREM', key, name)
-        elseif serves(cmsgpack.unpack(packed), group) then
-            leave_lines(name)
-            if publish(name) > 0 then
+        elseif serves(sleeper, group) then
+            if wake(name, sleeper) then
                 return
             end
             call('HDEL', SLEEPERS, name)

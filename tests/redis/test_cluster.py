@@ -1,0 +1,298 @@
+"""Work that goes on while servers fail and slots move: what was acknowledged is there."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from redis.crc import key_slot
+from tests.conformance.harness import TASK, Clock, Harness, SyncRunner, body
+from tests.faults.conftest import folder
+from tests.faults.program import Item
+from tests.faults.scene import Scene, until
+from tests.servers.binaries import Binary
+from tests.servers.cluster import RedisCluster, Sentinels
+from tests.servers.proxy import Proxy
+from tests.servers.server import RedisServer
+
+from taskyard.brokers.base import Counts, Put, Want
+from taskyard.brokers.redis import RedisBroker, parse_url
+from taskyard.errors import BrokerError, DuplicateId
+
+__all__ = ["folder"]
+
+HOME, QUEUE = key_slot(b"0"), key_slot(b"1")
+"""The slots of the container that knows the queues, and of the first queue's own."""
+
+SHARDS = 20
+LOT = 10
+FAILOVER = "wait_replicas=1&timeout=1&retry=40"
+
+
+class Servers:
+    """The store of a scene, at a URL that stays the same whoever serves it."""
+
+    def __init__(self, url: str, query: str) -> None:
+        self._url = f"{url}?prefix=scene-{uuid.uuid4().hex}&{query}"
+
+    def fields(self) -> dict[str, Any]:
+        return {"url": self._url}
+
+    def owners(self) -> list[str]:
+        return []
+
+    def deadlines(self) -> dict[int, int]:
+        return {}
+
+    def is_kept_by(self, pid: int) -> bool:
+        return False
+
+    def check(self, counts: Counts) -> None:
+        """What is in the servers is looked at by `Scene.check`, through the broker only."""
+
+
+class Load:
+    """Two worker processes, which nobody restarts, and a thread that puts all the time.
+
+    Arguments:
+        scene: where they are at work.
+        kind: of the task.
+    """
+
+    def __init__(self, scene: Scene, kind: str) -> None:
+        self._scene = scene
+        self._ordered = kind.startswith("ordered")
+        scene.setup(kind=kind)
+        self._workers = [scene.worker(settings={"concurrency": 4}) for _ in range(2)]
+        self._over = threading.Event()
+        self._failures: list[BaseException] = []
+        self._thread = threading.Thread(target=self._produce)
+
+    def _produce(self) -> None:
+        try:
+            for first in itertools.count(0, LOT):
+                numbers = range(first, first + LOT)
+                self._scene.put(Item(f"m{number}", f"s{number % SHARDS}") for number in numbers)
+                if self._over.wait(0.01):
+                    return
+        except BaseException as error:
+            self._failures.append(error)
+
+    def progress(self, messages: int = 100) -> None:
+        """Wait until so many more are accepted, and as many more have been run."""
+        self._until_more(lambda: len(self._scene.accepted), messages, "messages are accepted")
+        self._until_more(lambda: len(self._scene.of("end")), messages, "messages are run")
+
+    def _until_more(self, count: Any, more: int, what: str) -> None:
+        goal = count() + more
+        until(lambda: self._failures or count() >= goal, what)
+        assert self._failures == []
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def finish(self) -> None:
+        """Everything that was accepted has run, once, and nobody has lost a lease."""
+        assert self._failures == []
+        self._scene.drained()
+        assert [worker.code for worker in self._workers] == [None, None]
+        evidence = self._scene.check(ordered=self._ordered)
+        assert [message for message, runs in evidence.runs.items() if len(runs) > 1] == []
+        totals = self._scene.counts.totals
+        assert (totals.get("lost", 0), totals.get("redelivered", 0)) == (0, 0)
+
+    def said(self, text: str) -> bool:
+        """Whether a worker wrote that."""
+        return any(text in worker.output() for worker in self._workers)
+
+
+@pytest.fixture
+def cluster(redis_binary: Binary) -> Iterator[RedisCluster]:
+    """One for this test, which may kill its nodes."""
+    with RedisCluster(binary=redis_binary) as made:
+        yield made
+
+
+@pytest.fixture
+def sentinels(redis_binary: Binary) -> Iterator[Sentinels]:
+    """The same, a master that sentinels watch."""
+    with Sentinels(binary=redis_binary) as made:
+        yield made
+
+
+@pytest.fixture
+def scene(folder: Path) -> Iterator[list[Scene]]:
+    """Ends the scene that a test puts there."""
+    made: list[Scene] = []
+    yield made
+    for one in made:
+        one.close()
+
+
+def begin(scene: list[Scene], folder: Path, url: str, kind: str, query: str) -> Load:
+    scene.append(Scene(folder, Servers(url, query)))
+    return Load(scene[0], kind)
+
+
+# Failing over
+
+
+@pytest.mark.parametrize(
+    ("slot", "kind"), [(QUEUE, "single"), (QUEUE, "ordered_batch"), (HOME, "ordered")]
+)
+def test_a_node_that_is_killed_under_load(
+    scene: list[Scene], folder: Path, cluster: RedisCluster, slot: int, kind: str
+) -> None:
+    with begin(scene, folder, cluster.url, kind, FAILOVER) as load:
+        load.progress()
+        old = cluster.master_of(slot)
+        cluster.kill(old)
+        cluster.wait_failover(slot, old)
+        old.restart()  # as a replica: without one, nothing would be confirmed
+        load.progress()
+    load.finish()
+
+
+@pytest.mark.parametrize("kind", ["single", "ordered_batch"])
+def test_a_master_that_is_killed_under_load(
+    scene: list[Scene], folder: Path, sentinels: Sentinels, kind: str
+) -> None:
+    with begin(scene, folder, sentinels.url, kind, FAILOVER) as load:
+        load.progress()
+        old = sentinels.master()
+        old.kill()
+        new = sentinels.wait_failover(old)
+        old.restart()
+        old.client().replicaof(new.host, new.port)  # the sentinels would take ten seconds
+        load.progress()
+    load.finish()
+
+
+# Without a failover of the whole: what a replica does not have
+
+
+@pytest.fixture
+def follower(redis_binary: Binary) -> Iterator[tuple[RedisServer, RedisServer, Proxy]]:
+    """A master, its replica, and the proxy through which that follows."""
+    with (
+        RedisServer(binary=redis_binary, config={"repl-diskless-sync-delay": 0}) as master,
+        RedisServer(binary=redis_binary) as replica,
+        Proxy((master.host, master.port)) as proxy,
+    ):
+        host, _, port = proxy.address.rpartition(":")
+        client = replica.client()
+        client.replicaof(host, int(port))
+        until(lambda: client.info("replication")["master_link_status"] == "up", "it follows")
+        yield master, replica, proxy
+
+
+@pytest.mark.parametrize("waits", [0, 1])
+def test_only_what_replicas_have_outlives_the_master(
+    follower: tuple[RedisServer, RedisServer, Proxy], waits: int
+) -> None:
+    master, replica, proxy = follower
+    broker = RedisBroker(parse_url(f"{master.url}?wait_replicas={waits}&timeout=1&retry=0"))
+    driver = broker.driver()
+    driver.run(broker.put([Put(TASK, [body("before")])]))
+    ask = replica.client()
+    until(lambda: list(ask.scan_iter("*:l:*")), "the replica has it")
+    proxy.hold("reply")
+    refused = pytest.raises(BrokerError, match="only 0 of 1 replicas have it")
+    with refused if waits else contextlib.nullcontext():
+        driver.run(broker.put([Put(TASK, [body("after")])]))
+    driver.close()
+    master.kill()
+    proxy.cut()
+    ask.replicaof("NO", "ONE")
+    heir = RedisBroker(parse_url(replica.url))
+    successor = heir.driver()
+    [counts] = successor.run(heir.counts())
+    successor.close()
+    assert counts.waiting == 1
+
+
+# Moving
+
+
+@pytest.mark.parametrize("kind", ["single", "ordered_batch"])
+def test_slots_that_move_under_load(
+    scene: list[Scene], folder: Path, redis_cluster: RedisCluster, kind: str
+) -> None:
+    with begin(scene, folder, redis_cluster.url, kind, "retry=40") as load:
+        load.progress()
+        for slot, master in itertools.product((QUEUE, HOME), redis_cluster.masters()):
+            redis_cluster.move_slot(slot, master)
+            load.progress()
+    load.finish()
+    assert not load.said("the broker failed")
+
+
+# What differs where each queue has keys of its own
+
+
+@pytest.fixture
+def harness(redis_cluster: RedisCluster) -> Iterator[Harness]:
+    clock = Clock()
+    broker = RedisBroker(parse_url(redis_cluster.url), clock=clock)
+    made = Harness(broker, SyncRunner(broker), clock)
+    yield made
+    made.close()
+
+
+def sleep_and_die(harness: Harness) -> None:
+    """Leave what a worker leaves that is killed while it sleeps."""
+    want: Want = harness.want()
+    want.listener = f"nobody-{uuid.uuid4().hex}"
+    assert harness.step([], want).claims == []
+
+
+def test_who_fell_asleep_long_ago_is_woken_in_addition(harness: Harness) -> None:
+    for _ in range(3):
+        sleep_and_die(harness)
+    harness.clock.advance(31)
+    sleeper = harness.idle_worker()
+    harness.put("a")
+    assert sleeper.is_woken()
+
+
+def test_who_died_asleep_just_now_costs_one_wake_up(harness: Harness) -> None:
+    sleep_and_die(harness)
+    sleeper = harness.idle_worker()
+    harness.put("a", shard="a")
+    harness.put("b", shard="b")
+    assert sleeper.is_woken()
+
+
+def test_an_old_sleeper_that_lives_is_woken(harness: Harness) -> None:
+    sleeper = harness.idle_worker()
+    harness.clock.advance(3600)
+    harness.put("a")
+    assert sleeper.is_woken()
+
+
+def test_a_queue_is_a_partition_by_itself_until_it_is_looked_up(harness: Harness) -> None:
+    put = Put(TASK, [body("a")])
+    before = harness.broker.partition(put)
+    assert before == ("unknown", "orders")
+    harness.put_all(put)
+    assert harness.broker.partition(put) == 1
+
+
+@pytest.mark.parametrize("id_", ["two\nlines", "a\r\nb", " a ", "a\0b", ""])
+def test_a_taken_id_is_named_as_it_is(harness: Harness, id_: str) -> None:
+    put = Put(TASK, [body("a")], ids=[id_], record_ttl=60_000_000)
+    harness.put_all(put)
+    with pytest.raises(DuplicateId) as refused:
+        harness.put_all(put)
+    assert repr(id_) in str(refused.value)
