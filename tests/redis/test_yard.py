@@ -14,7 +14,8 @@ from tests.servers.cluster import RedisCluster
 from tests.servers.server import RedisServer, free_port
 
 from taskyard import Yard
-from taskyard.errors import BrokerError, PartitionConflict, PolicyError
+from taskyard.brokers.base import GroupWant, Want
+from taskyard.errors import BrokerError, BrokerInaccessible, PartitionConflict, PolicyError
 
 
 def add(a: int, b: int) -> int:
@@ -134,3 +135,30 @@ def test_other_brokers_keep_all_in_one_place() -> None:
     with Yard("memory://") as yard:
         yard.queue("default", partitions=8)
         assert sum_on(yard) == 3
+
+
+# Keys that somebody else wrote, or removed
+
+
+@pytest.mark.parametrize("name", ["meta", "groups", "places", "later", "due", "claims", "letters"])
+def test_a_foreign_key_is_refused_and_left_alone(redis_server: RedisServer, name: str) -> None:
+    client = redis_server.client()
+    client.rpush(f"taskyard:{{0}}:{name}", "theirs")
+    with Yard(redis_server.url) as yard, pytest.raises(BrokerInaccessible) as caught:
+        yard.task(name="add")(add).enqueue(1, 2)
+    assert f"the key taskyard:{{0}}:{name} is another application's" in str(caught.value)
+    assert client.keys() == [f"taskyard:{{0}}:{name}".encode()]
+
+
+def test_a_claim_that_somebody_removed_holds_up_nobody(redis_server: RedisServer) -> None:
+    client = redis_server.client()
+    with Yard(redis_server.url) as yard:
+        task = yard.task(name="add")(add)
+        task.enqueue(1, 2)
+        group = GroupWant(task.group, 1)
+        step = yard.driver.run(yard.broker.step([], Want([group], "gone", lease=1)))
+        client.delete(f"taskyard:{{0}}:c:{step.claims[0].token}")
+        result = task.enqueue(3, 4)
+        yard.driver.run(yard.broker.reap(["gone"]))
+        yard.run_worker(burst=True)
+        assert result.get(timeout=10) == 7

@@ -202,7 +202,7 @@ class RedisBroker:
             ]
         except ScriptError as error:
             if error.code == "DUPLICATE":
-                raise _duplicate(puts, error.text) from None
+                raise _duplicate(puts, error.text, alone=len(parts) == 1) from None
             raise
         left: list[Put] = []
         for part, answer in zip(parts.values(), replies, strict=True):
@@ -372,13 +372,15 @@ def _put(
     return call("put", container, *args, *letters)
 
 
-def _duplicate(puts: Sequence[Put], shown: str) -> DuplicateId:
+def _duplicate(puts: Sequence[Put], shown: str, *, alone: bool) -> DuplicateId:
     pairs = [(item.group, id_) for item in puts for id_ in item.ids or ()]
     found = [pair for pair in pairs if _in_error(pair[1]) == _in_error(shown)]
     group, id_ = found[0] if found else (puts[0].group, shown)
+    fate = "nothing of the call was stored"
+    if not alone:
+        fate += " in its partition, but the messages of other partitions may be"
     return DuplicateId(
-        f"{group}: the id {id_!r} has a record already;"
-        f" nothing of the call was stored. Leave the id out, or choose another"
+        f"{group}: the id {id_!r} has a record already; {fate}. Leave the id out, or choose another"
     )
 
 

@@ -46,7 +46,7 @@ CONFIG = (
 _CALLED: Sequence[Sequence[str]] = (
     (
         *("EXISTS", "GET", "HGETALL", "HKEYS", "HLEN", "LLEN", "LPOP", "PERSIST", "RPOP", "SCARD"),
-        *("SRANDMEMBER", "ZCARD", "ZPOPMIN", "DEL", "UNLINK"),
+        *("SRANDMEMBER", "TYPE", "ZCARD", "ZPOPMIN", "DEL", "UNLINK"),
     ),
     (
         *(

@@ -155,6 +155,7 @@ _CAUSES = {
     "NOREPLICAS": "too few of its replicas are there (min-replicas-to-write)",
     "MASTERDOWN": "it is a replica that has lost its master",
     "CLUSTERDOWN": "the cluster is down",
+    "WRONGTYPE": "a key under the prefix is another application's: remove it, or give ?prefix=",
     "ASK": "the hash slot is being moved",
     "TRYAGAIN": "the hash slot is being moved",
     "EXECABORT": "it dropped a transaction",
@@ -212,6 +213,11 @@ def final(address: Address | None, error: Exception) -> Exception:
         return error
     if error.code == "TASKYARD":
         code, _, rest = error.text.partition(" ")
+        if code == "FOREIGN":
+            return BrokerInaccessible(
+                f"Redis at {address}: the key {rest} is another application's, and nothing was"
+                f" written to it: remove it, or give another prefix, as in ?prefix=shop"
+            )
         return ScriptError(code, rest)
     if error.code in {"WRONGPASS", "NOAUTH", "NOPERM", "MOVED"} or _cause_of_err(error):
         return BrokerInaccessible(text)

@@ -39,7 +39,8 @@ if lot[1] then
     return give(tonumber(lot[1]), tonumber(lot[2]), call('LRANGE', OUT, 0, -1))
 end
 
-local most, left, values = tonumber(ARGV[7]), tonumber(ARGV[8]), {}
+-- What a call that failed halfway has moved belongs to this lot.
+local most, left, values = tonumber(ARGV[7]), tonumber(ARGV[8]), call('LRANGE', OUT, 0, -1)
 for _, source in ipairs({WOKEN, inbox}) do
     while #values < most and left > 0 do
         local value = call('LMOVE', source, OUT, 'RIGHT', 'RIGHT')

@@ -8,7 +8,14 @@
 -- Reply {1 if lanes must be settled anew}
 --       {-1, the stored policy packed, messages that are there}: it conflicts, nothing is stored
 --       {2} or {3}: nothing is stored, as put.lua says
+--       TASKYARD FOREIGN <key>   that key is another application's; nothing is stored
 -- include sleepers
+-- include foreign
+
+local foreign = foreign_key()
+if foreign then
+    return refuse('FOREIGN', foreign)
+end
 
 local saved = remembered()
 if saved then
@@ -34,7 +41,7 @@ local held = {}
 local function hold_lanes()
     for _, token in ipairs(call('ZRANGE', T .. ':claims', 0, -1)) do
         local packed = call('LINDEX', T .. ':c:' .. token, 0)
-        local key_of, _, _, _, parts = unpack(cmsgpack.unpack(packed))
+        local key_of, _, _, _, parts = unpack(packed and cmsgpack.unpack(packed) or {})
         for _, part in ipairs(key_of == key and parts or {}) do
             local lane = lane_of(group, part[1])
             lane.held = lane.held + 1

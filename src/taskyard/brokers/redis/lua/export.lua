@@ -152,9 +152,10 @@ end
 local function open_claims()
     local number = 0
     for _, token in ipairs(call('ZRANGE', T .. ':claims', 0, -1)) do
-        local header = cmsgpack.unpack(call('LINDEX', T .. ':c:' .. token, 0))
-        local group = known_group(header[1])
-        for _, part in ipairs(queue_of(group.key) == queue and header[5] or {}) do
+        local packed = call('LINDEX', T .. ':c:' .. token, 0)
+        local header = packed and cmsgpack.unpack(packed)
+        local group = header and known_group(header[1])
+        for _, part in ipairs(group and queue_of(group.key) == queue and header[5] or {}) do
             if leaves(group, part[1]) then
                 number = number + 1
                 break

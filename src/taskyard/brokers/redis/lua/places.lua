@@ -5,9 +5,15 @@
 --       4…  for each queue two: its name, and how many containers it is to have if it is new;
 --           0: none of its own, but home
 -- Reply {highest number of a container, for each queue {epoch, numbers of its containers…}}
+--       TASKYARD FOREIGN <key>   that key is another application's; nothing is stored
 --
 -- T:places  hash  queue -> epoch and numbers, packed; a container's number is its hash tag
--- include container
+-- include foreign
+
+local foreign = foreign_key()
+if foreign then
+    return refuse('FOREIGN', foreign)
+end
 
 local PLACES = T .. ':places'
 

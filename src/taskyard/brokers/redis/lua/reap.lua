@@ -17,14 +17,15 @@ if saved then
 end
 
 local function header_of(token)
-    return cmsgpack.unpack(call('LINDEX', claim_key(tonumber(token)), 0))
+    local packed = call('LINDEX', claim_key(tonumber(token)), 0)
+    return packed and cmsgpack.unpack(packed) or {}
 end
 
 -- A clock that was set back must not turn a lease into a long one.
 local furthest = call('ZREVRANGE', CLAIMS, 0, CHECKED - 1, 'WITHSCORES')
 for index = 1, #furthest, 2 do
     local lease = header_of(furthest[index])[3]
-    if tonumber(furthest[index + 1]) > now + lease then
+    if lease and tonumber(furthest[index + 1]) > now + lease then
         call('ZADD', CLAIMS, now + lease, furthest[index])
     end
 end
@@ -36,7 +37,7 @@ local function reap_owners(limit)
     end
     table.sort(tokens, function(one, other) return tonumber(one) < tonumber(other) end)
     for _, token in ipairs(tokens) do
-        if taken < REAPED and dead[header_of(token)[2]] then
+        if taken < REAPED and dead[header_of(token)[2] or ''] then
             take_back(tonumber(token), limit)
             taken = taken + 1
         end

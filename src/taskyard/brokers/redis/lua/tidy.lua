@@ -19,8 +19,8 @@ local age, limit, removed = tonumber(ARGV[4]), tonumber(ARGV[5]), 0
 
 local function drop_old(group)
     for _, number in ipairs(call('ZRANGE', dead_key(group.gid), 0, limit - removed - 1)) do
-        local letter = cmsgpack.unpack(call('HGET', LETTERS, number))
-        if letter[11] + age > now then
+        local packed = call('HGET', LETTERS, number)
+        if packed and cmsgpack.unpack(packed)[11] + age > now then
             return
         end
         drop_letter(group.gid, number)

@@ -183,6 +183,10 @@ end
 
 local function take_back(token, limit)
     local stored = call('LRANGE', claim_key(token), 0, -1)
+    if not stored[1] then -- somebody else removed it; the others must not stand still for it
+        call('ZREM', CLAIMS, text(token))
+        return
+    end
     local key, _, _, number, parts = unpack(cmsgpack.unpack(stored[1]))
     local group, index = known_group(key), 1
     local singled_out = read_entry(stored[2]).cap == 1
