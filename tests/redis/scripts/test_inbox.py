@@ -68,6 +68,12 @@ def test_what_went_over_to_a_waiter_is_older(inbox: Container) -> None:
     assert left(inbox) == []
 
 
+def test_what_a_call_moved_that_failed_halfway_is_not_forgotten(inbox: Container) -> None:
+    inbox.client.rpush(f"{inbox.key}:out", "1", "2")
+    push(inbox, "3")
+    assert inbox.run(collect()) == [NOW, 1, b"1", b"2", b"3"]
+
+
 @pytest.mark.parametrize(("most_bytes", "number"), [(1, 1), (10, 1), (11, 2), (20, 2), (21, 3)])
 def test_a_lot_has_so_many_bytes(inbox: Container, most_bytes: int, number: int) -> None:
     push(inbox, *("x" * 10 for _ in range(3)))
