@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -162,3 +163,19 @@ def test_a_claim_that_somebody_removed_holds_up_nobody(redis_server: RedisServer
         yard.driver.run(yard.broker.reap(["gone"]))
         yard.run_worker(burst=True)
         assert result.get(timeout=10) == 7
+
+
+def test_a_partition_that_fails_costs_no_claims_of_others(redis_server: RedisServer) -> None:
+    client = redis_server.client()
+    with Yard(redis_server.url) as yard:
+        yard.queue("two", partitions=2)
+        task = yard.task(name="note", queue="two", shard="number")(lambda number: None)
+        task.enqueue_many(range(20))
+        client.set("taskyard:{2}:claims", "theirs")
+        want = Want([GroupWant(task.group, 1)], "worker", lease=30_000_000, claims=100)
+        claims = []
+        for _ in range(2):  # they are looked at in turn
+            with contextlib.suppress(BrokerError):
+                claims += yard.driver.run(yard.broker.step([], want)).claims
+        stored = client.zcard("taskyard:{1}:claims")
+        assert 0 < stored == len(claims)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -25,8 +27,11 @@ from taskyard.brokers.common import NO_ATTEMPT
 from taskyard.brokers.redis.calls import Argument, Call
 from taskyard.brokers.redis.placement import TOKENS, Placements, call
 from taskyard.brokers.redis.replies import group_key, read_claim, read_group
+from taskyard.errors import BrokerError
 
 __all__ = ["Steps"]
+
+log = logging.getLogger("taskyard.redis")
 
 _pack = msgspec.msgpack.Encoder().encode
 _FIRST_BLOB = 5
@@ -112,14 +117,22 @@ class Steps:
             wish = _remaining(want, groups.get(container, ()), found)
             if wish is None and container not in settled:
                 continue
-            reply = yield self._call(container, settled.get(container, ()), wish)
+            try:
+                reply = yield self._call(container, settled.get(container, ()), wish)
+            except BrokerError as error:
+                if not found or container in settled:
+                    raise
+                # What was claimed elsewhere would wait for the end of its lease.
+                log.warning("a partition cannot be reached, others can: %s", error)
+                break
             steps.append(self._read(container, reply, wish))
             found += steps[-1].claims
         if want.listener is not None:
             if not found:
                 steps += yield from self._fall_asleep(want, groups)
             else:
-                yield from self._stay_awake(want.listener, ())
+                with contextlib.suppress(BrokerError):  # it may be woken in vain, no more
+                    yield from self._stay_awake(want.listener, ())
         return _joined(steps)
 
     def _fall_asleep(self, want: Want, groups: dict[int, list[GroupWant]]) -> Operation[list[Step]]:
