@@ -69,13 +69,13 @@ class MemoryBroker:
     def async_driver(self) -> MemoryAsyncDriver:
         return MemoryAsyncDriver(self)
 
-    # Operations: each yields steps, and every step runs under the lock.
-
     def set_partitions(self, queue: str, partitions: int) -> None:
         """Do nothing: all messages are in one place."""
 
     def partition(self, put: Put) -> None:
         """All messages are in one place."""
+
+    # Operations: each yields steps, and every step runs under the lock.
 
     def declare(
         self, group: Group, policy: GroupPolicy, *, replace: bool = False

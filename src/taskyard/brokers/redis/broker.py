@@ -29,11 +29,11 @@ from taskyard.brokers.redis.doctor import Finding
 from taskyard.brokers.redis.drivers import RedisAsyncDriver, RedisDriver
 from taskyard.brokers.redis.examination import start_check
 from taskyard.brokers.redis.inbox import RedisInboxes
+from taskyard.brokers.redis.letters import Letters
 from taskyard.brokers.redis.options import RedisOptions
 from taskyard.brokers.redis.placement import (
     FIRST_EPOCH,
     HOME,
-    LETTERS,
     TOKENS,
     Placements,
     call,
@@ -41,7 +41,6 @@ from taskyard.brokers.redis.placement import (
 from taskyard.brokers.redis.replies import (
     group_key,
     read_counts,
-    read_letter,
     read_policy,
     read_record,
 )
@@ -60,9 +59,6 @@ ROUNDS = 20
 
 LANES = 500
 """Lanes that one call looks at."""
-
-_NO_LETTERS = _pack((False, False, (), 0, False, 0, True))
-"""Asks for none, only how far their numbers go."""
 
 
 class RedisBroker:
@@ -98,6 +94,7 @@ class RedisBroker:
         self._placements = Placements(spread=cluster)
         self._steps = Steps(self._placements, dead_limit, afar=cluster)
         self._splits = Splits(self._placements, dead_limit)
+        self._letters = Letters(self._placements)
         self.inboxes = RedisInboxes(
             options, clock, self._placements, self._splits, _put, dead_limit
         )
@@ -276,47 +273,13 @@ class RedisBroker:
 
     def dead(self, query: DeadQuery) -> Operation[list[DeadLetter]]:
         """See `Broker.dead`. They are sorted within a container."""
-        found: list[DeadLetter] = []
-        container, highest = HOME, HOME
-        while container <= highest and len(found) < query.limit:
-            look = _Look(container, query, query.limit - len(found), bare=False)
-            for letter in (yield from look.through()):
-                number = LETTERS.outside(container, letter[0])
-                found.append(read_letter(letter, number))
-            highest = max(highest, look.containers)
-            container += 1
-        return found
+        return self._letters.find(query)
 
     def retry_dead(self, query: DeadQuery) -> Operation[int]:
-        return (yield from self._redrive("retry", query))
+        return self._letters.redrive("retry", query)
 
     def discard_dead(self, query: DeadQuery) -> Operation[int]:
-        return (yield from self._redrive("discard", query))
-
-    def _redrive(self, what: str, query: DeadQuery) -> Operation[int]:
-        total = 0
-        # What dies again meanwhile gets a higher number than these, wherever it is.
-        for container, bound in (yield from self._highest_letters()).items():
-            look = _Look(container, query, query.limit - total, bare=True, bound=bound)
-            numbers = yield from look.through() if bound else ()
-            while numbers:
-                changed, looked = yield call("redrive", container, what, *numbers[:CHUNK])
-                total += changed
-                numbers = numbers[looked:]
-        return total
-
-    def _highest_letters(self) -> Operation[dict[int, int]]:
-        """The highest number that dead letters have had so far, by container."""
-        bounds: dict[int, int] = {}
-        containers = {HOME, *self._placements.containers()}
-        while containers:
-            asked = sorted(containers)
-            replies = yield [call("dead", container, _NO_LETTERS) for container in asked]
-            for container, (_, highest, others, *_) in zip(asked, replies, strict=True):
-                bounds[container] = highest
-                containers.update(range(1, others + 1))
-            containers -= bounds.keys()
-        return dict(sorted(bounds.items()))
+        return self._letters.redrive("discard", query)
 
     def release(self, group: Group, shard: str) -> Operation[bool]:
         key = group_key(group)
@@ -483,62 +446,3 @@ def _look_further(
         return found
     more = iter((yield from _look_up(containers, missing, listener)))
     return [next(more) if record is None else record for record in found]
-
-
-class _Look:
-    """A search for dead letters in one container.
-
-    Arguments:
-        container: its number.
-        query: which ones.
-        limit: how many at most.
-        bare: whether the numbers that they have there are enough.
-        bound: only up to this number there; None: up to the highest that the first call finds.
-
-    Attributes:
-        containers: how many others there are, if this is home.
-    """
-
-    def __init__(
-        self,
-        container: int,
-        query: DeadQuery,
-        limit: int,
-        *,
-        bare: bool,
-        bound: int | None = None,
-    ) -> None:
-        self.containers = 0
-        self._container = container
-        self._after = LETTERS.within(container, query.after)
-        wanted = None if query.upto is None else LETTERS.within(container, query.upto)
-        bounds = [number for number in (wanted, bound) if number is not None]
-        self._upto = min(bounds, default=None)
-        self._numbers: list[int] | None = None
-        if query.numbers is not None:
-            inside = map(LETTERS.inside, query.numbers)
-            self._numbers = [number for where, number in inside if where == container]
-        self._filter = (query.queue or False, query.task or False)
-        self._limit = limit
-        self._bare = bare
-
-    def through(self) -> Operation[list[Any]]:
-        """Call by call, all that are meant."""
-        found: list[Any] = []
-        after, upto = self._after, self._upto
-        while len(found) < self._limit:
-            wish = (
-                *self._filter,
-                False if self._numbers is None else self._numbers,
-                after,
-                False if upto is None else upto,
-                self._limit - len(found),
-                self._bare,
-            )
-            after, upto, self.containers, *letters = yield call(
-                "dead", self._container, _pack(wish)
-            )
-            found += letters
-            if after == 0:
-                break
-        return found

@@ -117,13 +117,13 @@ class SQLiteBroker:
         """Make a driver for an event loop; it works in a thread of its own."""
         return SQLiteAsyncDriver(self._settings)
 
-    # Operations: each yields steps, and every step is one transaction.
-
     def set_partitions(self, queue: str, partitions: int) -> None:
         """Do nothing: all messages are in one place."""
 
     def partition(self, put: Put) -> None:
         """All messages are in one place."""
+
+    # Operations: each yields steps, and every step is one transaction.
 
     def declare(
         self, group: Group, policy: GroupPolicy, *, replace: bool = False

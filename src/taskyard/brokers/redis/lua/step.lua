@@ -294,7 +294,7 @@ local function fill(group, key, came_from, room, otherwise)
     end
     spread('ZADD', key, back, 2)
     for _, lane in ipairs(served) do
-        settle_down(lane, true)
+        settle_down(lane)
     end
     return parts, entries
 end

@@ -283,12 +283,10 @@ local function leave_place(lane)
     lane.turn = nil
 end
 
-local function make_ready(lane, served)
+local function make_ready(lane)
     local group = lane.group
     if not lane.turn then
         note_ready(group)
-    end
-    if not lane.turn or served then
         lane.turn = next_turn()
     end
     local turned = group.turned
@@ -350,8 +348,8 @@ local function know_batch(lane)
 end
 
 -- Decides where a lane is now; whoever changed its state calls this.
--- `served`: it was claimed from, so it goes behind the others if it stays ready.
-local function settle_down(lane, served)
+-- One that was claimed from has lost its turn, so it goes behind the others.
+local function settle_down(lane)
     if waiting(lane) == 0 then
         if lane.oldest ~= 0 or lane.blocked ~= 0 or lane.priorities[1] ~= 0 or lane.priorities[2]
         then
@@ -378,7 +376,7 @@ local function settle_down(lane, served)
         leave_place(lane)
     end
     if where == READY then
-        make_ready(lane, served)
+        make_ready(lane)
     elseif where == LATER then
         make_later(lane, at)
     end
