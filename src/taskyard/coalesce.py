@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TypeVar, cast
 
 from taskyard.brokers.base import AsyncDriver, Broker, Driver, Operation, Put
@@ -94,19 +94,34 @@ def put_entries(broker: Broker, entries: Sequence[Entry]) -> Operation[None]:
     parts = _split(broker, entries)[::-1]
     while parts:
         part = parts.pop()
+        merged, stored = _merged(part), list[Put]()
         try:
-            yield from broker.put(_merged(part))
+            yield from broker.put(list(merged.values()), stored)
         except (BrokerUnavailable, NotConfirmed) as error:
             # It would be the same with any part, and each try can take long.
-            for entry in part + [entry for rest in parts for entry in rest]:
+            left = _left(part, merged, stored)
+            for entry in left + [entry for rest in parts for entry in rest]:
                 entry.error = _copied(error)
             return
         except Exception as error:  # noqa: BLE001  # it is raised where it belongs
+            left = _left(part, merged, stored)
             if len(part) == 1:
                 part[0].error = error
-            else:
-                middle = len(part) // 2
-                parts += [part[middle:], part[:middle]]
+            elif left:
+                middle = len(left) // 2
+                parts += [half for half in (left[middle:], left[:middle]) if half]
+
+
+def _left(
+    entries: Sequence[Entry], merged: Mapping[Hashable, Put], stored: Sequence[Put]
+) -> list[Entry]:
+    """The entries of which something is not stored, with nothing but that."""
+    if not stored:
+        return list(entries)
+    done = set(map(id, stored))
+    for entry in entries:
+        entry.puts = [put for put in entry.puts if id(merged[_way(put)]) not in done]
+    return [entry for entry in entries if entry.puts]
 
 
 def _copied(error: BaseException) -> BaseException:
@@ -116,34 +131,41 @@ def _copied(error: BaseException) -> BaseException:
     return made
 
 
-def _merged(entries: Sequence[Entry]) -> Sequence[Put]:
-    """The puts of all entries, those that agree in everything made one."""
-    if len(entries) == 1:
-        return entries[0].puts
+def _merged(entries: Sequence[Entry]) -> dict[Hashable, Put]:
+    """The puts of all entries, those that go the same way made one."""
     made: dict[Hashable, Put] = {}
+    copied: set[Hashable] = set()
     for entry in entries:
         for put in entry.puts:
-            key = (
-                put.group,
-                put.shard,
-                put.priority,
-                put.delay,
-                put.due,
-                put.ids is None,
-                put.record_ttl,
-                put.member,
-            )
-            known = made.get(key)
+            way = _way(put)
+            known = made.get(way)
             if known is None:
-                known = made[key] = copy.copy(put)
-                known.bodies = list(put.bodies)
-                known.ids = None if put.ids is None else list(put.ids)
-            else:
-                known.bodies += put.bodies
-                if put.ids is not None:
-                    known.ids = cast("list[str]", known.ids)
-                    known.ids += put.ids
-    return list(made.values())
+                made[way] = put
+                continue
+            if way not in copied:
+                copied.add(way)
+                known = made[way] = copy.copy(known)
+                known.bodies = list(known.bodies)
+                known.ids = None if known.ids is None else list(known.ids)
+            known.bodies += put.bodies
+            if put.ids is not None:
+                known.ids = cast("list[str]", known.ids)
+                known.ids += put.ids
+    return made
+
+
+def _way(put: Put) -> Hashable:
+    """All in which puts have to agree to be made one."""
+    return (
+        put.group,
+        put.shard,
+        put.priority,
+        put.delay,
+        put.due,
+        put.ids is None,
+        put.record_ttl,
+        put.member,
+    )
 
 
 def take_chunk(waiting: deque[AnyEntry]) -> list[AnyEntry]:

@@ -35,7 +35,8 @@ from taskyard.brokers.base import (
 )
 from taskyard.brokers.lane import GroupPolicy
 from taskyard.brokers.redis import RedisBroker, parse_url
-from taskyard.brokers.redis.calls import Call, ScriptError, container_key
+from taskyard.brokers.redis.attempts import every
+from taskyard.brokers.redis.calls import Call, Each, ScriptError, container_key
 from taskyard.brokers.redis.placement import HOME, TOKENS, Placement, call
 from taskyard.brokers.redis.replies import group_key, read_claim
 from taskyard.message import Failure, read_envelope
@@ -132,19 +133,16 @@ def atomic(operation: Operation[Any]) -> Steps:
         return end.value
 
 
-def _one(step: Call | list[Call]) -> Steps:
+def _one(step: Call | Each | list[Call]) -> Steps:
     if isinstance(step, Call):
         return (yield step)
     replies: list[Any] = []
-    failure: ScriptError | None = None
-    for one in step:
+    for one in step.calls if isinstance(step, Each) else step:
         try:
             replies.append((yield one))
         except ScriptError as error:
-            failure = failure or error
-    if failure is not None:
-        raise failure
-    return replies
+            replies.append(error)
+    return replies if isinstance(step, Each) else every(replies)
 
 
 class Actor:

@@ -18,6 +18,7 @@ from taskyard.brokers.redis.calls import Call
 from taskyard.brokers.redis.placement import TOKENS, Placement, call
 from taskyard.brokers.redis.replies import group_key
 from taskyard.brokers.redis.split import SplitProgress
+from taskyard.coalesce import Entry, put_entries
 from taskyard.errors import DuplicateId, NotFound, PartitionConflict, PolicyConflict
 from taskyard.message import Failure
 
@@ -373,6 +374,22 @@ def test_records_move_with_their_messages(harness: Harness, make: Make) -> None:
     harness.settle(harness.take(), results={"a": b"1"})
     assert waiter.is_woken()
     assert harness.state("a") == "done"
+
+
+@pytest.mark.parametrize("taken", [MOVES, STAYS])
+def test_what_one_half_refuses_is_not_stored_twice_in_the_other(
+    harness: Harness, make: Make, taken: str
+) -> None:
+    harness.put("taken", shard=taken, keep=60)
+    split(make())  # the harness does not know yet that its put goes to two containers
+    free = STAYS if taken == MOVES else MOVES
+    entries = [Entry([Put(TASK, [body(f"{number}")], free)]) for number in range(20)]
+    again = Entry([Put(TASK, [body("taken")], taken, ids=["taken"], record_ttl=micros(60))])
+    entries.insert(7, again)
+    harness.run(put_entries(harness.broker, entries))
+    assert [entry for entry in entries if entry.error is not None] == [again]
+    assert "nothing of the call was stored" in str(again.error)
+    assert harness.counts().waiting == 21
 
 
 def test_priorities_and_histories_move(harness: Harness) -> None:

@@ -38,12 +38,12 @@ class Broker(MemoryBroker):
         self.open.set()
         self.refuse: Callable[[list[str]], None] = lambda ids: None
 
-    def put(self, puts: Sequence[Put]) -> Operation[None]:
+    def put(self, puts: Sequence[Put], stored: list[Put] | None = None) -> Operation[None]:
         self.calls.append(list(puts))
         assert self.open.wait(LONG)
         ids = ids_of(puts)
         self.refuse(ids)
-        yield from super().put(puts)
+        yield from super().put(puts, stored)
         self.stored += ids
 
     def async_driver(self) -> MemoryAsyncDriver:
@@ -392,6 +392,61 @@ def test_only_what_goes_to_one_partition_is_stored_together() -> None:
     callers.close()
 
 
+class Moved(Broker):
+    """Has a partition for each shard, and nobody knows it before the put."""
+
+    def put(self, puts: Sequence[Put], stored: list[Put] | None = None) -> Operation[None]:
+        failure: Exception | None = None
+        for shard in {put.shard for put in puts}:
+            part = [put for put in puts if put.shard == shard]
+            try:
+                yield from super().put(part)
+            except Exception as error:
+                failure = failure or error
+            else:
+                if stored is not None:
+                    stored += part
+        if failure is not None:
+            raise failure
+
+
+def test_what_other_partitions_stored_is_not_stored_again() -> None:
+    broker = Moved()
+    yard = Yard(broker)
+    task = yard.task(shard="text")(save)
+    task.enqueue("a", id="taken")
+    broker.stored.clear()
+    block = yard.buffered()
+    block.__enter__()
+    for index in range(20):
+        task.enqueue("bcd"[index % 3], id=f"m{index}")
+    task.enqueue("a", id="taken")
+    task.enqueue("a", id="free")
+    with pytest.raises(DuplicateId, match="not stored: taken"):
+        block.__exit__(None, None, None)
+    assert sorted(broker.stored) == sorted(["free", *(f"m{index}" for index in range(20))])
+
+
+def test_what_an_unreachable_partition_refuses_is_told_to_those_concerned() -> None:
+    broker = Moved()
+    yard = Yard(broker)
+    task = yard.task(shard="text")(save)
+
+    def refuse(ids: list[str]) -> None:
+        if any(id_.startswith("b") for id_ in ids):
+            raise BrokerUnavailable("its node is down")
+
+    broker.refuse = refuse
+    block = yard.buffered()
+    block.__enter__()
+    for index in range(5):
+        task.enqueue("a", id=f"a{index}")
+        task.enqueue("b", id=f"b{index}")
+    with pytest.raises(BrokerUnavailable, match="not stored: b0, b1, b2, b3, b4"):
+        block.__exit__(None, None, None)
+    assert broker.stored == [f"a{index}" for index in range(5)]
+
+
 FORK = """
 import os, sys, threading
 from taskyard import Yard
@@ -400,10 +455,10 @@ from taskyard.brokers.memory import MemoryBroker
 class Held(MemoryBroker):
     entered, open = threading.Event(), threading.Event()
 
-    def put(self, puts):
+    def put(self, puts, stored=None):
         self.entered.set()
         self.open.wait()
-        yield from super().put(puts)
+        yield from super().put(puts, stored)
 
 yard = Yard(Held())
 task = yard.task(name="save")(print)

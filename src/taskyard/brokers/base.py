@@ -470,8 +470,13 @@ class Broker(Protocol):
         """
         ...
 
-    def put(self, puts: Sequence[Put]) -> Operation[None]:
-        """Store messages, all or none.
+    def put(self, puts: Sequence[Put], stored: list[Put] | None = None) -> Operation[None]:
+        """Store messages: all or none of those of a partition.
+
+        Arguments:
+            puts: the messages.
+            stored: a list that gets those of `puts` that are stored even if an error is raised,
+                since they are in other partitions than what was refused.
 
         Raises:
             DuplicateId: one of `ids` has a record already.

@@ -82,7 +82,11 @@ class MemoryBroker:
     ) -> Operation[None]:
         yield partial(steps.declare, key=group, policy=policy, replace=replace)
 
-    def put(self, puts: Sequence[Put]) -> Operation[None]:
+    def put(
+        self,
+        puts: Sequence[Put],
+        stored: list[Put] | None = None,  # noqa: ARG002 - all is one partition
+    ) -> Operation[None]:
         yield partial(steps.put, puts=puts)
 
     def step(self, settlements: Sequence[Settlement], want: Want | None) -> Operation[Step]:

@@ -20,7 +20,7 @@ from taskyard.brokers.redis.attempts import (
     perform,
     single,
 )
-from taskyard.brokers.redis.calls import Call
+from taskyard.brokers.redis.calls import Call, Each
 from taskyard.brokers.redis.failures import Broken
 from taskyard.brokers.redis.options import Address, RedisOptions
 from taskyard.brokers.redis.stream import AsyncConnection
@@ -125,9 +125,11 @@ class AsyncLines:
             value: T = end.value
             return value
 
-    async def _step(self, step: Call | list[Call]) -> Any:
+    async def _step(self, step: Call | Each | list[Call]) -> Any:
         if isinstance(step, Call):
             return single(await self._carry_out((step,)))
+        if isinstance(step, Each):
+            return await self._carry_out(step.calls)
         return every(await self._carry_out(step))
 
     async def _carry_out(self, calls: Sequence[Call]) -> list[Any]:

@@ -24,7 +24,7 @@ from taskyard.brokers.base import (
 )
 from taskyard.brokers.common import CHUNK
 from taskyard.brokers.lane import GroupPolicy, conflict_text
-from taskyard.brokers.redis.calls import Argument, Call, ScriptError
+from taskyard.brokers.redis.calls import Argument, Call, Each
 from taskyard.brokers.redis.doctor import Finding
 from taskyard.brokers.redis.drivers import RedisAsyncDriver, RedisDriver
 from taskyard.brokers.redis.examination import start_check
@@ -46,7 +46,7 @@ from taskyard.brokers.redis.replies import (
 )
 from taskyard.brokers.redis.split import MOVED, STORED, TRY_AGAIN, SplitProgress, Splits
 from taskyard.brokers.redis.work import Steps
-from taskyard.errors import BrokerUnavailable, DuplicateId, PolicyConflict
+from taskyard.errors import BrokerError, BrokerUnavailable, DuplicateId, PolicyConflict
 
 __all__ = ["RedisBroker"]
 
@@ -175,16 +175,17 @@ class RedisBroker:
 
     # Producing
 
-    def put(self, puts: Sequence[Put]) -> Operation[None]:
+    def put(self, puts: Sequence[Put], stored: list[Put] | None = None) -> Operation[None]:
         """See `Broker.put`. It is atomic within a partition."""
+        stored = [] if stored is None else stored
         left: Sequence[Put] = puts
         for _ in range(ROUNDS):
-            left = yield from self._put(left)
+            left = yield from self._put(left, stored)
             if not left:
                 return
         raise _no_agreement(left[0].group.queue)
 
-    def _put(self, puts: Sequence[Put]) -> Operation[list[Put]]:
+    def _put(self, puts: Sequence[Put], stored: list[Put]) -> Operation[list[Put]]:
         """Put once; returns what was not stored since its queue is being split."""
         queues = {item.group.queue for item in puts}
         yield from self._placements.load(queues)
@@ -193,16 +194,18 @@ class RedisBroker:
         for item in puts:
             placement = self._placements.known(item.group.queue)
             parts[placement.of(item.shard) if placement else HOME].append(item)
-        try:
-            replies = yield [
-                _put(container, part, epochs=epochs) for container, part in parts.items()
-            ]
-        except ScriptError as error:
-            if error.code == "DUPLICATE":
-                raise _duplicate(puts, error.text, alone=len(parts) == 1) from None
-            raise
+        answers = yield Each(
+            [_put(container, part, epochs=epochs) for container, part in parts.items()]
+        )
+        answered = list(zip(parts.values(), answers, strict=True))
+        stored += [item for part, answer in answered if answer == STORED for item in part]
+        for part, answer in answered:
+            if isinstance(answer, bytes):
+                raise _duplicate(part, answer.decode(), alone=not stored)
+            if isinstance(answer, Exception):
+                raise _partly(answer) if stored else answer
         left: list[Put] = []
-        for part, answer in zip(parts.values(), replies, strict=True):
+        for part, answer in answered:
             if answer != STORED:
                 left += part
                 for queue in {item.group.queue for item in part}:
@@ -335,21 +338,23 @@ def _put(
     return call("put", container, *args, *letters)
 
 
-def _duplicate(puts: Sequence[Put], shown: str, *, alone: bool) -> DuplicateId:
-    pairs = [(item.group, id_) for item in puts for id_ in item.ids or ()]
-    found = [pair for pair in pairs if _in_error(pair[1]) == _in_error(shown)]
-    group, id_ = found[0] if found else (puts[0].group, shown)
+def _duplicate(puts: Sequence[Put], id_: str, *, alone: bool) -> DuplicateId:
+    group = next(item.group for item in puts if id_ in (item.ids or ()))
     fate = "nothing of the call was stored"
     if not alone:
-        fate += " in its partition, but the messages of other partitions may be"
+        fate += " in its partition, but its messages of other partitions are stored"
     return DuplicateId(
         f"{group}: the id {id_!r} has a record already; {fate}. Leave the id out, or choose another"
     )
 
 
-def _in_error(id_: str) -> str:
-    """What is left of an id in an error's text: one line, up to a NUL."""
-    return id_.partition("\0")[0].replace("\r", " ").replace("\n", " ").strip()
+def _partly(error: Exception) -> Exception:
+    """The error of one partition, when others have stored their part."""
+    if not isinstance(error, BrokerError):
+        return error
+    made = type(error)(f"{error}; the messages of the call that go to other partitions are stored")
+    made.__cause__ = error
+    return made
 
 
 def _declare(

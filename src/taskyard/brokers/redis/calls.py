@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeAlias
 
 from taskyard.brokers.redis.scripts import Script
 
-__all__ = ["Argument", "Call", "ScriptError", "container_key"]
+__all__ = ["Argument", "Call", "Each", "ScriptError", "container_key"]
 
 Argument: TypeAlias = bytes | str | int | float
 
@@ -24,6 +24,16 @@ class Call(NamedTuple):
     script: Script
     tag: str
     args: Sequence[Argument] = ()
+
+
+class Each(NamedTuple):
+    """Independent calls, some of which may fail: the replies have an exception where one did.
+
+    Attributes:
+        calls: the calls.
+    """
+
+    calls: list[Call]
 
 
 class ScriptError(Exception):

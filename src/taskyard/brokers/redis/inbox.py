@@ -16,7 +16,7 @@ import msgspec
 
 from taskyard.brokers.base import Dead, Operation, Put
 from taskyard.brokers.inboxes import Lot, Misfit
-from taskyard.brokers.redis.calls import Argument, Call, ScriptError
+from taskyard.brokers.redis.calls import Argument, Call
 from taskyard.brokers.redis.options import RedisOptions
 from taskyard.brokers.redis.placement import Placement, Placements, call
 from taskyard.brokers.redis.replies import group_key
@@ -168,18 +168,15 @@ class RedisInboxes:
         parts: dict[int, list[int]] = defaultdict(list)
         for index in rest:
             parts[placement.of(made[index].shard)].append(index)
-        replies = None
-        while replies is None:
-            calls = [
+        while True:
+            replies = yield [
                 self._part(container, placement.epoch, lot, made, indices)
                 for container, indices in parts.items()
             ]
-            try:
-                replies = yield calls
-            except ScriptError as error:
-                if error.code != "DUPLICATE":
-                    raise
-                yield from self._refuse_taken(parts, made, error.text)
+            taken = {reply.decode() for reply in replies if isinstance(reply, bytes)}
+            if not taken:
+                break
+            yield from self._refuse_taken(parts, made, taken)
         answers: dict[int, list[int]] = defaultdict(list)
         for indices, reply in zip(parts.values(), replies, strict=True):
             answers[reply] += indices
@@ -210,10 +207,9 @@ class RedisInboxes:
         return self._put(container, _joined(puts), head, letters, epochs={lot.queue: epoch})
 
     def _refuse_taken(
-        self, parts: dict[int, list[int]], made: list[Put | Misfit], first: str
+        self, parts: dict[int, list[int]], made: list[Put | Misfit], taken: set[str]
     ) -> Operation[None]:
         """Make dead letters of those whose id has a record: all at once, there may be many."""
-        taken = {first}
         for container, indices in parts.items():
             ids = [id_ for index in indices for id_ in _ids(made[index])]
             if ids:

@@ -24,7 +24,7 @@ from taskyard.brokers.redis.attempts import (
     perform,
     single,
 )
-from taskyard.brokers.redis.calls import Call
+from taskyard.brokers.redis.calls import Call, Each
 from taskyard.brokers.redis.connect import SyncConnection
 from taskyard.brokers.redis.failures import Broken
 from taskyard.brokers.redis.options import Address, RedisOptions
@@ -189,9 +189,11 @@ class Pool:
             value: T = end.value
             return value
 
-    def _step(self, step: Call | list[Call]) -> Any:
+    def _step(self, step: Call | Each | list[Call]) -> Any:
         if isinstance(step, Call):
             return single(self._own().step((step,)))
+        if isinstance(step, Each):
+            return self._own().step(step.calls)
         return every(self._own().step(step))
 
     def close(self) -> None:

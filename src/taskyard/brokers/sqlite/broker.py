@@ -131,7 +131,11 @@ class SQLiteBroker:
         """See `Broker.declare`."""
         yield Write(partial(_declare, group=group, policy=policy, replace=replace))
 
-    def put(self, puts: Sequence[Put]) -> Operation[None]:
+    def put(
+        self,
+        puts: Sequence[Put],
+        stored: list[Put] | None = None,  # noqa: ARG002 - all is one partition
+    ) -> Operation[None]:
         """See `Broker.put`."""
         try:
             yield Write(partial(self._put, puts=puts))

@@ -11,11 +11,9 @@
 --           letters, how many a group keeps
 --       5…  the bodies, in order; then for each dead letter five: key of its group, shard,
 --           task, failure (packed), body
--- Reply  1
---        2: shards of the queue moved away; 3: not all of its containers know of that yet; in both
---           cases nothing was stored
---        or the error
---       TASKYARD DUPLICATE <id>   that id has a record already; nothing was stored
+-- Reply  1: stored; or, where nothing was stored,
+--        2: shards of the queue moved away; 3: not all of its containers know of that yet
+--        a string: an id that has a record already
 -- include container
 -- include entry
 
@@ -75,7 +73,7 @@ local ids = {}
 for _, item in ipairs(puts) do
     for _, id in ipairs(item[9]) do
         if ids[id] or has_record(id) then
-            return refuse('DUPLICATE', id)
+            return id
         end
         ids[id] = true
     end
