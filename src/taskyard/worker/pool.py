@@ -231,18 +231,21 @@ class Pool:
                 return step
 
     async def _sleep(self, listener: Any, step: Step) -> None:
-        changed = asyncio.ensure_future(self._changed.wait())
-        waiting = {changed}
         timeout = LONGEST_SLEEP
         if step.next_at:
             timeout = min(timeout, max(0.0, (step.next_at - step.now) / 1e6))
-        waiting.add(asyncio.ensure_future(listener.wait_async(timeout)))
+        # One event for all that ends the sleep: a message is on its way, and turns of the loop
+        # are what it would wait for.
+        waiting = asyncio.ensure_future(listener.wait_async(timeout))
+        waiting.add_done_callback(lambda _: self._changed.set())
         try:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            await self._changed.wait()
         finally:
-            for task in waiting:
-                task.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
+            if not waiting.done():
+                waiting.cancel()
+                await asyncio.gather(waiting, return_exceptions=True)
+        if not waiting.cancelled():
+            waiting.result()
 
     # A claim's way through a slot
 
