@@ -34,6 +34,7 @@ from taskyard.message import Failure, State
 
 if TYPE_CHECKING:
     from taskyard.brokers.inboxes import Inboxes
+    from taskyard.brokers.schedules import Schedules
 
 __all__ = [
     "SHOWN_SHARDS",
@@ -425,6 +426,7 @@ class Broker(Protocol):
         shared: whether several processes can use it.
         expires_records: whether the storage itself drops expired records: `tidy` then finds none.
         inboxes: what other programs push values into; None: only this library puts messages.
+        schedules: what puts messages at certain times.
     """
 
     url: str
@@ -434,6 +436,9 @@ class Broker(Protocol):
 
     @property
     def inboxes(self) -> Inboxes | None: ...
+
+    @property
+    def schedules(self) -> Schedules: ...
 
     def driver(self) -> Driver:
         """Make a driver for threads. Connecting is left to its first use."""

@@ -26,6 +26,7 @@ from taskyard.brokers.common import CHUNK, in_chunks
 from taskyard.brokers.lane import GroupPolicy
 from taskyard.brokers.memory import claims, steps
 from taskyard.brokers.memory.listeners import MemoryListener
+from taskyard.brokers.memory.schedules import MemorySchedules
 from taskyard.brokers.memory.state import MemoryState
 
 __all__ = ["MemoryAsyncDriver", "MemoryBroker", "MemoryDriver"]
@@ -60,6 +61,7 @@ class MemoryBroker:
         self.url = url
         self._clock = clock or wall_clock
         self._lock = threading.Lock()
+        self.schedules = MemorySchedules()
         self._state = MemoryState(dead_limit, round(dead_age * 1e6))
         _brokers.add(self)
 

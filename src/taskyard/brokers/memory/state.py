@@ -14,6 +14,7 @@ from taskyard.brokers.memory.groups import GroupState, OpenClaim
 from taskyard.brokers.memory.lanes import Lane
 from taskyard.brokers.memory.listeners import Listeners
 from taskyard.brokers.memory.records import DeadLetters, Records
+from taskyard.brokers.schedules import Schedule
 from taskyard.message import Failure, State
 
 __all__ = ["Delayed", "MemoryState"]
@@ -42,6 +43,8 @@ class MemoryState:
         records: what is remembered of messages.
         letters: the dead letters.
         listeners: who is to be woken.
+        schedules: by name.
+        agenda: the names of those that are due some time.
     """
 
     def __init__(self, dead_limit: int, dead_age: int) -> None:
@@ -51,6 +54,8 @@ class MemoryState:
         self.records = Records()
         self.letters = DeadLetters(dead_limit, dead_age)
         self.listeners = Listeners()
+        self.schedules: dict[str, Schedule] = {}
+        self.agenda: Agenda[str] = Agenda()
         self.groups: dict[Group, GroupState] = {}
         self._later: Agenda[Lane] = Agenda()
         self.due: list[Delayed] = []
