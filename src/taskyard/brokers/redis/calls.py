@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 from taskyard.brokers.redis.scripts import Script
 
-__all__ = ["Argument", "Call", "ScriptError", "container_key"]
+__all__ = ["Argument", "Call", "Each", "ScriptError", "container_key"]
 
 Argument: TypeAlias = bytes | str | int | float
 
@@ -19,11 +20,25 @@ class Call(NamedTuple):
         script: what runs.
         tag: of the container of keys that it works on.
         args: what it gets, after what the driver puts in front.
+        retry: seconds for which it is tried again, where that is less than the options say.
+        timeout: seconds that its reply may take, and connecting, where that is less than the
+            options say. What was given up may be carried out late: give it only to calls that
+            change nothing.
     """
 
     script: Script
     tag: str
     args: Sequence[Argument] = ()
+    retry: float = math.inf
+    timeout: float = math.inf
+
+
+class Each(list[Call]):
+    """Calls that are made at once, each with an outcome of its own.
+
+    That is its reply, or the exception with which it ended. (Of those of a plain list the first one
+    is raised.)
+    """
 
 
 class ScriptError(Exception):
