@@ -1,11 +1,19 @@
-"""Steps of a worker, over as many containers as its queues are in."""
+"""Steps of a worker, over as many containers as its queues are in.
+
+A container that cannot be reached, while others can, is left out of the following rounds: it would
+make the worker wait again and again, with nothing to show for it. It is asked now and then whether
+it answers, and what is to be settled there goes with the first step that gets through; until then
+it is kept here. If that takes longer than the lease, or the process ends before, the messages are
+delivered again, as after any settlement that got lost.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -24,22 +32,31 @@ from taskyard.brokers.base import (
     Want,
 )
 from taskyard.brokers.common import NO_ATTEMPT
-from taskyard.brokers.redis.calls import Argument, Call
+from taskyard.brokers.redis.calls import Argument, Call, Each
 from taskyard.brokers.redis.placement import TOKENS, Placements, call
 from taskyard.brokers.redis.replies import group_key, read_claim, read_group
-from taskyard.errors import BrokerError
+from taskyard.errors import BrokerError, BrokerUnavailable
 
 __all__ = ["Steps"]
 
 log = logging.getLogger("taskyard.redis")
 
 _pack = msgspec.msgpack.Encoder().encode
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 10.0
+"""Seconds before a container that cannot be reached is asked again: at first, and in the end."""
+ANSWER = 0.5
+"""Seconds that the answer may take, while others wait."""
+HASTE = 0.1
+"""Seconds for which calls are tried again while some container cannot be reached."""
+
 _FIRST_BLOB = 5
 """The index in ARGV behind the packed part."""
 
 
 class Steps:
     """Makes the steps of workers.
+
+    They may share it within a process: what one could not settle, another may.
 
     Arguments:
         placements: where queues are.
@@ -53,9 +70,14 @@ class Steps:
         self._afar = afar
         self._turn = 0
         self._asleep: dict[str, set[int]] = {}
+        self._outages = _Outages()
 
     def step(self, settlements: Sequence[Settlement], want: Want | None) -> Operation[Step]:
-        """See `Broker.step`. It is atomic within a container."""
+        """See `Broker.step`. It is atomic within a container.
+
+        A settlement for one that cannot be reached, while others can, is made in a later step,
+        which then also tells if it was lost.
+        """
         settled: dict[int, list[Settlement]] = defaultdict(list)
         for item in settlements:
             settled[TOKENS.inside(item.token)[0]].append(item)
@@ -74,7 +96,8 @@ class Steps:
     def _step(self, settled: dict[int, list[Settlement]], want: Want) -> Operation[Step]:
         groups = yield from self._groups(want)
         served = list(groups) or [0]
-        if len(served) == 1 and settled.keys() <= groups.keys():
+        alone = len(served) == 1 and served[0] not in self._outages
+        if alone and settled.keys() <= groups.keys():
             [container] = served
             if want.listener is not None:
                 self._asleep.setdefault(want.listener, set()).add(container)
@@ -92,13 +115,14 @@ class Steps:
         return groups
 
     def _settle_only(self, settled: dict[int, list[Settlement]]) -> Operation[Step]:
-        # Who settles nothing asks what comes next, wherever it is.
-        containers = list(settled) or self._placements.containers()
-        calls = [
-            self._call(container, settled.get(container, ()), None) for container in containers
-        ]
-        replies = yield calls
-        return _joined([self._read(*pair, None) for pair in zip(containers, replies, strict=True)])
+        containers = self._placements.containers()
+        if not settled:  # who settles nothing asks what comes next, wherever it is
+            replies = yield [self._call(container, (), None) for container in containers]
+            return _joined(
+                [self._read(*pair, None) for pair in zip(containers, replies, strict=True)]
+            )
+        order = [*settled, *(other for other in containers if other not in settled)]
+        return _joined((yield from self._go_round(order, settled, None, {})))
 
     def _visit(
         self,
@@ -111,38 +135,78 @@ class Steps:
         rest = [container for container in groups if container not in settled]
         shift = self._turn % max(1, len(rest))
         order = [*settled, *rest[shift:], *rest[:shift]]
+        steps = yield from self._go_round(order, settled, want, groups)
+        if any(step.claims for step in steps):
+            if want.listener is not None:
+                yield from self._stay_awake(want.listener, ())
+            return _joined(steps)
+        if want.listener is not None:
+            steps += yield from self._fall_asleep(want, groups)
+        step = _joined(steps)
+        if (seconds := self._outages.pause(groups)) is not None:
+            again = step.now + round(seconds * 1e6)
+            step.next_at = min(step.next_at or again, again)
+        return step
+
+    def _go_round(
+        self,
+        order: Sequence[int],
+        settled: dict[int, list[Settlement]],
+        want: Want | None,
+        groups: dict[int, list[GroupWant]],
+    ) -> Operation[list[Step]]:
+        """Make a step in one container after the other, but not where it cannot be reached.
+
+        What is to be settled there is kept, for the first step that gets through.
+
+        Raises:
+            BrokerError: none can be reached, and nothing was settled; or one cannot be reached, and
+                there is nothing to claim for who drains the others.
+        """
+        left = list(order)
+        reachable = yield from self._reachable(left)
         steps: list[Step] = []
         found: list[Claim] = []
-        for container in order:
-            wish = _remaining(want, groups.get(container, ()), found)
-            if wish is None and container not in settled:
+        while left:
+            container = left.pop(0)
+            wish = want and _remaining(want, groups.get(container, ()), found)
+            needed = wish is not None or container in settled or container in self._outages
+            if container not in reachable or not needed:
                 continue
             try:
-                reply = yield self._call(container, settled.get(container, ()), wish)
+                step = yield from self._try(container, settled.get(container, ()), wish)
             except BrokerError as error:
-                if not found or container in settled:
+                near = [one for one in left if one in reachable]
+                reachable = yield from self._look_around(container, error, near, bool(steps))
+                if not steps and not reachable:
                     raise
-                # What was claimed elsewhere would wait for the end of its lease.
-                log.warning("a partition cannot be reached, others can: %s", error)
-                break
-            steps.append(self._read(container, reply, wish))
-            found += steps[-1].claims
-        if want.listener is not None:
-            if not found:
-                steps += yield from self._fall_asleep(want, groups)
             else:
-                with contextlib.suppress(BrokerError):  # it may be woken in vain, no more
-                    yield from self._stay_awake(want.listener, ())
-        return _joined(steps)
+                steps.append(step)
+                found += step.claims
+                settled.pop(container, None)
+        if want is not None and want.drain and not found:
+            # Who works until nothing is left must not take it for empty.
+            self._outages.check(order)
+        for container, kept in settled.items():
+            self._outages.keep(container, kept)
+        return steps
 
     def _fall_asleep(self, want: Want, groups: dict[int, list[GroupWant]]) -> Operation[list[Step]]:
         listener = want.listener or ""
         steps: list[Step] = []
         asleep = self._asleep.setdefault(listener, set())
-        for container, served in groups.items():
-            wish = msgspec.structs.replace(want, groups=served)
-            reply = yield self._call(container, (), wish)
-            steps.append(self._read(container, reply, wish))
+        left = list(groups)
+        while left:
+            container = left.pop(0)
+            if container in self._outages:
+                continue
+            wish = msgspec.structs.replace(want, groups=groups[container])
+            try:
+                steps.append((yield from self._try(container, (), wish)))
+            except BrokerError as error:
+                near = [one for one in left if one not in self._outages]
+                yield from self._look_around(container, error, near, True)
+                continue
             if steps[-1].claims:
                 asleep.discard(container)
                 yield from self._stay_awake(listener, (container,))
@@ -153,8 +217,80 @@ class Steps:
     def _stay_awake(self, listener: str, but: Sequence[int]) -> Operation[None]:
         """Who works must not be woken in place of somebody who sleeps."""
         asleep = self._asleep.pop(listener, set()).difference(but)
-        if asleep:
-            yield [call("leave", container, listener) for container in sorted(asleep)]
+        later = {container for container in asleep if container in self._outages}
+        if later:
+            self._asleep[listener] = later
+        if asleep := asleep - later:
+            with contextlib.suppress(BrokerError):  # it may be woken in vain, no more
+                yield [
+                    call("leave", container, listener)._replace(retry=HASTE)
+                    for container in sorted(asleep)
+                ]
+
+    # Who can be reached
+
+    def _try(
+        self, container: int, settlements: Sequence[Settlement], want: Want | None
+    ) -> Operation[Step]:
+        """Make a step in a container, with what was kept for it."""
+        kept = self._outages.take(container)
+        one = self._call(container, [*kept, *settlements], want)
+        if self._outages:  # the others shall not wait for it again
+            one = one._replace(retry=HASTE)
+        try:
+            reply = yield one
+        except BaseException:
+            self._outages.give_back(container, kept)
+            raise
+        self._outages.end(container)
+        return self._read(container, reply, want)
+
+    def _reachable(self, containers: Sequence[int]) -> Operation[set[int]]:
+        """Those that are not left out, and those that answer again."""
+        if not self._outages:
+            return set(containers)
+        away = [container for container in containers if container in self._outages]
+        near = set(containers).difference(away)
+        # If nobody else is there, nobody is kept waiting.
+        asked = [one for one in away if not near or self._outages.pause([one]) == 0]
+        failed = yield from self._ask(asked)
+        self._outages.begin(failed)
+        answering = near.union(asked).difference(failed)
+        if not answering and failed:
+            raise next(iter(failed.values()))
+        return answering
+
+    def _look_around(
+        self, container: int, error: BrokerError, near: Sequence[int], others: bool
+    ) -> Operation[set[int]]:
+        """Ask who of those that are to be visited yet can be reached, after one could not.
+
+        Otherwise each of those that were on the same server would cost as much.
+
+        Arguments:
+            container: which could not be reached.
+            error: why.
+            near: those that are to be visited yet.
+            others: whether another was reached.
+        """
+        failed = yield from self._ask(near)
+        reachable = set(near).difference(failed)
+        if others or reachable:  # else there is nobody for whose sake to leave them out
+            self._outages.begin({container: error} | failed)
+        return reachable
+
+    def _ask(self, containers: Sequence[int]) -> Operation[dict[int, BrokerError]]:
+        """Ask containers at once whether they are there; the errors of those that are not."""
+        self._outages.postpone(containers)  # somebody else may come here meanwhile
+        if not containers:
+            return {}
+        ask = [call("records", one, "")._replace(retry=HASTE, timeout=ANSWER) for one in containers]
+        outcomes = yield Each(ask)
+        return {
+            container: outcome
+            for container, outcome in zip(containers, outcomes, strict=True)
+            if isinstance(outcome, BrokerError)
+        }
 
     def forget(self, listener: str) -> list[int]:
         """The containers where a listener that ends is registered."""
@@ -204,6 +340,105 @@ class Steps:
         return Step(lost_tokens, made, now, next_at, bool(suspects))
 
 
+class _Outage:
+    """A container that could not be reached.
+
+    Attributes:
+        error: why; None: it is here only for what is kept.
+        pause: seconds between the last time that it was asked and the next.
+        until: when it is asked again, by the monotonic clock.
+        kept: what is to be settled there.
+    """
+
+    def __init__(self) -> None:
+        self.error: BrokerError | None = None
+        self.pause = FIRST_PAUSE
+        self.until = 0.0
+        self.kept: list[Settlement] = []
+
+    def postpone(self) -> None:
+        self.until = time.monotonic() + self.pause
+
+
+class _Outages:
+    """The containers that are left out since they cannot be reached, while others can."""
+
+    def __init__(self) -> None:
+        self._away: dict[int, _Outage] = {}
+
+    def __contains__(self, container: int) -> bool:
+        return container in self._away
+
+    def __len__(self) -> int:
+        return len(self._away)
+
+    def begin(self, failed: Mapping[int, BrokerError]) -> None:
+        """Note that some could not be reached; those that are away already stay so for longer."""
+        new = [container for container in failed if container not in self._away]
+        for container, error in failed.items():
+            known = self._away.get(container)
+            if known is None:
+                known = self._away[container] = _Outage()
+            else:
+                known.pause = min(known.pause * 2, LONGEST_PAUSE)
+            known.error = error
+            known.postpone()
+        if new:
+            log.warning(
+                "%s cannot be reached; others are served meanwhile: %s", _named(new), failed[new[0]]
+            )
+
+    def end(self, container: int) -> None:
+        """Note that one was reached."""
+        known = self._away.get(container)
+        if known is None:
+            return
+        if known.kept:  # this came meanwhile, and has to get there
+            known.until = 0.0
+            return
+        del self._away[container]
+        log.info("%s can be reached again", _named([container]))
+
+    def postpone(self, containers: Iterable[int]) -> None:
+        """Begin the pauses anew of those that are away."""
+        for container in containers:
+            if container in self._away:
+                self._away[container].postpone()
+
+    def pause(self, containers: Iterable[int]) -> float | None:
+        """Seconds until one of these that are away is asked again; None: none is away."""
+        times = [self._away[one].until for one in containers if one in self._away]
+        return max(0.0, min(times) - time.monotonic()) if times else None
+
+    def check(self, containers: Iterable[int]) -> None:
+        """Raise an error if one of these is away."""
+        for container in containers:
+            if container in self._away:
+                raise BrokerUnavailable(str(self._away[container].error))
+
+    def keep(self, container: int, settlements: Sequence[Settlement]) -> None:
+        """Keep settlements until one is reached again."""
+        self._away.setdefault(container, _Outage()).kept += settlements
+
+    def take(self, container: int) -> list[Settlement]:
+        """Give what was kept, to be sent."""
+        known = self._away.get(container)
+        if known is None:
+            return []
+        kept, known.kept = known.kept, []
+        return kept
+
+    def give_back(self, container: int, kept: Sequence[Settlement]) -> None:
+        """Keep again what could not be sent, before what came later."""
+        if kept:
+            self._away.setdefault(container, _Outage()).kept[:0] = kept
+
+
+def _named(containers: Iterable[int]) -> str:
+    tags = sorted(containers)
+    return f"partition{'s' if len(tags) > 1 else ''} {', '.join(f'{{{tag}}}' for tag in tags)}"
+
+
 def _remaining(want: Want, served: Sequence[GroupWant], found: list[Claim]) -> Want | None:
     """What is still wanted after some claims; without the listener, that comes last."""
     messages = want.messages - sum(map(len, found))
@@ -227,7 +462,7 @@ def _joined(steps: Sequence[Step]) -> Step:
     return Step(
         [token for step in steps for token in step.lost],
         [claim for step in steps for claim in step.claims],
-        max(step.now for step in steps),
+        max((step.now for step in steps), default=0),
         min(times, default=0),
         any(step.suspects for step in steps),
     )
