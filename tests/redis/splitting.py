@@ -137,7 +137,7 @@ def _one(step: Call | Each | list[Call]) -> Steps:
     if isinstance(step, Call):
         return (yield step)
     replies: list[Any] = []
-    for one in step.calls if isinstance(step, Each) else step:
+    for one in step:
         try:
             replies.append((yield one))
         except ScriptError as error:

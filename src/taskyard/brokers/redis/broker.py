@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
@@ -56,6 +57,9 @@ _pack = msgspec.msgpack.Encoder().encode
 
 ROUNDS = 20
 """How often a put follows its queue, that is being split; usually once is enough."""
+
+PATIENCE = 2.0
+"""Seconds for which a lease is tried to be renewed in one container, if there are several."""
 
 LANES = 500
 """Lanes that one call looks at."""
@@ -218,19 +222,29 @@ class RedisBroker:
         """See `Broker.step`. It is atomic within a partition."""
         return self._steps.step(settlements, want)
 
-    def extend(self, tokens: Sequence[int], lease: int) -> Operation[list[int]]:
+    def extend(
+        self, tokens: Sequence[int], lease: int, unknown: list[int] | None = None
+    ) -> Operation[list[int]]:
+        """See `Broker.extend`."""
         parts: dict[int, list[int]] = defaultdict(list)
         for token in tokens:
             container, inside = TOKENS.inside(token)
             parts[container].append(inside)
-        replies = yield [
-            call("extend", container, lease, *inside) for container, inside in parts.items()
-        ]
-        return [
-            TOKENS.outside(container, token)
-            for container, lost in zip(parts, replies, strict=True)
-            for token in lost
-        ]
+        patience = math.inf if len(parts) == 1 else PATIENCE
+        replies = yield Each(
+            call("extend", container, lease, *inside)._replace(retry=patience)
+            for container, inside in parts.items()
+        )
+        failures = [reply for reply in replies if isinstance(reply, Exception)]
+        if failures and (unknown is None or len(failures) == len(parts)):
+            raise failures[0]
+        lost: list[int] = []
+        for (container, own), reply in zip(parts.items(), replies, strict=True):
+            if not isinstance(reply, Exception):
+                lost += [TOKENS.outside(container, token) for token in reply]
+            elif unknown is not None:
+                unknown += [TOKENS.outside(container, token) for token in own]
+        return lost
 
     def reap(self, owners: Sequence[str] = ()) -> Operation[int]:
         total = 0
