@@ -335,7 +335,7 @@ class World:
                 length = int.from_bytes(member[14:16], "big")
                 shard = member[16 : 16 + length].decode()
                 promise(placement.of(shard) == container, "due:", member)
-            for kind in ("m", "x", "o", "w", "away", "slot"):
+            for kind in ("m", "x", "o", "w", "away", "back", "slot"):
                 promise(not [*self._keys(container, kind)], kind, "is left")
             for gid in self._keys(container, "s"):
                 for shard in self._client.hkeys(f"{key}:s:{gid}"):
