@@ -359,6 +359,19 @@ def test_leases_are_renewed_where_that_is_possible(harness: Harness, runner: Sev
         harness.run(harness.broker.extend(tokens, 60_000_000, unknown))
 
 
+def test_claims_of_the_dead_are_taken_back_where_that_is_possible(
+    harness: Harness, runner: Severed
+) -> None:
+    fill(harness)
+    held = claims(harness)
+    runner.down = {1}
+    with pytest.raises(BrokerUnavailable):
+        harness.run(harness.broker.reap(["worker"]))
+    runner.down.clear()
+    assert harness.run(harness.broker.reap(["worker"])) == 1, "the others were taken back before"
+    assert len(held) == PARTITIONS
+
+
 def test_a_claim_that_is_settled_in_parts_is_settled_in_order(
     harness: Harness, runner: Severed, time: Time
 ) -> None:

@@ -6,6 +6,7 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -59,7 +60,7 @@ ROUNDS = 20
 """How often a put follows its queue, that is being split; usually once is enough."""
 
 PATIENCE = 2.0
-"""Seconds for which a lease is tried to be renewed in one container, if there are several."""
+"""Seconds for which housekeeping is tried in a container, if there are others that wait for it."""
 
 LANES = 500
 """Lanes that one call looks at."""
@@ -247,12 +248,20 @@ class RedisBroker:
         return lost
 
     def reap(self, owners: Sequence[str] = ()) -> Operation[int]:
-        total = 0
-        for container in (yield from self._placements.everywhere()):
-            cursor = b"0"
-            while cursor:
-                taken, cursor = yield call("reap", container, self._dead_limit, cursor, *owners)
-                total += taken
+        return (yield from self._everywhere(partial(_reap, self._dead_limit, owners)))
+
+    def _everywhere(self, keep_house: Callable[[int, float], Operation[int]]) -> Operation[int]:
+        """Do something in all containers, also those behind one that cannot be reached."""
+        containers = yield from self._placements.everywhere()
+        patience = math.inf if len(containers) == 1 else PATIENCE
+        total, failure = 0, None
+        for container in containers:
+            try:
+                total += yield from keep_house(container, patience)
+            except BrokerError as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
         return total
 
     # Looking
@@ -317,9 +326,7 @@ class RedisBroker:
                 return released
 
     def tidy(self) -> Operation[int]:
-        total = 0
-        for container in (yield from self._placements.everywhere()):
-            total += yield from _tidy(container, self._dead_age)
+        total = yield from self._everywhere(partial(_tidy, self._dead_age))
         return total + (yield from self._splits.resume())
 
 
@@ -404,11 +411,23 @@ def _declare(
     return int(answer)
 
 
-def _tidy(container: int, dead_age: int) -> Operation[int]:
+def _reap(
+    dead_limit: int, owners: Sequence[str], container: int, patience: float
+) -> Operation[int]:
+    total, cursor = 0, b"0"
+    while cursor:
+        reap = call("reap", container, dead_limit, cursor, *owners)
+        taken, cursor = yield reap._replace(retry=patience)
+        total += taken
+    return total
+
+
+def _tidy(dead_age: int, container: int, patience: float) -> Operation[int]:
     """Tidy a container, until a chunk of dead letters is gone; whoever wants more calls again."""
     total, cursor = 0, b"0"
     while cursor and total < CHUNK:
-        removed, cursor = yield call("tidy", container, dead_age, CHUNK, cursor)
+        tidy = call("tidy", container, dead_age, CHUNK, cursor)
+        removed, cursor = yield tidy._replace(retry=patience)
         total += removed
     return total
 
