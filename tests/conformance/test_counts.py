@@ -101,6 +101,16 @@ def test_nothing_is_left_of_work_that_is_done(harness: Harness) -> None:
     assert (counts.totals["put"], counts.totals["done"]) == (150, 150)
 
 
+def test_each_of_many_groups_is_counted_once(harness: Harness) -> None:
+    groups = [Group(f"q{number % 3}", f"t{number:03}") for number in range(120)]
+    for number, group in enumerate(groups):
+        harness.put(*(f"{number}-{index}" for index in range(number % 4 + 1)), group=group)
+    counted = harness.run(harness.broker.counts())
+    assert [(counts.group, counts.waiting) for counts in counted] == sorted(
+        (group, number % 4 + 1) for number, group in enumerate(groups)
+    )
+
+
 def test_every_message_that_was_put_is_accounted_for(harness: Harness) -> None:
     chance = random.Random(7)
     for group, concurrency in ((TASK, 0), (OTHER, 1)):

@@ -137,7 +137,7 @@ def _one(step: Call | Each | list[Call]) -> Steps:
     if isinstance(step, Call):
         return (yield step)
     replies: list[Any] = []
-    for one in step.calls if isinstance(step, Each) else step:
+    for one in step:
         try:
             replies.append((yield one))
         except ScriptError as error:
@@ -335,7 +335,7 @@ class World:
                 length = int.from_bytes(member[14:16], "big")
                 shard = member[16 : 16 + length].decode()
                 promise(placement.of(shard) == container, "due:", member)
-            for kind in ("m", "x", "o", "w", "away", "slot"):
+            for kind in ("m", "x", "o", "w", "away", "back", "slot"):
                 promise(not [*self._keys(container, kind)], kind, "is left")
             for gid in self._keys(container, "s"):
                 for shard in self._client.hkeys(f"{key}:s:{gid}"):

@@ -21,7 +21,7 @@ from tests.servers.cluster import RedisCluster, Sentinels
 from tests.servers.proxy import Proxy
 from tests.servers.server import RedisServer
 
-from taskyard.brokers.base import Counts, Put, Want
+from taskyard.brokers.base import Broker, Counts, Group, Put, Want
 from taskyard.brokers.redis import RedisBroker, parse_url
 from taskyard.errors import BrokerError, DuplicateId
 
@@ -177,6 +177,65 @@ def test_a_master_that_is_killed_under_load(
         old.client().replicaof(new.host, new.port)  # the sentinels would take ten seconds
         load.progress()
     load.finish()
+
+
+# Where nobody takes over
+
+
+@pytest.fixture
+def lonely(redis_binary: Binary) -> Iterator[RedisCluster]:
+    """A cluster without replicas, whose nodes serve what is theirs while another is away."""
+    config = {"cluster-require-full-coverage": "no"}
+    with RedisCluster(replicas=0, binary=redis_binary, appendonly=True, config=config) as made:
+        yield made
+
+
+def test_a_node_that_is_away_costs_the_others_nothing(
+    scene: list[Scene], folder: Path, lonely: RedisCluster
+) -> None:
+    one = Scene(folder, Servers(lonely.url, "timeout=1&retry=1"))
+    scene.append(one)
+    one.setup(kind="single")
+    broker = one.yard.broker
+    broker.set_partitions(one.task.group.queue, 6)
+    one.fill(SHARDS, shards=SHARDS)
+    doomed = lonely.master_of(QUEUE)
+    gone = {
+        shard
+        for shard in (f"s{number}" for number in range(SHARDS))
+        if lonely.master_of(key_slot(_tag(broker, one.task.group, shard))) is doomed
+    }
+    there = sorted({f"s{number}" for number in range(SHARDS)} - gone)
+    assert doomed is not lonely.master_of(HOME)
+    assert gone
+    assert there
+    worker = one.worker(settings={"lease": 600.0, "concurrency": 4})
+    one.drained()
+    # One is at work for who goes away, and ends while that cannot be told.
+    one.put([Item("held", min(gone), "hold")])
+    one.began("held")
+    lonely.kill(doomed)
+    one.release()
+    until(lambda: one.of("end", "held"), "it has ended")
+    for lot in range(10):
+        items = [Item(f"{shard}-{lot}", shard) for shard in there]
+        one.put(items)
+        until(lambda: all(one.of("end", item.name) for item in items), "the others are served")  # noqa: B023
+    doomed.restart()
+    lonely.wait_ok()
+    one.put([Item(f"{shard}-again", shard) for shard in sorted(gone)])
+    one.drained()
+    evidence = one.check()
+    assert [message for message, runs in evidence.runs.items() if len(runs) > 1] == []
+    totals = one.counts.totals
+    assert (totals.get("lost", 0), totals.get("redelivered", 0)) == (0, 0)
+    told = [line for line in worker.output().splitlines() if "cannot be reached" in line]
+    assert len([line for line in told if "{1}" in line]) == 1
+    assert "the broker failed" not in worker.output()
+
+
+def _tag(broker: Broker, group: Group, shard: str) -> bytes:
+    return str(broker.partition(Put(group, [], shard))).encode()
 
 
 # Without a failover of the whole: what a replica does not have

@@ -42,6 +42,12 @@ MUTANTS = {
         "if not fields or has_record(id) then",
         "if true then",
     ),
+    "claims that are made meanwhile are waited for by nobody": (
+        "step",
+        "    note_claim(token, known_group(header[1]), header[5])\n",
+        "",
+    ),
+    "claims that ended are waited for": ("reap", "    note_claim(token, group, {})\n", ""),
     "dead letters stay where they were": ("export", "    take_letters(group)\n", ""),
 }
 RARE_MUTANTS = {
@@ -54,6 +60,11 @@ RARE_MUTANTS = {
         "export",
         "local claims = open_claims()",
         "local claims = 0",
+    ),
+    "claims that were open before are waited for by nobody": (
+        "sift",
+        "plan[#plan + 1] = {'claims', 'ZSCAN', T .. ':claims'}\n",
+        "",
     ),
     "what is on its way is forgotten by any number": (
         "cleared",

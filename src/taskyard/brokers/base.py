@@ -497,12 +497,16 @@ class Broker(Protocol):
         """
         ...
 
-    def extend(self, tokens: Sequence[int], lease: int) -> Operation[list[int]]:
+    def extend(
+        self, tokens: Sequence[int], lease: int, unknown: list[int] | None = None
+    ) -> Operation[list[int]]:
         """Renew leases.
 
         Arguments:
             tokens: claims that are still being worked on.
             lease: microseconds from now.
+            unknown: a list that gets the tokens whose partition cannot be reached, while others
+                can; without it, an error is raised for them.
 
         Returns:
             The tokens whose lease was lost.

@@ -269,18 +269,19 @@ class Worker:
             if not held:
                 continue
             asked = time.monotonic()
+            unknown: list[int] = []
             try:
-                lost = await driver.run(self.broker.extend(list(held), round(lease * 1e6)))
+                lost = await driver.run(self.broker.extend(list(held), round(lease * 1e6), unknown))
             except BrokerError as error:
                 log.warning("leases could not be renewed: %s", error)
-                lost = [token for token, run in held.items() if run.execution.lease.is_over()]
+                lost, unknown = [], list(held)
             else:
                 self.note_progress()
-                for token, run in held.items():
-                    if token not in lost:
-                        run.execution.lease.deadline = asked + lease
-            for token in lost:
-                held[token].lose()
+            for token, run in held.items():
+                if token in lost or (token in unknown and run.execution.lease.is_over()):
+                    run.lose()
+                elif token not in unknown:
+                    run.execution.lease.deadline = asked + lease
 
     async def _tidy(self, driver: AsyncDriver) -> None:
         while True:

@@ -20,10 +20,13 @@ __all__ = [
     "declare",
     "envelope",
     "item",
+    "letters",
     "put",
+    "reap",
     "settle",
     "settlement",
     "step",
+    "tidy",
     "want",
 ]
 
@@ -149,20 +152,28 @@ def dead(
     *,
     queue: str | None = None,
     task: str | None = None,
-    numbers: Sequence[int] | None = None,
     after: int = 0,
     upto: int | None = None,
-    limit: int = 100,
-    bare: bool = False,
+    gid: int = 0,
+    number: int = 0,
 ) -> Call:
-    """List dead letters; `bare`: only their numbers."""
-    wish = (
-        queue or False,
-        task or False,
-        False if numbers is None else numbers,
-        after,
-        False if upto is None else upto,
-        limit,
-        bare,
-    )
-    return call("dead", _pack(wish))
+    """Find the numbers of dead letters; `gid` and `number`: where to go on."""
+    bound = False if upto is None else upto
+    return call("dead", _pack((queue or False, task or False, after, bound, gid, number)))
+
+
+def letters(
+    *numbers: int, queue: str | None = None, task: str | None = None, bare: bool = False
+) -> Call:
+    """Read dead letters; `bare`: only their numbers."""
+    return call("letters", _pack((queue or False, task or False, bare)), *numbers)
+
+
+def reap(*owners: str, limit: int = 10_000, cursor: BytesLike = "0") -> Call:
+    """Take back lost claims; `limit`: dead letters that a group keeps."""
+    return call("reap", limit, cursor, *owners)
+
+
+def tidy(age: int = 100, limit: int = 500, cursor: BytesLike = "0") -> Call:
+    """Remove letters of an age, so many at most, and sleepers."""
+    return call("tidy", age, limit, cursor)

@@ -404,6 +404,11 @@ def _dead(name: str, found: Scored) -> Pairs:
         yield f"dead {name} {score}", True
 
 
+def _buried(name: str, found: Scored) -> Pairs:
+    for member, at in _scores(found):
+        yield f"buried {member.decode().replace(':', ' ')}", at
+
+
 # Ids, failures and bodies need not be text, though they are packed as such.
 _letter = msgspec.msgpack.Decoder(
     tuple[int, str, str, int, msgspec.Raw, msgspec.Raw, int, int, int, int, int, msgspec.Raw],
@@ -471,6 +476,8 @@ KINDS: dict[str, tuple[Callable[[redis.Redis, str], None], Decoder]] = {
     "claims": (_zset, _claims),
     "c": (_list, _claim),
     "d": (_zset, _dead),
+    "buried": (_zset, _buried),
+    "back": (_set, _shards("returning")),
     "letters": (_hash, _letters),
     "k": (_hash, _record),
     "sleepers": (_hash, _sleepers),
@@ -497,6 +504,9 @@ def check(state: State) -> None:
     assert _gids(some) == {key: gid for gid, key in some("name").items()}
     assert some("claim").keys() == some("held").keys()
     assert {name.split()[1] for name in some("dead")} == some("letter").keys()
+    buried = {f"{letter.gid} {number}": letter.at for number, letter in some("letter").items()}
+    assert some("dead").keys() == buried.keys()
+    assert some("buried") == buried
     assert {name.split()[1] for name in some("line")} <= some("sleeper").keys()
     _check_numbers(some)
     _check_lanes(some)

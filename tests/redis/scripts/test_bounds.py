@@ -15,11 +15,14 @@ from tests.redis.scripts.calls import (
     LEASE,
     call,
     claim,
+    dead,
     declare,
     item,
     put,
+    reap,
     settle,
     step,
+    tidy,
     want,
 )
 from tests.redis.scripts.container import NOW, Container
@@ -80,10 +83,10 @@ def ready(box: Container, number: int) -> None:
     box.run(put(*(item("x", shard=shard, priority=7) for shard in shards(number))))
 
 
-def dead(box: Container, number: int) -> None:
+def buried(box: Container, number: int) -> None:
     box.run(put(*("x" for _ in range(number))))
-    buried = {NOW + index: ("dead", 5, "", "", True) for index in range(number)}
-    box.run(settle(claim_all(box, number), buried, b"why", limit=number))
+    outcomes = {NOW + index: ("dead", 5, "", "", True) for index in range(number)}
+    box.run(settle(claim_all(box, number), outcomes, b"why", limit=number))
 
 
 def running(box: Container, number: int) -> None:
@@ -105,7 +108,7 @@ IN_THE_WAY = (
     waiting_elsewhere,
     waiting_in_front,
     ready,
-    dead,
+    buried,
     running,
     recorded,
 )
@@ -134,10 +137,10 @@ def work(box: Container) -> list[dict[str, int]]:
     done.append(commands(box, put("x", shard="mine")))
     done.append(commands(box, claim(2, listener="ear", claims=2)))
     done.append(commands(box, step((), want(2, drain=False, groups=["q\0unknown"]))))
-    done.append(commands(box, call("reap", 10_000)))
+    done.append(commands(box, reap()))
     done.append(commands(box, call("release", GROUP, "none")))
     done.append(commands(box, call("leave", "ear")))
-    done.append(commands(box, call("tidy", FAR, 500)))
+    done.append(commands(box, tidy(FAR)))
     done.append(commands(box, call("oldest", GROUP, "mine")))
     done.append(commands(box, call("records", "", "none")))
     return done
@@ -156,13 +159,55 @@ def test_work_beside_few_and_many(
     assert found[0] == found[1]
 
 
+def groups(box: Container, number: int) -> None:
+    for index in range(number):
+        box.run(put("x", group=f"q\0g{index}", shard=f"s{index}"))
+
+
+def buried_everywhere(box: Container, number: int) -> None:
+    groups(box, number)
+    for index in range(number):
+        box.run(put("x", "y", group=f"q\0g{index}"))
+        (token, *_), *_ = box.run(claim(1, groups=[f"q\0g{index}"]))[4]
+        sequence = int.from_bytes(box.client.lindex(f"{box.key}:c:{token}", 1)[:8], "big")
+        box.run(settle(token, {sequence: ("dead", 5, "", "", True)}, b"why"))
+
+
+def sleeping(box: Container, number: int) -> None:
+    for index in range(number):
+        box.run(claim(listener=f"listener {index} that has a long name" + 40 * "x"))
+
+
+PAGED = [
+    (groups, call("counts", 0), 6000),
+    (groups, dead(), 300),
+    (buried_everywhere, dead(), 300),
+    (buried_everywhere, dead(task="none"), 800),
+    (buried, dead(), 10),
+    (buried, dead(task="none"), 600),
+    (buried, tidy(-1, 500), 2100),
+    (running, reap("eve"), 400),
+    (sleeping, tidy(-1, 500), 10),
+    (running, declare(concurrency=1), 40),
+]
+"""What is there in large numbers, a call that goes through it, and what one page may cost."""
+
+
+@pytest.mark.parametrize(("there", "what", "most"), PAGED)
+def test_a_page_is_a_page(
+    box: Container, there: Callable[[Container, int], None], what: Call, most: int
+) -> None:
+    there(box, 3000)
+    assert sum(commands(box, what).values()) < most
+
+
 @pytest.mark.parametrize("number", [FEW, MANY])
 def test_a_step_among_suspects(box: Container, number: int) -> None:
     """One that may not have them passes over so many, and no more."""
     box.run(put(*(item("x", shard=shard) for shard in shards(number))))
     box.run(claim(1, claims=number, total=number, lease=1))
     box.now = NOW + 2
-    while box.run(call("reap", 10)):
+    while box.run(reap())[0]:
         pass
     executed = sum(commands(box, claim(1, alone=False)).values())
     assert executed < 20_000

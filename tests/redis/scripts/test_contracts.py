@@ -112,8 +112,8 @@ WHOLE = {
     "list_key": "a lane of fewer messages than a batch has",
     "back_key": "a lane of fewer messages than a batch has",
     "OUT": "a lot",
-    ":claims": "the open claims; when a group is declared for the first time",
-    "CLAIMS": "the open claims; when their owners died",
+    ":claims": "the open claims; when some were made of a group that is declared only now",
+    ":epochs": "one for each queue that was split; when a claim is gone",
 }
 """The keys that are read as a whole, and what that is at most."""
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.redis.scripts.calls import GROUP, call, claim, declare, item, put, settle
+from tests.redis.scripts.calls import GROUP, call, claim, dead, declare, item, put, settle
 from tests.redis.scripts.container import NOW, Container
+
+from taskyard.brokers.redis.calls import Call
 
 # counts
 
@@ -25,12 +27,16 @@ def counted(reply: list[Any]) -> dict[bytes, Any]:
                 if int(number)
             },
         )
-        for key, declared, dead, parked, shards, pairs, _ in reply
+        for key, declared, dead, parked, shards, pairs, _ in reply[1:]
     }
 
 
+def counts(after: int = 0) -> Call:
+    return call("counts", after)
+
+
 def test_no_groups(box: Container) -> None:
-    assert box.trace(call("counts")) == ([], {})
+    assert box.trace(counts()) == ([0], {})
 
 
 def test_all_numbers(box: Container) -> None:
@@ -39,8 +45,9 @@ def test_all_numbers(box: Container) -> None:
     box.run(put("4", delay=50))
     (token,) = box.tokens(claim(2))
     box.run(settle(token, {NOW: ("dead", 5, "", "", True), NOW + 1: ("back", False, True)}, b""))
-    reply, changed = box.trace(call("counts"))
+    reply, changed = box.trace(counts())
     assert changed == {}
+    assert reply[0] == 0
     assert counted(reply) == {
         b"q\0t": (0, 1, 1, [b"a"], {"put": 4, "waiting": 2, "delayed": 1, "dead": 1, "lanes": 1}),
         b"q\0b": (1, 0, 0, [], {}),
@@ -49,7 +56,7 @@ def test_all_numbers(box: Container) -> None:
 
 def test_memory_grows_and_shrinks_with_what_is_there(box: Container) -> None:
     def usage() -> int:
-        ((*_, memory),) = box.trace(call("counts"))[0]
+        _, (*_, memory) = box.trace(counts())[0]
         assert isinstance(memory, int)
         return memory
 
@@ -71,9 +78,63 @@ def test_many_parked_shards(box: Container) -> None:
     (token,) = box.tokens(claim(1500))
     back = {NOW + number: ("back", False, True) for number in range(1500)}
     box.run(settle(token, back))
-    ((_, _, parked, shards, _),) = counted(box.run(call("counts"))).values()
+    ((_, _, parked, shards, _),) = counted(box.run(counts())).values()
     assert parked == 1500
     assert len({*shards}) == 1000
+
+
+def test_groups_page_by_page(box: Container) -> None:
+    names = [f"q\0g{number}" for number in range(125)]
+    for name in names:
+        box.run(declare(name))
+    found, after, pages = [], 0, []
+    while True:
+        after, *some = box.run(counts(after))
+        found += [key.decode() for key, *_ in some]
+        pages.append(len(some))
+        if after == 0:
+            break
+        names.append(f"q\0new{after}")
+        box.run(declare(names[-1]))
+    assert found == names
+    assert pages == [50, 50, 27]
+
+
+def test_a_page_that_is_exactly_full_is_the_last(box: Container) -> None:
+    for number in range(50):
+        box.run(declare(f"q\0g{number}"))
+    after, *groups = box.run(counts())
+    assert (after, len(groups)) == (0, 50)
+    assert box.trace(counts(50)) == ([0], {})
+
+
+def test_a_gid_that_nobody_got_is_passed_over(box: Container) -> None:
+    box.run(declare("q\0a"))
+    box.client.hincrby(f"{box.key}:meta", "groups", 1)
+    box.run(declare("q\0b"))
+    reply = box.run(counts())
+    assert [group[0] for group in reply[1:]] == [b"q\0a", b"q\0b"]
+    assert box.run(dead(queue="q")) == [0, 0, 0, 0]
+
+
+def test_many_parked_shards_end_a_page(box: Container) -> None:
+    for group in ("q\0a", "q\0b", "q\0c", "q\0d"):
+        names = [f"s{number}" for number in range(600)]
+        box.run(put(*(item("x", shard=name, group=group) for name in names)))
+        (claimed,) = box.run(claim(600, groups=[group]))[4]
+        first = int.from_bytes(claimed[4][:8], "big")
+        back = {first + number: ("back", False, True) for number in range(600)}
+        box.run(settle(claimed[0], back))
+    after, *groups = box.run(counts())
+    assert (after, [len(group[4]) for group in groups]) == (2, [600, 600])
+    after, *groups = box.run(counts(after))
+    assert (after, [group[0] for group in groups]) == (0, [b"q\0c", b"q\0d"])
+
+
+def test_a_lane_of_many_priorities_is_sampled(box: Container) -> None:
+    box.run(put(*(item("x" * 10_000, priority=priority) for priority in range(50))))
+    _, (*_, memory) = box.run(counts())
+    assert 500_000 < memory < 700_000
 
 
 # lanes

@@ -5,33 +5,29 @@ from __future__ import annotations
 import pytest
 from tests.redis.scripts.calls import (
     LEASE,
-    call,
     claim,
     declare,
     envelope,
     item,
     put,
+    reap,
     settle,
 )
 from tests.redis.scripts.container import NOW, Container, Lane, Letter, fresh
 
-from taskyard.brokers.redis.calls import Call
-
-LIMIT = 10_000
-
-
-def reap(*owners: str, limit: int = LIMIT) -> Call:
-    return call("reap", limit, *owners)
+THROUGH = b""
+"""The cursor when there is nothing more to look at."""
 
 
 def test_nothing_to_take_back(box: Container) -> None:
-    assert box.trace(reap()) == (0, {})
-    assert box.trace(reap("ann")) == (0, {})
+    nothing = ([0, THROUGH], {})
+    assert box.trace(reap()) == nothing
+    assert box.trace(reap("ann")) == nothing
     box.run(put("1"))
     box.run(claim())
-    assert box.trace(reap("bob")) == (0, {})
+    assert box.trace(reap("bob")) == nothing
     box.now = NOW + LEASE
-    assert box.trace(reap()) == (0, {})
+    assert box.trace(reap()) == nothing
 
 
 def test_a_lease_that_ended(box: Container) -> None:
@@ -40,7 +36,7 @@ def test_a_lease_that_ended(box: Container) -> None:
     (token,) = box.tokens(claim())
     box.now = NOW + LEASE + 1
     reply, changed = box.trace(reap())
-    assert reply == 1
+    assert reply == [1, b"0"]  # there may be more
     lost = {"deliveries": 1, "losses": 1, "cap": 1}
     assert changed == {
         "meta turn": 2,
@@ -61,7 +57,7 @@ def test_a_dead_owner(box: Container) -> None:
     for owner in ("ann", "bob", "ann"):
         box.run(claim(1, owner=owner))
     reply, changed = box.trace(reap("eve", "ann"))
-    assert reply == 2
+    assert reply == [2, THROUGH]
     assert changed["count 1 running"] == 1
     assert "ready 1 b" not in changed
 
@@ -69,14 +65,57 @@ def test_a_dead_owner(box: Container) -> None:
 def test_four_at_a_time_the_oldest_first(box: Container) -> None:
     box.run(put(*(item("x", shard=f"s{number}") for number in range(10))))
     tokens = box.tokens(claim(1, claims=10))
-    for left in (tokens[4:], tokens[8:], []):
+    for left, said in ((tokens[4:], [4, b"0"]), (tokens[8:], [4, b"0"]), ([], [2, THROUGH])):
         reply, changed = box.trace(reap("ann"))
-        assert reply == min(4, len(left) + 4) or not left
+        assert reply == said
         assert [path for path in box.dump() if path.startswith("claim")] == [
             f"claim {token}" for token in left
         ]
         assert changed
-    assert box.trace(reap("ann"))[0] == 0
+    assert box.trace(reap("ann"))[0] == [0, THROUGH]
+
+
+def claims_of_two(box: Container, number: int) -> None:
+    """Open claims of which every third one is Bob's."""
+    box.run(put(*(item("x", shard=f"s{index}") for index in range(number))))
+    for first in range(0, number, 3):
+        box.run(claim(1, claims=2, owner="ann"))
+        box.run(claim(1, claims=min(1, number - first - 2), owner="bob"))
+
+
+def test_claims_of_dead_owners_are_looked_for_page_by_page(box: Container) -> None:
+    claims_of_two(box, 1200)
+    cursor, taken, looks = b"0", 0, 0
+    while cursor:
+        some, cursor = box.run(reap("bob", cursor=cursor))
+        taken, looks = taken + some, looks + 1
+    assert taken == 400
+    assert looks > 100
+    owners = {held.owner for path, held in box.dump().items() if path.startswith("held")}
+    assert owners == {"ann"}
+
+
+def test_a_page_is_done_with_before_the_next(box: Container) -> None:
+    """Those of it that were not taken back yet are still found, whatever ends meanwhile."""
+    claims_of_two(box, 600)
+    cursor = b"0"
+    while cursor:
+        some, following = box.run(reap("bob", cursor=cursor))
+        assert some == 4 or following != cursor
+        cursor = following
+        for path, held in list(box.dump().items())[::7]:
+            if path.startswith("held") and held.owner == "ann":
+                box.run(settle(int(path.split()[1])))
+    owners = {held.owner for path, held in box.dump().items() if path.startswith("held")}
+    assert "bob" not in owners
+
+
+def test_an_expired_lease_does_not_move_the_cursor(box: Container) -> None:
+    claims_of_two(box, 600)
+    _, cursor = box.run(reap("eve"))
+    assert cursor not in (b"0", THROUGH)
+    box.now = NOW + LEASE + 1
+    assert box.trace(reap("eve", cursor=cursor))[0] == [4, cursor]
 
 
 def test_leases_that_ended_go_before_dead_owners(box: Container) -> None:
@@ -113,7 +152,7 @@ def test_a_clock_that_was_set_back_makes_no_lease_longer(box: Container) -> None
     (token,) = box.tokens(claim(lease=1000))
     box.now = NOW - 1_000_000
     reply, changed = box.trace(reap())
-    assert (reply, changed) == (0, {f"claim {token}": NOW - 1_000_000 + 1000})
+    assert (reply, changed) == ([0, THROUGH], {f"claim {token}": NOW - 1_000_000 + 1000})
 
 
 # The end of a message that kills its workers
@@ -125,7 +164,7 @@ def test_a_message_that_was_lost_too_often(box: Container) -> None:
     box.run(put(body, ids=["x"], ttl=60))
     for _ in range(2):
         box.run(claim())
-        assert box.run(reap("ann")) == 1
+        assert box.run(reap("ann")) == [1, THROUGH]
     (token,) = box.tokens(claim())
     _, changed = box.trace(reap("ann"))
     assert changed == {
@@ -136,6 +175,7 @@ def test_a_message_that_was_lost_too_often(box: Container) -> None:
         "count 1 lost": 3,
         "count 1 dead": 1,
         "dead 1 1": True,
+        "buried 1 1": NOW,
         "letter 1": Letter(1, "t", "a", 0, b"x", b"", 3, 3, 0, NOW, NOW, body),
         "record x": {
             "gid": 1,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.redis.scripts.calls import GROUP, call, claim, declare, envelope, item, put, settle
+from tests.redis.scripts.calls import GROUP, call, claim, declare, envelope, item, put, reap, settle
 from tests.redis.scripts.container import NOW, Container
 
 NAME = GROUP.encode()
@@ -75,7 +75,7 @@ def test_lost(box: Container) -> None:
     box.run(declare(max_deliveries=1))
     box.run(put(envelope("x"), ids=["x"], ttl=60))
     box.run(claim())
-    box.run(call("reap", 9, "ann"))
+    box.run(reap("ann"))
     assert box.trace(records("x"))[0] == [told("dead", None, b"", 1)] or box.trace(records("x"))[
         0
     ] == [told("dead", None, None, 1)]

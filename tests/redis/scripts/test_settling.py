@@ -14,6 +14,7 @@ from tests.redis.scripts.calls import (
     envelope,
     item,
     put,
+    reap,
     settle,
 )
 from tests.redis.scripts.container import NOW, Claimed, Container, Due, Lane, Letter, fresh
@@ -186,6 +187,7 @@ def test_a_dead_letter(box: Container, attempted: bool) -> None:
         "meta dead": 1,
         "count 1 dead": 1,
         "dead 1 1": True,
+        "buried 1 1": NOW + 5,
         "letter 1": Letter(
             1, "said", "a", 3, b"x", b"\xffwhy", 0, 1, int(attempted), NOW, NOW + 5, b"1"
         ),
@@ -287,7 +289,7 @@ def test_a_claim_is_settled_once(box: Container) -> None:
 def test_what_was_taken_back_cannot_be_settled(box: Container) -> None:
     token = claimed(box, "1")
     box.now = NOW + LEASE + 1
-    box.run(call("reap", 10_000))
+    box.run(reap())
     reply, changed = box.trace(settle(token, {NOW: ("dead", 5, "", "", True)}, b"why"))
     assert (reply[0], changed) == ([token], {})
 

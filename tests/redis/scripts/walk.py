@@ -12,9 +12,12 @@ from tests.redis.scripts.calls import (
     declare,
     envelope,
     item,
+    letters,
     put,
+    reap,
     settlement,
     step,
+    tidy,
     want,
 )
 from tests.redis.scripts.container import NOW, Claimed, Container, Entry
@@ -216,16 +219,16 @@ class Walk:
         self._do(call("extend", LEASE, *[*self._held()][:3], 5))
 
     def _reap(self) -> None:
-        self._do(call("reap", 4, *self._random.choice([[], ["ann"], OWNERS])))
+        self._do(reap(*self._random.choice([[], ["ann"], OWNERS]), limit=4))
 
     def _records(self) -> None:
         self._do(call("records", self._random.choice(["", "ear1"]), *self._ids[-20:], "none"))
 
     def _redrive(self) -> None:
-        letters = [int(path.split()[1]) for path in self._some("letter ")]
-        if letters:
+        dead = [int(path.split()[1]) for path in self._some("letter ")]
+        if dead:
             what = self._random.choice(["retry", "discard"])
-            self._do(call("redrive", what, *letters[:3], 10_000))
+            self._do(call("redrive", what, *dead[:3], 10_000))
 
     def _release(self) -> None:
         for path in self._some("parked ")[:2]:
@@ -237,9 +240,10 @@ class Walk:
 
     def _look(self) -> None:
         group = self._group()
-        self._do(dead(queue=self._random.choice([None, "q"]), limit=2))
+        queue = self._random.choice([None, "q"])
+        self._do(letters(*self._do(dead(queue=queue))[4:], queue=queue))
         self._do(call("lanes", group, self._random.choice("rs"), 0))
         self._do(call("oldest", group, *SHARDS))
-        self._do(call("tidy", 1000, 2))
-        self.box.run(call("counts"))  # its memory is about, and about otherwise the next time
+        self._do(tidy(1000, 2))
+        self.box.run(call("counts", 0))  # its memory is about, and about otherwise the next time
         self._do(call("places", group, 0))

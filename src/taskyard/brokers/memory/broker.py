@@ -95,7 +95,12 @@ class MemoryBroker:
         reply: Step = yield partial(claims.step, settlements=settlements, want=want)
         return reply
 
-    def extend(self, tokens: Sequence[int], lease: int) -> Operation[list[int]]:
+    def extend(
+        self,
+        tokens: Sequence[int],
+        lease: int,
+        unknown: list[int] | None = None,  # noqa: ARG002 - all is one partition
+    ) -> Operation[list[int]]:
         lost: list[int] = yield partial(claims.extend, tokens=tokens, lease=lease)
         return lost
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from taskyard.brokers.base import Operation
@@ -45,9 +46,9 @@ class _Line:
 
     async def carry_out(self, request: Request) -> Any:
         if isinstance(request, Exchange):
-            if len(request.parcels) == 1:
-                return [await self._exchange(request.parcels[0])]
-            return await asyncio.gather(*map(self._exchange, request.parcels))
+            if request.timeout is not None:
+                return await self._hurry(request.parcels, request.timeout)
+            return await self._exchanges(request.parcels)
         if isinstance(request, Drop):
             self._drop(request.address)
         elif isinstance(request, Pause):
@@ -55,6 +56,19 @@ class _Line:
         else:
             return await _look_up(request)
         return None
+
+    async def _hurry(self, parcels: list[Parcel], timeout: float) -> list[list[Any] | Broken]:
+        # On connections of its own: the others wait as long as the options say.
+        line = _Line(replace(self._options, timeout=timeout))
+        try:
+            return await line._exchanges(parcels)
+        finally:
+            line.close()
+
+    async def _exchanges(self, parcels: list[Parcel]) -> list[list[Any] | Broken]:
+        if len(parcels) == 1:
+            return [await self._exchange(parcels[0])]
+        return await asyncio.gather(*map(self._exchange, parcels))
 
     async def _exchange(self, parcel: Parcel) -> list[Any] | Broken:
         connection = self._connections.get(parcel.address)
@@ -125,12 +139,11 @@ class AsyncLines:
             value: T = end.value
             return value
 
-    async def _step(self, step: Call | Each | list[Call]) -> Any:
+    async def _step(self, step: Call | list[Call]) -> Any:
         if isinstance(step, Call):
             return single(await self._carry_out((step,)))
-        if isinstance(step, Each):
-            return await self._carry_out(step.calls)
-        return every(await self._carry_out(step))
+        outcomes = await self._carry_out(step)
+        return outcomes if isinstance(step, Each) else every(outcomes)
 
     async def _carry_out(self, calls: Sequence[Call]) -> list[Any]:
         async with self._places:

@@ -107,9 +107,15 @@ class Parcel(NamedTuple):
 
 
 class Exchange(NamedTuple):
-    """Send parcels and wait for all replies; a list of them, or a `Broken`, for each."""
+    """Send parcels and wait for all replies; a list of them, or a `Broken`, for each.
+
+    Attributes:
+        parcels: what to send.
+        timeout: seconds that each reply may take, and connecting; None: as the options say.
+    """
 
     parcels: list[Parcel]
+    timeout: float | None = None
 
 
 class Pause(NamedTuple):
@@ -185,6 +191,8 @@ class _Attempts:
             _Job(call, wire, "" if scene.clock is None else scene.clock())
             for call, wire in zip(calls, wires, strict=True)
         ]
+        shortest = min([call.timeout for call in calls], default=scene.options.timeout)
+        self._timeout = shortest if shortest < scene.options.timeout else None
         self._failing_since = 0.0
         self._pauses = 0
         self._trouble: tuple[Address | None, Exception] | None = None
@@ -236,7 +244,7 @@ class _Attempts:
                 if not (yield from self._checks(address, self._scene.check(), shares[address])):
                     del shares[address]
         parcels = [self._parcel(address, jobs) for address, jobs in shares.items()]
-        outcomes = yield Exchange(parcels)
+        outcomes = yield Exchange(parcels, self._timeout)
         for (address, jobs), outcome in zip(shares.items(), outcomes, strict=True):
             if isinstance(outcome, Broken):
                 self._broken(address, jobs, outcome)
@@ -252,7 +260,8 @@ class _Attempts:
         try:
             while True:
                 command = check.send(reply)
-                [outcome] = yield Exchange([Parcel(address, pack(command), 1)])
+                parcel = Parcel(address, pack(command), 1)
+                [outcome] = yield Exchange([parcel], self._timeout)
                 if isinstance(outcome, Broken):
                     self._broken(address, jobs, outcome._replace(sent=False))
                     return False
@@ -381,7 +390,8 @@ class _Attempts:
         now = time.monotonic()
         self._failing_since = self._failing_since or now
         tried = now - self._failing_since
-        remaining = self._scene.options.retry - tried
+        retry = min(self._scene.options.retry, *(job.call.retry for job in self._jobs))
+        remaining = retry - tried
         if remaining <= 0:
             for job in self._jobs:
                 if not job.done:
@@ -399,7 +409,7 @@ def perform(
 
     Arguments:
         scene: the driver's.
-        calls: what to call.
+        calls: what to call; the least patient one decides for all.
         wires: one for each call, used by nobody else meanwhile.
 
     Returns:

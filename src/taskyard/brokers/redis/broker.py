@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -56,6 +58,9 @@ _pack = msgspec.msgpack.Encoder().encode
 
 ROUNDS = 20
 """How often a put follows its queue, that is being split; usually once is enough."""
+
+PATIENCE = 2.0
+"""Seconds for which housekeeping is tried in a container, if there are others that wait for it."""
 
 LANES = 500
 """Lanes that one call looks at."""
@@ -218,25 +223,45 @@ class RedisBroker:
         """See `Broker.step`. It is atomic within a partition."""
         return self._steps.step(settlements, want)
 
-    def extend(self, tokens: Sequence[int], lease: int) -> Operation[list[int]]:
+    def extend(
+        self, tokens: Sequence[int], lease: int, unknown: list[int] | None = None
+    ) -> Operation[list[int]]:
+        """See `Broker.extend`."""
         parts: dict[int, list[int]] = defaultdict(list)
         for token in tokens:
             container, inside = TOKENS.inside(token)
             parts[container].append(inside)
-        replies = yield [
-            call("extend", container, lease, *inside) for container, inside in parts.items()
-        ]
-        return [
-            TOKENS.outside(container, token)
-            for container, lost in zip(parts, replies, strict=True)
-            for token in lost
-        ]
+        patience = math.inf if len(parts) == 1 else PATIENCE
+        replies = yield Each(
+            call("extend", container, lease, *inside)._replace(retry=patience)
+            for container, inside in parts.items()
+        )
+        failures = [reply for reply in replies if isinstance(reply, Exception)]
+        if failures and (unknown is None or len(failures) == len(parts)):
+            raise failures[0]
+        lost: list[int] = []
+        for (container, own), reply in zip(parts.items(), replies, strict=True):
+            if not isinstance(reply, Exception):
+                lost += [TOKENS.outside(container, token) for token in reply]
+            elif unknown is not None:
+                unknown += [TOKENS.outside(container, token) for token in own]
+        return lost
 
     def reap(self, owners: Sequence[str] = ()) -> Operation[int]:
-        total = 0
-        for container in (yield from self._placements.everywhere()):
-            while taken := (yield call("reap", container, self._dead_limit, *owners)):
-                total += taken
+        return (yield from self._everywhere(partial(_reap, self._dead_limit, owners)))
+
+    def _everywhere(self, keep_house: Callable[[int, float], Operation[int]]) -> Operation[int]:
+        """Do something in all containers, also those behind one that cannot be reached."""
+        containers = yield from self._placements.everywhere()
+        patience = math.inf if len(containers) == 1 else PATIENCE
+        total, failure = 0, None
+        for container in containers:
+            try:
+                total += yield from keep_house(container, patience)
+            except BrokerError as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
         return total
 
     # Looking
@@ -262,14 +287,17 @@ class RedisBroker:
 
     def counts(self) -> Operation[list[Counts]]:
         merged: dict[Group, Counts] = {}
-        containers = yield from self._placements.everywhere()
-        replies = yield [call("counts", container) for container in containers]
-        for container, reply in zip(containers, replies, strict=True):
-            for counts in filter(None, map(read_counts, reply)):
-                if counts.waiting:
-                    counts.oldest = yield from _oldest(container, counts.group)
-                known = merged.get(counts.group)
-                merged[counts.group] = counts if known is None else _added(known, counts)
+        pages = dict.fromkeys((yield from self._placements.everywhere()), 0)
+        while pages:
+            replies = yield [call("counts", container, after) for container, after in pages.items()]
+            for container, (after, *groups) in zip(list(pages), replies, strict=True):
+                for counts in filter(None, map(read_counts, groups)):
+                    if counts.waiting:
+                        counts.oldest = yield from _oldest(container, counts.group)
+                    known = merged.get(counts.group)
+                    merged[counts.group] = counts if known is None else _added(known, counts)
+                pages[container] = after
+            pages = {container: after for container, after in pages.items() if after}
         return sorted(merged.values(), key=lambda counts: counts.group)
 
     # Dead letters, and what is done by hand
@@ -298,9 +326,7 @@ class RedisBroker:
                 return released
 
     def tidy(self) -> Operation[int]:
-        total = 0
-        for container in (yield from self._placements.everywhere()):
-            total += yield call("tidy", container, self._dead_age, CHUNK)
+        total = yield from self._everywhere(partial(_tidy, self._dead_age))
         return total + (yield from self._splits.resume())
 
 
@@ -378,9 +404,32 @@ def _declare(
         raise PolicyConflict(conflict_text(group, read_policy(rest[0]), policy, rest[1]))
     if answer == 1:
         shards = yield from _shards(container, group)
-        for chunk in _chunks(shards, LANES):
-            yield call("resettle", container, group_key(group), *chunk)
+        settled = 0
+        while settled < len(shards):
+            some = shards[settled : settled + LANES]
+            settled += yield call("resettle", container, group_key(group), *some)
     return int(answer)
+
+
+def _reap(
+    dead_limit: int, owners: Sequence[str], container: int, patience: float
+) -> Operation[int]:
+    total, cursor = 0, b"0"
+    while cursor:
+        reap = call("reap", container, dead_limit, cursor, *owners)
+        taken, cursor = yield reap._replace(retry=patience)
+        total += taken
+    return total
+
+
+def _tidy(dead_age: int, container: int, patience: float) -> Operation[int]:
+    """Tidy a container, until a chunk of dead letters is gone; whoever wants more calls again."""
+    total, cursor = 0, b"0"
+    while cursor and total < CHUNK:
+        tidy = call("tidy", container, dead_age, CHUNK, cursor)
+        removed, cursor = yield tidy._replace(retry=patience)
+        total += removed
+    return total
 
 
 def _no_agreement(queue: str) -> BrokerUnavailable:
@@ -403,6 +452,7 @@ def _shards(container: int, group: Group) -> Operation[list[bytes]]:
 
 
 def _oldest(container: int, group: Group) -> Operation[int]:
+    """Ask every lane: turns do not tell which is the oldest. 200,000 lanes take about 2 s."""
     shards = yield from _shards(container, group)
     oldest = 0
     for chunk in _chunks(shards, LANES):

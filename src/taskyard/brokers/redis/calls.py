@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -19,21 +20,25 @@ class Call(NamedTuple):
         script: what runs.
         tag: of the container of keys that it works on.
         args: what it gets, after what the driver puts in front.
+        retry: seconds for which it is tried again, where that is less than the options say.
+        timeout: seconds that its reply may take, and connecting, where that is less than the
+            options say. What was given up may be carried out late: give it only to calls that
+            change nothing.
     """
 
     script: Script
     tag: str
     args: Sequence[Argument] = ()
+    retry: float = math.inf
+    timeout: float = math.inf
 
 
-class Each(NamedTuple):
-    """Independent calls, some of which may fail: the replies have an exception where one did.
+class Each(list[Call]):
+    """Calls that are made at once, each with an outcome of its own.
 
-    Attributes:
-        calls: the calls.
+    That is its reply, or the exception with which it ended. (Of those of a plain list the first one
+    is raised.)
     """
-
-    calls: list[Call]
 
 
 class ScriptError(Exception):

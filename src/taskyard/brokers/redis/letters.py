@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -15,8 +16,8 @@ __all__ = ["Letters"]
 
 _pack = msgspec.msgpack.Encoder().encode
 
-_NONE = _pack((False, False, (), 0, False, 0, True))
-"""Asks for none, only how far their numbers go."""
+_NONE = _pack((False, False, 0, 0, 1 << 52, 0))
+"""Asks for those of no group, only how far their numbers go."""
 
 
 class Letters:
@@ -32,14 +33,12 @@ class Letters:
     def find(self, query: DeadQuery) -> Operation[list[DeadLetter]]:
         """List them, sorted within a container."""
         found: list[DeadLetter] = []
-        container, highest = HOME, HOME
-        while container <= highest and len(found) < query.limit:
-            look = _Look(container, query, query.limit - len(found), bare=False)
-            for letter in (yield from look.through()):
-                number = LETTERS.outside(container, letter[0])
-                found.append(read_letter(letter, number))
-            highest = max(highest, look.containers)
-            container += 1
+        for container, bound in (yield from self._highest()).items():
+            search = _Search(container, query, bound)
+            letters = yield from search.letters(query.limit - len(found))
+            found += [
+                read_letter(letter, LETTERS.outside(container, letter[0])) for letter in letters
+            ]
         return found
 
     def redrive(self, what: str, query: DeadQuery) -> Operation[int]:
@@ -52,12 +51,14 @@ class Letters:
         total = 0
         # What dies again meanwhile gets a higher number than these, wherever it is.
         for container, bound in (yield from self._highest()).items():
-            look = _Look(container, query, query.limit - total, bare=True, bound=bound)
-            numbers = yield from look.through() if bound else ()
-            while numbers:
-                changed, looked = yield call("redrive", container, what, *numbers[:CHUNK])
+            search = _Search(container, query, bound)
+            numbers = yield from search.numbers(query.limit - total)
+            done = 0
+            while done < len(numbers):
+                some = numbers[done : done + CHUNK]
+                changed, looked = yield call("redrive", container, what, *some)
                 total += changed
-                numbers = numbers[looked:]
+                done += looked
         return total
 
     def _highest(self) -> Operation[dict[int, int]]:
@@ -67,67 +68,83 @@ class Letters:
         while containers:
             asked = sorted(containers)
             replies = yield [call("dead", container, _NONE) for container in asked]
-            for container, (_, highest, others, *_) in zip(asked, replies, strict=True):
+            for container, (_, _, highest, others) in zip(asked, replies, strict=True):
                 bounds[container] = highest
                 containers.update(range(1, others + 1))
             containers -= bounds.keys()
         return dict(sorted(bounds.items()))
 
 
-class _Look:
-    """A search for dead letters in one container.
+class _Search:
+    """A search for dead letters in one container, by the numbers that they have there.
 
     Arguments:
         container: its number.
         query: which ones.
-        limit: how many at most.
-        bare: whether the numbers that they have there are enough.
-        bound: only up to this number there; None: up to the highest that the first call finds.
-
-    Attributes:
-        containers: how many others there are, if this is home.
+        bound: only up to this number.
     """
 
-    def __init__(
-        self,
-        container: int,
-        query: DeadQuery,
-        limit: int,
-        *,
-        bare: bool,
-        bound: int | None = None,
-    ) -> None:
-        self.containers = 0
+    def __init__(self, container: int, query: DeadQuery, bound: int) -> None:
         self._container = container
-        self._after = LETTERS.within(container, query.after)
-        wanted = None if query.upto is None else LETTERS.within(container, query.upto)
-        bounds = [number for number in (wanted, bound) if number is not None]
-        self._upto = min(bounds, default=None)
-        self._numbers: list[int] | None = None
-        if query.numbers is not None:
-            inside = map(LETTERS.inside, query.numbers)
-            self._numbers = [number for where, number in inside if where == container]
         self._filter = (query.queue or False, query.task or False)
-        self._limit = limit
-        self._bare = bare
+        self._after = LETTERS.within(container, query.after)
+        self._upto = bound
+        if query.upto is not None:
+            self._upto = min(bound, LETTERS.within(container, query.upto))
+        self._named: list[int] | None = None
+        if query.numbers is not None:
+            inside = {LETTERS.inside(number) for number in query.numbers}
+            self._named = sorted(
+                number
+                for where, number in inside
+                if where == container and self._after < number <= self._upto
+            )
 
-    def through(self) -> Operation[list[Any]]:
-        """Call by call, all that are meant."""
+    def letters(self, limit: int) -> Operation[list[Any]]:
+        """The oldest that are meant."""
+        if self._named is not None:
+            return (yield from self._read(self._named, limit))
         found: list[Any] = []
-        after, upto = self._after, self._upto
-        while len(found) < self._limit:
-            wish = (
-                *self._filter,
-                False if self._numbers is None else self._numbers,
-                after,
-                False if upto is None else upto,
-                self._limit - len(found),
-                self._bare,
-            )
-            after, upto, self.containers, *letters = yield call(
-                "dead", self._container, _pack(wish)
-            )
-            found += letters
-            if after == 0:
+        after, complete = self._after, False
+        while len(found) < limit and not complete:
+            wanted = limit - len(found)
+            numbers = yield from self._lowest(after, wanted)
+            found += yield from self._read(numbers, wanted)
+            # Some may be gone since; then there are others in their place.
+            complete = len(numbers) < wanted
+            after = numbers[-1] if numbers else after
+        return found
+
+    def numbers(self, limit: int) -> Operation[list[int]]:
+        """The numbers of the oldest that are meant, each once."""
+        if self._named is None:
+            return (yield from self._lowest(self._after, limit))
+        return (yield from self._read(self._named, limit, bare=True))
+
+    def _lowest(self, after: int, limit: int) -> Operation[list[int]]:
+        """The lowest numbers, of all groups together."""
+        found: list[int] = []
+        upto, group, passed = self._upto, 0, 0
+        while after < upto and limit > 0:
+            wish = _pack((*self._filter, after, upto, group, passed))
+            group, passed, _, _, *more = yield call("dead", self._container, wish)
+            found += more
+            if len(found) >= limit:
+                found = sorted(found)[:limit]
+                upto = found[-1]
+            if group == 0:
                 break
+        return sorted(found)
+
+    def _read(
+        self, numbers: Sequence[int], limit: int, *, bare: bool = False
+    ) -> Operation[list[Any]]:
+        """What there is of these, in their order."""
+        found: list[Any] = []
+        wish, done = _pack((*self._filter, bare)), 0
+        while done < len(numbers) and len(found) < limit:
+            some = numbers[done : done + min(CHUNK, limit - len(found))]
+            looked, *letters = yield call("letters", self._container, wish, *some)
+            found += letters
+            done += looked
         return found

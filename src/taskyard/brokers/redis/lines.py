@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -49,6 +50,8 @@ class _Line:
 
     def carry_out(self, request: Request) -> Any:
         if isinstance(request, Exchange):
+            if request.timeout is not None:
+                return self._hurry(request.parcels, request.timeout)
             return self._exchange(request.parcels)
         if isinstance(request, Drop):
             self._drop(request.address)
@@ -57,6 +60,14 @@ class _Line:
         else:
             return _look_up(request)
         return None
+
+    def _hurry(self, parcels: list[Parcel], timeout: float) -> list[list[Any] | Broken]:
+        # On connections of its own: the others wait as long as the options say.
+        line = _Line(replace(self._options, timeout=timeout))
+        try:
+            return line._exchange(parcels)
+        finally:
+            line.close()
 
     def _exchange(self, parcels: list[Parcel]) -> list[list[Any] | Broken]:
         try:
@@ -189,12 +200,11 @@ class Pool:
             value: T = end.value
             return value
 
-    def _step(self, step: Call | Each | list[Call]) -> Any:
+    def _step(self, step: Call | list[Call]) -> Any:
         if isinstance(step, Call):
             return single(self._own().step((step,)))
-        if isinstance(step, Each):
-            return self._own().step(step.calls)
-        return every(self._own().step(step))
+        outcomes = self._own().step(step)
+        return outcomes if isinstance(step, Each) else every(outcomes)
 
     def close(self) -> None:
         """Close what is idle now, and the rest when it is not used any more."""

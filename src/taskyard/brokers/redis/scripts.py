@@ -26,6 +26,7 @@ NAMES = (
     "import",
     "lanes",
     "leave",
+    "letters",
     "oldest",
     "open",
     "part",
@@ -45,7 +46,7 @@ NAMES = (
 
 UNCONFIRMED = frozenset(
     (
-        *("counts", "dead", "lanes", "oldest", "records"),
+        *("counts", "dead", "lanes", "letters", "oldest", "records"),
         *("declare", "extend", "leave", "reap", "resettle", "step", "tidy"),
     )
 )

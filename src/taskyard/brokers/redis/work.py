@@ -1,9 +1,15 @@
-"""Steps of a worker, over as many containers as its queues are in."""
+"""Steps of a worker, over as many containers as its queues are in.
+
+A container that cannot be reached, while others can, is left out of the following rounds: it would
+make the worker wait again and again, with nothing to show for it. It is asked now and then whether
+it answers, and what is to be settled there goes with the first step that gets through; until then
+it is kept here. If that takes longer than the lease, or the process ends before, the messages are
+delivered again, as after any settlement that got lost.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -24,22 +30,28 @@ from taskyard.brokers.base import (
     Want,
 )
 from taskyard.brokers.common import NO_ATTEMPT
-from taskyard.brokers.redis.calls import Argument, Call
+from taskyard.brokers.redis.calls import Argument, Call, Each
+from taskyard.brokers.redis.outages import Outages
 from taskyard.brokers.redis.placement import TOKENS, Placements, call
 from taskyard.brokers.redis.replies import group_key, read_claim, read_group
 from taskyard.errors import BrokerError
 
 __all__ = ["Steps"]
 
-log = logging.getLogger("taskyard.redis")
-
 _pack = msgspec.msgpack.Encoder().encode
+ANSWER = 0.5
+"""Seconds that the answer may take, while others wait."""
+HASTE = 0.1
+"""Seconds for which calls are tried again while some container cannot be reached."""
+
 _FIRST_BLOB = 5
 """The index in ARGV behind the packed part."""
 
 
 class Steps:
     """Makes the steps of workers.
+
+    They may share it within a process: what one could not settle, another may.
 
     Arguments:
         placements: where queues are.
@@ -53,9 +65,14 @@ class Steps:
         self._afar = afar
         self._turn = 0
         self._asleep: dict[str, set[int]] = {}
+        self._outages = Outages()
 
     def step(self, settlements: Sequence[Settlement], want: Want | None) -> Operation[Step]:
-        """See `Broker.step`. It is atomic within a container."""
+        """See `Broker.step`. It is atomic within a container.
+
+        A settlement for one that cannot be reached, while others can, is made in a later step,
+        which then also tells if it was lost.
+        """
         settled: dict[int, list[Settlement]] = defaultdict(list)
         for item in settlements:
             settled[TOKENS.inside(item.token)[0]].append(item)
@@ -74,7 +91,8 @@ class Steps:
     def _step(self, settled: dict[int, list[Settlement]], want: Want) -> Operation[Step]:
         groups = yield from self._groups(want)
         served = list(groups) or [0]
-        if len(served) == 1 and settled.keys() <= groups.keys():
+        alone = len(served) == 1 and served[0] not in self._outages
+        if alone and settled.keys() <= groups.keys():
             [container] = served
             if want.listener is not None:
                 self._asleep.setdefault(want.listener, set()).add(container)
@@ -92,13 +110,14 @@ class Steps:
         return groups
 
     def _settle_only(self, settled: dict[int, list[Settlement]]) -> Operation[Step]:
-        # Who settles nothing asks what comes next, wherever it is.
-        containers = list(settled) or self._placements.containers()
-        calls = [
-            self._call(container, settled.get(container, ()), None) for container in containers
-        ]
-        replies = yield calls
-        return _joined([self._read(*pair, None) for pair in zip(containers, replies, strict=True)])
+        containers = self._placements.containers()
+        if not settled:  # who settles nothing asks what comes next, wherever it is
+            replies = yield [self._call(container, (), None) for container in containers]
+            return _joined(
+                [self._read(*pair, None) for pair in zip(containers, replies, strict=True)]
+            )
+        order = [*settled, *(other for other in containers if other not in settled)]
+        return _joined((yield from self._go_round(order, settled, None, {})))
 
     def _visit(
         self,
@@ -111,38 +130,78 @@ class Steps:
         rest = [container for container in groups if container not in settled]
         shift = self._turn % max(1, len(rest))
         order = [*settled, *rest[shift:], *rest[:shift]]
+        steps = yield from self._go_round(order, settled, want, groups)
+        if any(step.claims for step in steps):
+            if want.listener is not None:
+                yield from self._stay_awake(want.listener, ())
+            return _joined(steps)
+        if want.listener is not None:
+            steps += yield from self._fall_asleep(want, groups)
+        step = _joined(steps)
+        if (seconds := self._outages.pause(groups)) is not None:
+            again = step.now + round(seconds * 1e6)
+            step.next_at = min(step.next_at or again, again)
+        return step
+
+    def _go_round(
+        self,
+        order: Sequence[int],
+        settled: dict[int, list[Settlement]],
+        want: Want | None,
+        groups: dict[int, list[GroupWant]],
+    ) -> Operation[list[Step]]:
+        """Make a step in one container after the other, but not where it cannot be reached.
+
+        What is to be settled there is kept, for the first step that gets through.
+
+        Raises:
+            BrokerError: none can be reached, and nothing was settled; or one cannot be reached, and
+                there is nothing to claim for who drains the others.
+        """
+        left = list(order)
+        reachable = yield from self._reachable(left)
         steps: list[Step] = []
         found: list[Claim] = []
-        for container in order:
-            wish = _remaining(want, groups.get(container, ()), found)
-            if wish is None and container not in settled:
+        while left:
+            container = left.pop(0)
+            wish = want and _remaining(want, groups.get(container, ()), found)
+            needed = wish is not None or container in settled or container in self._outages
+            if container not in reachable or not needed:
                 continue
             try:
-                reply = yield self._call(container, settled.get(container, ()), wish)
+                step = yield from self._try(container, settled.get(container, ()), wish)
             except BrokerError as error:
-                if not found or container in settled:
+                near = [one for one in left if one in reachable]
+                reachable = yield from self._look_around(container, error, near, bool(steps))
+                if not steps and not reachable:
                     raise
-                # What was claimed elsewhere would wait for the end of its lease.
-                log.warning("a partition cannot be reached, others can: %s", error)
-                break
-            steps.append(self._read(container, reply, wish))
-            found += steps[-1].claims
-        if want.listener is not None:
-            if not found:
-                steps += yield from self._fall_asleep(want, groups)
             else:
-                with contextlib.suppress(BrokerError):  # it may be woken in vain, no more
-                    yield from self._stay_awake(want.listener, ())
-        return _joined(steps)
+                steps.append(step)
+                found += step.claims
+                settled.pop(container, None)
+        if want is not None and want.drain and not found:
+            # Who works until nothing is left must not take it for empty.
+            self._outages.check(order)
+        for container, kept in settled.items():
+            self._outages.keep(container, kept)
+        return steps
 
     def _fall_asleep(self, want: Want, groups: dict[int, list[GroupWant]]) -> Operation[list[Step]]:
         listener = want.listener or ""
         steps: list[Step] = []
         asleep = self._asleep.setdefault(listener, set())
-        for container, served in groups.items():
-            wish = msgspec.structs.replace(want, groups=served)
-            reply = yield self._call(container, (), wish)
-            steps.append(self._read(container, reply, wish))
+        left = list(groups)
+        while left:
+            container = left.pop(0)
+            if container in self._outages:
+                continue
+            wish = msgspec.structs.replace(want, groups=groups[container])
+            try:
+                steps.append((yield from self._try(container, (), wish)))
+            except BrokerError as error:
+                near = [one for one in left if one not in self._outages]
+                yield from self._look_around(container, error, near, True)
+                continue
             if steps[-1].claims:
                 asleep.discard(container)
                 yield from self._stay_awake(listener, (container,))
@@ -153,8 +212,80 @@ class Steps:
     def _stay_awake(self, listener: str, but: Sequence[int]) -> Operation[None]:
         """Who works must not be woken in place of somebody who sleeps."""
         asleep = self._asleep.pop(listener, set()).difference(but)
-        if asleep:
-            yield [call("leave", container, listener) for container in sorted(asleep)]
+        later = {container for container in asleep if container in self._outages}
+        if later:
+            self._asleep[listener] = later
+        if asleep := asleep - later:
+            with contextlib.suppress(BrokerError):  # it may be woken in vain, no more
+                yield [
+                    call("leave", container, listener)._replace(retry=HASTE)
+                    for container in sorted(asleep)
+                ]
+
+    # Who can be reached
+
+    def _try(
+        self, container: int, settlements: Sequence[Settlement], want: Want | None
+    ) -> Operation[Step]:
+        """Make a step in a container, with what was kept for it."""
+        kept = self._outages.take(container)
+        one = self._call(container, [*kept, *settlements], want)
+        if self._outages:  # the others shall not wait for it again
+            one = one._replace(retry=HASTE)
+        try:
+            reply = yield one
+        except BaseException:
+            self._outages.give_back(container, kept)
+            raise
+        self._outages.end(container)
+        return self._read(container, reply, want)
+
+    def _reachable(self, containers: Sequence[int]) -> Operation[set[int]]:
+        """Those that are not left out, and those that answer again."""
+        if not self._outages:
+            return set(containers)
+        away = [container for container in containers if container in self._outages]
+        near = set(containers).difference(away)
+        # If nobody else is there, nobody is kept waiting.
+        asked = [one for one in away if not near or self._outages.pause([one]) == 0]
+        failed = yield from self._ask(asked)
+        self._outages.begin(failed)
+        answering = near.union(asked).difference(failed)
+        if not answering and failed:
+            raise next(iter(failed.values()))
+        return answering
+
+    def _look_around(
+        self, container: int, error: BrokerError, near: Sequence[int], others: bool
+    ) -> Operation[set[int]]:
+        """Ask who of those that are to be visited yet can be reached, after one could not.
+
+        Otherwise each of those that were on the same server would cost as much.
+
+        Arguments:
+            container: which could not be reached.
+            error: why.
+            near: those that are to be visited yet.
+            others: whether another was reached.
+        """
+        failed = yield from self._ask(near)
+        reachable = set(near).difference(failed)
+        if others or reachable:  # else there is nobody for whose sake to leave them out
+            self._outages.begin({container: error} | failed)
+        return reachable
+
+    def _ask(self, containers: Sequence[int]) -> Operation[dict[int, BrokerError]]:
+        """Ask containers at once whether they are there; the errors of those that are not."""
+        self._outages.postpone(containers)  # somebody else may come here meanwhile
+        if not containers:
+            return {}
+        ask = [call("records", one, "")._replace(retry=HASTE, timeout=ANSWER) for one in containers]
+        outcomes = yield Each(ask)
+        return {
+            container: outcome
+            for container, outcome in zip(containers, outcomes, strict=True)
+            if isinstance(outcome, BrokerError)
+        }
 
     def forget(self, listener: str) -> list[int]:
         """The containers where a listener that ends is registered."""
@@ -227,7 +358,7 @@ def _joined(steps: Sequence[Step]) -> Step:
     return Step(
         [token for step in steps for token in step.lost],
         [claim for step in steps for claim in step.claims],
-        max(step.now for step in steps),
+        max((step.now for step in steps), default=0),
         min(times, default=0),
         any(step.suspects for step in steps),
     )

@@ -157,7 +157,12 @@ class SQLiteBroker:
             self._probe("claim committed")
         return reply
 
-    def extend(self, tokens: Sequence[int], lease: int) -> Operation[list[int]]:
+    def extend(
+        self,
+        tokens: Sequence[int],
+        lease: int,
+        unknown: list[int] | None = None,  # noqa: ARG002 - all is one partition
+    ) -> Operation[list[int]]:
         """See `Broker.extend`."""
         lost: list[int] = yield Write(partial(_extend, tokens=tokens, lease=lease))
         return lost

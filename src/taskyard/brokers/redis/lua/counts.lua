@@ -1,23 +1,42 @@
--- counts: the numbers of all groups, but for their oldest message.
+-- counts: the numbers of groups, but for their oldest message, page by page.
 --
 -- KEYS  1: the container
 -- ARGV  1 slot, 2 number, 3 clock
--- Reply per group {group key, 1 if declared, dead letters, parked lanes, some of their shards,
---       {counter, number…}, bytes of memory, about}
+--       4   gid after which to go on, 0 to begin
+-- Reply {gid to go on after, 0 at the end; per group
+--       {group key, 1 if declared, dead letters, parked lanes, some of their shards,
+--       {counter, number…}, bytes of memory, about}…}
 -- include usage
 
-local SOME = 1000
+-- How many groups one call looks at; those of many parked lanes fill a page earlier.
+local GROUPS, SHARDS = 50, 1000
 
-local reply = {}
-for _, gid in ipairs(call('HKEYS', T .. ':names')) do
-    local group, parked = group_of(gid), T .. ':p:' .. gid
-    local number, counters = call('SCARD', parked), {}
-    local numbers = call('HGETALL', T .. ':g:' .. gid)
+-- Gids are given out one after the other and never again: no group is in two pages.
+local after = tonumber(ARGV[4])
+local last = tonumber(call('HGET', META, 'groups') or 0)
+local reply, named = {0}, 0
+
+local function numbers_of(group)
+    local gid, counters = group.gid, {}
+    local parked = T .. ':p:' .. gid
+    local number, numbers = call('SCARD', parked), call('HGETALL', T .. ':g:' .. gid)
     for index = 1, #numbers, 2 do
         counters[numbers[index]] = numbers[index + 1]
     end
-    reply[#reply + 1] = {group.key, group.declared and 1 or 0, call('ZCARD', T .. ':d:' .. gid),
-        number, number > 0 and call('SRANDMEMBER', parked, SOME) or {},
+    local shards = number > 0 and call('SRANDMEMBER', parked, SHARDS) or {}
+    named = named + #shards
+    return {group.key, group.declared and 1 or 0, call('ZCARD', dead_key(gid)), number, shards,
         numbers, math.floor(group_usage(group, counters))}
+end
+
+for gid = after + 1, last do
+    if gid > after + GROUPS or named >= SHARDS then
+        reply[1] = gid - 1
+        break
+    end
+    local key = call('HGET', T .. ':names', gid)
+    if key then -- else whoever made it failed halfway
+        reply[#reply + 1] = numbers_of(known_group(key))
+    end
 end
 return reply

@@ -1,71 +1,62 @@
--- dead: list dead letters, oldest first, as far as one call gets.
+-- dead: find the numbers of dead letters, group by group, as far as one call gets.
 --
 -- KEYS  1: the container
 -- ARGV  1 slot, 2 number, 3 clock
---       4   packed: {queue or false, task or false, numbers or false, after, upto or false,
---           limit, whether the numbers are enough}
--- Reply {number up to which it looked, 0 when that was all; `upto`, or the highest number that
---       there ever was; home says here how many other containers there are;
---       number or {number, group key, task, shard, priority, id, failure, losses, deliveries,
---       attempts, since, at, body}…}
+--       4   packed: {queue or false, task or false, after, upto or false, gid, number}
+--           after, upto: only numbers above this one, and up to that one
+--           gid, number: the group, and after which of its letters, to go on; 0, 0 to begin
+-- Reply {gid, number to go on with; 0, 0 at the end; the highest number that there ever was;
+--       home says here how many other containers there are; numbers, of each group in order…}
 -- include letters
 
-local LOOKED, BYTES = 500, 4194304
+-- How many numbers one call looks at, in how many groups; bytes of letters that it reads.
+local LOOKED, GROUPS, BYTES = 500, 250, 4194304
 
-local queue, task, numbers, after, upto, limit, bare = unpack(cmsgpack.unpack(ARGV[4]))
+local queue, task, after, upto, first, passed = unpack(cmsgpack.unpack(ARGV[4]))
 
-upto = upto or tonumber(call('HGET', META, 'dead') or 0)
+local found = call('HMGET', META, 'dead', 'containers', 'groups')
+local last = tonumber(found[3] or 0)
+local reply = {0, 0, tonumber(found[1] or 0), tonumber(found[2] or 0)}
+local looked, bytes = 0, 0
 
-local function is_of_queue(group)
-    return not queue or group.key:sub(1, #queue + 1) == queue .. '\0'
+local function is_of_queue(gid)
+    return not queue or queue_of(call('HGET', T .. ':names', gid) or '') == queue
 end
 
--- The next numbers of all groups, in order, and the one up to which there is none beside them.
-local function candidates()
-    local found, whole = {}, math.huge
-    for _, gid in ipairs(call('HKEYS', T .. ':names')) do
-        if is_of_queue(group_of(gid)) then
-            local some = call('ZRANGEBYSCORE', dead_key(gid), '(' .. text(after),
-                text(upto), 'LIMIT', 0, LOOKED)
-            for _, number in ipairs(some) do
-                found[#found + 1] = tonumber(number)
-            end
-            if #some == LOOKED then
-                whole = math.min(whole, tonumber(some[LOOKED]))
-            end
-        end
+local function is_of_task(number)
+    if not task then
+        return true
     end
-    table.sort(found)
-    return found, whole
+    local packed = call('HGET', LETTERS, number)
+    bytes = bytes + #(packed or '')
+    return packed and cmsgpack.unpack(packed)[2] == task
 end
 
-local function named()
-    local found = {}
+-- Returns the number at which it had looked at enough, nil if there are no more in the group.
+local function look_into(gid, above)
+    local numbers = call('ZRANGEBYSCORE', dead_key(gid), '(' .. text(above),
+        upto and text(upto) or '+inf', 'LIMIT', 0, LOOKED - looked)
     for _, number in ipairs(numbers) do
-        if number > after and number <= upto then
-            found[#found + 1] = number
+        looked = looked + 1
+        if is_of_task(number) then
+            reply[#reply + 1] = tonumber(number)
+        end
+        if looked == LOOKED or bytes > BYTES then
+            return tonumber(number)
         end
     end
-    table.sort(found)
-    return found, math.huge
 end
 
-local found, whole = (numbers and named or candidates)()
-local containers = tonumber(call('HGET', META, 'containers') or 0)
-local reply, bytes, looked = {0, upto, containers}, 0, 0
-for _, number in ipairs(found) do
-    if number > whole or #reply - 2 > limit or bytes > BYTES then
-        reply[1] = looked
-        return reply
+for gid = math.max(1, first), last do
+    if gid >= first + GROUPS then
+        reply[1] = gid
+        break
     end
-    looked = number
-    local packed = call('HGET', LETTERS, text(number))
-    local letter = packed and cmsgpack.unpack(packed)
-    local group = letter and group_of(letter[1])
-    if letter and is_of_queue(group) and (not task or letter[2] == task) then
-        reply[#reply + 1] = bare and number or {number, group.key, unpack(letter, 2)}
-        bytes = bytes + (bare and 0 or #packed)
+    local above = gid == first and math.max(after, passed) or after
+    local number = is_of_queue(text(gid)) and look_into(text(gid), above)
+    if number then
+        reply[1], reply[2] = gid, number
+        break
     end
 end
-reply[1] = whole < math.huge and looked or 0
 return reply

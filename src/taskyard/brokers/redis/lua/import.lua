@@ -72,8 +72,7 @@ end
 function bring.x(group, letter, record)
     local dead = text(call('HINCRBY', META, 'dead', 1))
     letter[1] = group.gid
-    call('HSET', LETTERS, dead, cmsgpack.pack(letter))
-    call('ZADD', dead_key(group.gid), dead, dead)
+    store_letter(dead, letter)
     if call('ZCARD', dead_key(group.gid)) > limit then
         drop_letter(group.gid, call('ZRANGE', dead_key(group.gid), 0, 0)[1])
         count(group, 'dead_dropped', 1)

@@ -53,6 +53,16 @@ function sift.due(_, found)
     end
 end
 
+function sift.claims(_, found)
+    for index = 1, #found, 2 do
+        local packed = call('LINDEX', T .. ':c:' .. found[index], 0)
+        local key, _, _, _, parts = unpack(packed and cmsgpack.unpack(packed) or {''})
+        if queue_of(key) == queue then
+            note_claim(found[index], known_group(key), parts)
+        end
+    end
+end
+
 local plan = {}
 for _, group in ipairs(groups_of(queue)) do
     plan[#plan + 1] = {'r:' .. group.gid, 'ZSCAN', group.ready_key, group}
@@ -60,6 +70,7 @@ for _, group in ipairs(groups_of(queue)) do
     plan[#plan + 1] = {'d:' .. group.gid, 'ZSCAN', dead_key(group.gid), group}
 end
 plan[#plan + 1] = {'due', 'ZSCAN', DUE_KEY}
+plan[#plan + 1] = {'claims', 'ZSCAN', T .. ':claims'}
 
 local cursor, item, found = page_of(plan, ARGV[6], ARGV[7])
 sift[item[1]:match('^%a+')](item[4], found)

@@ -1,45 +1,54 @@
--- tidy: remove a bounded number of old dead letters, and of sleepers that never came back.
+-- tidy: remove a bounded number of old dead letters; when there are none, of sleepers that never
+-- came back, page by page.
 --
 -- KEYS  1: the container
 -- ARGV  1 slot, 2 number, 3 clock
 --       4   microseconds for which a dead letter is kept
 --       5   how many to remove at most
--- Reply how many dead letters were removed
+--       6   cursor, '0' to begin
+-- Reply {how many dead letters were removed; cursor to go on with, '' at the end}
 -- include letters
 
 -- A sleeper that lives registers again every few seconds.
 local FORGOTTEN = 3600 * 1000000
+-- How many sleepers it looks at, about, and after how many lines that it took them from it stops.
+local PAGE, LINES = 100, 1000
 
 local saved = remembered()
 if saved then
-    return tonumber(saved)
+    return cmsgpack.unpack(saved)
 end
 
-local age, limit, removed = tonumber(ARGV[4]), tonumber(ARGV[5]), 0
+local function drop_old(before, limit)
+    local found = call('ZRANGEBYSCORE', BURIED, '-inf', before, 'LIMIT', 0, limit)
+    for _, member in ipairs(found) do
+        local gid, number = member:match('^(%d+):(%d+)$')
+        drop_letter(gid, number)
+        count(group_of(gid), 'dead_dropped', 1)
+    end
+    return #found
+end
 
-local function drop_old(group)
-    for _, number in ipairs(call('ZRANGE', dead_key(group.gid), 0, limit - removed - 1)) do
-        local packed = call('HGET', LETTERS, number)
-        if packed and cmsgpack.unpack(packed)[11] + age > now then
-            return
+-- Returns the next cursor, '' at the end; the same once more if there was too much to do.
+local function forget_old(cursor)
+    local found, lines = call('HSCAN', SLEEPERS, cursor, 'COUNT', PAGE), 0
+    for index = 1, #found[2], 2 do
+        if cmsgpack.unpack(found[2][index + 1])[4] + FORGOTTEN < now then
+            if lines >= LINES then
+                return cursor
+            end
+            local sleeper = forget_sleeper(found[2][index])
+            lines = lines + #(sleeper and sleeper[2] or {})
         end
-        drop_letter(group.gid, number)
-        count(group, 'dead_dropped', 1)
-        removed = removed + 1
     end
+    return found[1] ~= '0' and found[1] or ''
 end
 
-for _, gid in ipairs(call('HKEYS', T .. ':names')) do
-    if removed < limit then
-        drop_old(group_of(gid))
-    end
-end
-local found = call('HSCAN', SLEEPERS, 0, 'COUNT', limit)[2]
-for index = 1, #found, 2 do
-    if cmsgpack.unpack(found[index + 1])[4] + FORGOTTEN < now then
-        forget_sleeper(found[index])
-    end
+local limit, cursor = tonumber(ARGV[5]), ARGV[6]
+local removed = drop_old(now - tonumber(ARGV[4]), limit)
+if removed < limit then
+    cursor = forget_old(cursor)
 end
 store()
-remember(removed)
-return removed
+remember(cmsgpack.pack({removed, cursor}))
+return {removed, cursor}

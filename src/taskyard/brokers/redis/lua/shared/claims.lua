@@ -19,11 +19,13 @@ local function store_claim(token, header, entries)
         values[index + 1] = entry
     end
     spread('RPUSH', claim_key(token), values)
+    note_claim(token, known_group(header[1]), header[5])
 end
 
 local function close_claim(token, group, number)
     call('UNLINK', claim_key(token))
     call('ZREM', CLAIMS, text(token))
+    note_claim(token, group, {})
     count(group, 'running', -number)
 end
 
@@ -185,6 +187,9 @@ local function take_back(token, limit)
     local stored = call('LRANGE', claim_key(token), 0, -1)
     if not stored[1] then -- somebody else removed it; the others must not stand still for it
         call('ZREM', CLAIMS, text(token))
+        for _, queue in ipairs(call('HKEYS', T .. ':epochs')) do
+            call('SREM', T .. ':back:' .. queue, text(token))
+        end
         return
     end
     local key, _, _, number, parts = unpack(cmsgpack.unpack(stored[1]))

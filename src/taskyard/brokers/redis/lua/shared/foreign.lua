@@ -2,7 +2,7 @@
 -- include container
 
 local KINDS = {meta = 'hash', groups = 'hash', names = 'hash', places = 'hash', letters = 'hash',
-    sleepers = 'hash', later = 'zset', due = 'zset', claims = 'zset'}
+    sleepers = 'hash', later = 'zset', due = 'zset', claims = 'zset', buried = 'zset'}
 
 -- The first key that is not of the type that it has here, nil if all are right.
 local function foreign_key()

@@ -1,18 +1,28 @@
 -- Dead letters.
 --
 -- T:d:<gid>   zset  number -> number
+-- T:buried    zset  gid:number -> when it was buried: by number they are not in that order, as some
+--                   come from other containers
 -- T:letters   hash  number -> packed: gid, task, shard, priority, id, failure, losses,
 --                   deliveries, attempts, since, at, body
 -- include sleepers
 
-local LETTERS = T .. ':letters'
+local LETTERS, BURIED = T .. ':letters', T .. ':buried'
 
 local function dead_key(gid)
     return T .. ':d:' .. gid
 end
 
+local function store_letter(number, letter)
+    local gid, at = letter[1], letter[11]
+    call('HSET', LETTERS, number, cmsgpack.pack(letter))
+    call('ZADD', dead_key(gid), number, number)
+    call('ZADD', BURIED, at, gid .. ':' .. number)
+end
+
 local function drop_letter(gid, number)
     call('ZREM', dead_key(gid), number)
+    call('ZREM', BURIED, gid .. ':' .. number)
     if group_of(gid).phase == LEAVING then
         call('ZREM', T .. ':x:' .. gid, number)
     end
@@ -24,9 +34,8 @@ end
 local function bury(group, shard, priority, message, failure, losses, id, task, limit)
     local number = text(call('HINCRBY', META, 'dead', 1))
     task = task ~= '' and task or group.key:match('%z(.*)')
-    call('HSET', LETTERS, number, cmsgpack.pack({group.gid, task, shard, priority, id, failure,
-        losses, message.deliveries, message.attempts, message.since, now, message.body}))
-    call('ZADD', dead_key(group.gid), number, number)
+    store_letter(number, {group.gid, task, shard, priority, id, failure, losses,
+        message.deliveries, message.attempts, message.since, now, message.body})
     if leaves(group, shard) then
         call('ZADD', T .. ':x:' .. group.gid, number, number)
     end

@@ -2,6 +2,7 @@
 --
 -- T:m:<gid>        set   shards of which something is to leave
 -- T:x:<gid>        zset  numbers of dead letters that are to leave
+-- T:back:<queue>   set   tokens of open claims that can bring something back that is to leave
 -- T:away:<queue>   zset  as `T:due`: messages outside their lanes that are to leave
 -- T:slot:<queue>   packed {number, things}: what is on its way; see export.lua
 -- T:imported       hash  queue -> number of the last that came
@@ -24,6 +25,21 @@ end
 
 local function leaves(group, shard)
     return group.phase == LEAVING and crc32(shard) % group.partitions ~= group.index
+end
+
+-- Notes whether an open claim of these lanes can bring something back that is to leave.
+local function note_claim(token, group, parts)
+    if group.phase ~= LEAVING then
+        return
+    end
+    local command = 'SREM'
+    for _, part in ipairs(parts) do
+        if leaves(group, part[1]) then
+            command = 'SADD'
+            break
+        end
+    end
+    call(command, T .. ':back:' .. queue_of(group.key), text(token))
 end
 
 local function away_key(group)

@@ -1,4 +1,5 @@
--- Usage: about how many bytes the messages of a group take. Lanes are sampled.
+-- Usage: about how many bytes the messages of a group take. Lanes and their
+-- priorities are sampled.
 -- include letters
 
 local SAMPLED = 8
@@ -18,12 +19,15 @@ local function lane_usage(group, shards, lanes)
     local bytes, sampled = 0, 0
     for _, shard in ipairs(shards) do
         local lane = lane_of(group, shard)
-        for _, priority in ipairs(lane.priorities) do
-            bytes = bytes + usage(list_key(lane, priority))
+        local number, of_lane = math.min(#lane.priorities, SAMPLED), 0
+        for index = 1, number do
+            local priority = lane.priorities[index]
+            of_lane = of_lane + usage(list_key(lane, priority))
             if contains(lane.back, priority) then
-                bytes = bytes + usage(back_key(lane, priority))
+                of_lane = of_lane + usage(back_key(lane, priority))
             end
         end
+        bytes = bytes + of_lane * #lane.priorities / number
         sampled = sampled + 1
     end
     return sampled > 0 and bytes / sampled * lanes or 0
@@ -38,5 +42,6 @@ local function group_usage(group, counters)
     bytes = bytes + usage(group.ready_key) + usage(group.state_key) + usage(group.filling_key)
     bytes = bytes + share(DUE_KEY, 'ZCARD', tonumber(counters.delayed or 0))
     local dead = call('ZCARD', dead_key(group.gid))
-    return bytes + share(LETTERS, 'HLEN', dead) + usage(dead_key(group.gid))
+    bytes = bytes + share(LETTERS, 'HLEN', dead) + share(BURIED, 'ZCARD', dead)
+    return bytes + usage(dead_key(group.gid))
 end
