@@ -42,8 +42,6 @@ CatchUp = Literal["latest", "earliest", "all", "none"]
 CATCH_UPS: tuple[CatchUp, ...] = get_args(CatchUp)
 """Which of the instants that were missed are made up for: see `due`."""
 
-AT_ONCE = 100
-"""Instants that are made up for by one step."""
 GRACE = 10_000_000
 """Microseconds for which an instant does not count as missed."""
 
@@ -226,11 +224,11 @@ class Due(NamedTuple):
     """What is to be done now.
 
     Attributes:
-        instants: those to make up for, in order.
-        following: the next one; None: there is none any more.
+        instant: the one to do; None: none.
+        following: the next one, which may have come already; None: there is none any more.
     """
 
-    instants: tuple[int, ...]
+    instant: int | None
     following: int | None
 
 
@@ -242,28 +240,16 @@ def due(when: When, pending: int, now: int, catch_up: CatchUp = "latest") -> Due
         pending: the first of them that was not done.
         now: microseconds.
         catch_up: what is made up for of the instants that were missed, because nobody was there:
-            the latest, the earliest, all of them (some at a time), or none, that is only what
+            the latest, the earliest, all of them one after the other, or none, that is only what
             became due within the last ten seconds.
     """
     if pending > now:
-        return Due((), pending)
+        return Due(None, pending)
     if catch_up == "all":
-        instants = _all_due(when, pending, now)
-        return Due(instants, when.following(instants[-1]))
+        return Due(pending, when.following(pending))
     instant = pending if catch_up == "earliest" else max(pending, when.latest(now) or 0)
-    instants = (instant,)
-    if catch_up == "none" and instant < now - GRACE:
-        instants = ()
-    return Due(instants, when.following(now))
-
-
-def _all_due(when: When, pending: int, now: int) -> tuple[int, ...]:
-    instants: list[int] = []
-    following: int | None = pending
-    while following is not None and following <= now and len(instants) < AT_ONCE:
-        instants.append(following)
-        following = when.following(following)
-    return tuple(instants)
+    missed = catch_up == "none" and instant < now - GRACE
+    return Due(None if missed else instant, when.following(now))
 
 
 # What users write

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from taskyard.brokers.base import Broker
 from taskyard.errors import WorkerError
+from taskyard.scheduling import Plan
 from taskyard.task import Task
 from taskyard.worker.settings import WorkerSettings
 from taskyard.worker.worker import Worker
@@ -77,6 +78,7 @@ class TaskSource(Protocol):
 
     broker: Broker
     tasks: dict[str, Task[..., Any]]
+    plans: dict[str, Plan]
 
     def close(self) -> None:
         """Close what is open."""
@@ -147,7 +149,12 @@ def serve(
         The worker, after its end.
     """
     worker = Worker(
-        source.broker, list(source.tasks.values()), settings, owner=owner, progress=progress
+        source.broker,
+        list(source.tasks.values()),
+        settings,
+        owner=owner,
+        progress=progress,
+        plans=source.plans,
     )
 
     async def main() -> None:

@@ -31,6 +31,7 @@ class WorkerSettings:
         health_file: a file that is touched while every process makes progress; needs a supervisor.
         inboxes: take in what other programs push into the inboxes of the queues, where the broker
             has some.
+        schedules: do what is due by schedules, those of the yard and all others in the broker.
         fail_fast: a message that ends as a dead letter ends the worker, with an error.
     """
 
@@ -45,6 +46,7 @@ class WorkerSettings:
     max_memory: int | None = None
     health_file: str | None = None
     inboxes: bool = True
+    schedules: bool = True
     fail_fast: bool = False
 
     def __post_init__(self) -> None:

@@ -18,11 +18,13 @@ import msgspec
 from taskyard.brokers.base import AsyncDriver, Broker, Dead, Group
 from taskyard.brokers.lane import GroupPolicy
 from taskyard.errors import BrokerError, BrokerInaccessible, BrokerUnavailable, WorkerError
+from taskyard.scheduling import Plan
 from taskyard.task import Task
 from taskyard.worker.courier import Courier
 from taskyard.worker.instances import Instances
 from taskyard.worker.isolation import Isolation
 from taskyard.worker.pool import RECONNECT, Pool
+from taskyard.worker.scheduler import Scheduler
 from taskyard.worker.settings import WorkerSettings
 
 __all__ = ["Worker", "make_owner"]
@@ -46,6 +48,7 @@ class Worker:
         settings: how to work.
         owner: its name in the broker.
         progress: called after every successful exchange with the broker.
+        plans: the schedules that the program declares, by name.
 
     Raises:
         WorkerError: there are no tasks, or a queue has none.
@@ -59,8 +62,10 @@ class Worker:
         *,
         owner: str | None = None,
         progress: Callable[[], None] = lambda: None,
+        plans: Mapping[str, Plan] | None = None,
     ) -> None:
         self.broker = broker
+        self._plans = plans or {}
         self.settings = settings
         self.owner = owner or make_owner()
         self.messages = 0
@@ -116,6 +121,8 @@ class Worker:
                 asyncio.create_task(self._tidy(driver)),
                 asyncio.create_task(self._end_grace()),
             ]
+            if self.settings.schedules:
+                helpers += await self._start_scheduler(driver)
             try:
                 await self._serve(driver, threads, instances)
             finally:
@@ -242,6 +249,13 @@ class Worker:
                 return
 
     # Beside the pools
+
+    async def _start_scheduler(self, driver: AsyncDriver) -> list[asyncio.Task[None]]:
+        scheduler = Scheduler(self.broker.schedules, driver, self._plans)
+        if self.settings.burst:
+            await scheduler.fire_due()
+            return []
+        return [asyncio.create_task(scheduler.run())]
 
     def _make_couriers(self, driver: AsyncDriver) -> list[Courier]:
         inboxes, made = self.broker.inboxes, []

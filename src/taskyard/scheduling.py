@@ -1,0 +1,163 @@
+"""What a stored schedule means, and what to do when it is due: pure functions."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from zlib import crc32
+
+import msgspec
+
+from taskyard.brokers.base import Group, Put
+from taskyard.brokers.schedules import Schedule
+from taskyard.errors import PolicyError
+from taskyard.message import Envelope, is_text
+from taskyard.schedule import CatchUp, Due, When, due
+
+__all__ = ["Plan", "checked_schedule_name", "declared", "fire", "read_plan", "resumed"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LONGEST_NAME = 150
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What a schedule puts, and when: its `Schedule.rule`, decoded.
+
+    Attributes:
+        when: its instants.
+        queue: of the group that it puts to.
+        group: the group's name.
+        body: a message, whose id is replaced.
+        shard: of its messages.
+        priority: of its messages.
+        record_ttl: microseconds for which its records are kept; 0: it has none.
+        member: the task, if it shares an order group with others.
+        catch_up: what is made up for after instants were missed.
+        jitter: microseconds by which a message may be put off at most.
+    """
+
+    when: When
+    queue: str
+    group: str
+    body: bytes
+    shard: str = ""
+    priority: int = 0
+    record_ttl: int = 0
+    member: str = ""
+    catch_up: CatchUp = "latest"
+    jitter: int = 0
+
+    def packed(self) -> bytes:
+        """As it is stored."""
+        return _encode(self)
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return self.member or self.group
+
+    def message_id(self, name: str, instant: int) -> str:
+        """The id of the message of an instant, which says what it comes from."""
+        moment = (_EPOCH + timedelta(microseconds=instant)).isoformat()
+        return f"{name}@{moment.replace('+00:00', 'Z')}"
+
+    def put(self, name: str, instant: int, message_id: str = "") -> Put:
+        """Make the message of an instant.
+
+        Arguments:
+            name: of the schedule.
+            instant: microseconds.
+            message_id: its id, if it is not to be made of the two.
+        """
+        message_id = message_id or self.message_id(name, instant)
+        envelope = _read_envelope(self.body)
+        body = _encode_envelope(Envelope(message_id, envelope.payload, envelope.task))
+        delayed = crc32(f"{name}@{instant}".encode()) % (self.jitter + 1)
+        return Put(
+            Group(self.queue, self.group),
+            [body],
+            self.shard,
+            self.priority,
+            due=instant + delayed if delayed else 0,
+            ids=[message_id] if self.record_ttl else None,
+            record_ttl=self.record_ttl,
+            member=self.member,
+        )
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Plan).decode
+_read_envelope = msgspec.msgpack.Decoder(Envelope[msgspec.Raw]).decode
+_encode_envelope = msgspec.msgpack.Encoder().encode
+
+
+def read_plan(schedule: Schedule) -> Plan:
+    """Read what a schedule means.
+
+    Raises:
+        ValueError: it was stored by a program that knows more than this one.
+    """
+    return _decode(schedule.rule)
+
+
+def checked_schedule_name(name: object) -> str:
+    """Check the name of a schedule.
+
+    Raises:
+        PolicyError: it is no short printable text.
+    """
+    good = isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME
+    if not good or not str(name).isprintable() or not is_text(str(name)):
+        raise PolicyError(
+            f"a schedule's name must be 1 to {_LONGEST_NAME} printable characters, not {name!r}"
+        )
+    return str(name)
+
+
+def declared(stored: Schedule | None, name: str, plan: Plan, now: int) -> Schedule | None:
+    """Say how a schedule is to be stored that a program declares.
+
+    Arguments:
+        stored: as it is stored; None: it is not.
+        name: its own.
+        plan: what it means.
+        now: microseconds.
+
+    Returns:
+        The schedule; None: it is stored like this already, with what was done and is pending.
+    """
+    rule = plan.packed()
+    if stored is None:
+        return Schedule(name, rule, plan.when.following(now) or 0)
+    if stored.rule == rule:
+        return None
+    return msgspec.structs.replace(stored, rule=rule, pending=_pending(stored, plan, now))
+
+
+def _pending(stored: Schedule, plan: Plan, now: int) -> int:
+    """The next instant of a schedule that means something else now.
+
+    What was missed stays missed: it was missed by the former one.
+    """
+    return plan.when.following(max(now, stored.last)) or 0
+
+
+def resumed(stored: Schedule, plan: Plan, now: int) -> Schedule:
+    """A paused schedule, going on with its next instant: those of the pause are left out."""
+    return msgspec.structs.replace(stored, paused=False, pending=_pending(stored, plan, now))
+
+
+def fire(schedule: Schedule, plan: Plan, now: int) -> tuple[Schedule, Put | None]:
+    """Do what is due.
+
+    Arguments:
+        schedule: as it is stored.
+        plan: what it means.
+        now: microseconds.
+
+    Returns:
+        The schedule as it is to be stored, and the message to put with it, if there is one.
+    """
+    found: Due = due(plan.when, schedule.pending, now, plan.catch_up)
+    last = schedule.last if found.instant is None else found.instant
+    moved = msgspec.structs.replace(schedule, pending=found.following or 0, last=last)
+    return moved, None if found.instant is None else plan.put(schedule.name, found.instant)

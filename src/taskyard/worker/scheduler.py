@@ -1,0 +1,120 @@
+"""Firing what schedules say: any worker does it, each instant is done once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+import msgspec
+
+from taskyard.brokers.base import AsyncDriver
+from taskyard.brokers.schedules import Schedule, Schedules
+from taskyard.errors import BrokerError, DuplicateId, MissingExtra, PolicyError
+from taskyard.scheduling import Plan, declared, fire, read_plan
+from taskyard.worker.pool import LONGEST_SLEEP, PERMANENT, RECONNECT
+
+__all__ = ["Scheduler"]
+
+log = logging.getLogger("taskyard.worker")
+
+AT_ONCE = 100
+"""Schedules that are looked at by one call."""
+
+
+class Scheduler:
+    """Puts the messages of schedules when they are due.
+
+    It may be cancelled anywhere: an instant that it was at is done by whoever comes next.
+
+    Arguments:
+        schedules: of the broker.
+        driver: runs their operations.
+        plans: the schedules that the program declares, by name.
+    """
+
+    def __init__(
+        self, schedules: Schedules, driver: AsyncDriver, plans: Mapping[str, Plan]
+    ) -> None:
+        self._schedules = schedules
+        self._driver = driver
+        self._undeclared = dict(plans)
+        self._unreadable: set[str] = set()
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        listener = self._driver.listener()
+        delay, failing = RECONNECT[0], False
+        try:
+            while True:
+                try:
+                    await self.declare()
+                    sleep = await self._fire_due(listener.name)
+                    if sleep:
+                        await listener.wait_async(sleep)
+                except PERMANENT:
+                    raise
+                except Exception as error:  # whatever it is: nobody else looks
+                    if not failing:
+                        known = isinstance(error, BrokerError)
+                        text = "schedules cannot be looked at, trying again: %s"
+                        log.error(text, error, exc_info=None if known else error)
+                    await asyncio.sleep(delay)
+                    delay, failing = min(delay * 2, RECONNECT[1]), True
+                else:
+                    if failing:
+                        log.info("schedules are looked at again")
+                    delay, failing = RECONNECT[0], False
+        finally:
+            listener.close()
+
+    async def fire_due(self) -> None:
+        """Do all that is due now, then return."""
+        await self.declare()
+        while not await self._fire_due(None):
+            pass
+
+    async def declare(self) -> None:
+        """Store what the program declares, unless it is stored like this."""
+        while self._undeclared:
+            name, plan = next(iter(self._undeclared.items()))
+            if await self._declare(name, plan):
+                del self._undeclared[name]
+
+    async def _declare(self, name: str, plan: Plan) -> bool:
+        stored = await self._driver.run(self._schedules.find([name]))
+        now = (await self._driver.run(self._schedules.due(1))).now
+        new = declared(stored[0] if stored else None, name, plan, now)
+        old = stored[0] if stored else Schedule(name, b"", 0)
+        return new is None or await self._driver.run(self._schedules.change(old, new))
+
+    async def _fire_due(self, listener: str | None) -> float:
+        """Do what is due; returns the seconds to wait if there is nothing that could be done."""
+        found = await self._driver.run(self._schedules.due(AT_ONCE, listener))
+        done = False
+        for one in found.schedules:
+            done = await self._fire(one, found.now) or done
+        if done:
+            return 0.0
+        if not found.next_at:
+            return LONGEST_SLEEP
+        return min(LONGEST_SLEEP, max(0.001, (found.next_at - found.now) / 1e6))
+
+    async def _fire(self, schedule: Schedule, now: int) -> bool:
+        """Do what a schedule says, unless somebody else was faster; False: nobody here can."""
+        try:
+            plan = read_plan(schedule)
+            moved, put = fire(schedule, plan, now)
+        except (msgspec.MsgspecError, ValueError, PolicyError, MissingExtra) as error:
+            if schedule.name not in self._unreadable:
+                self._unreadable.add(schedule.name)
+                log.error("schedule %s cannot be read here: %s", schedule.name, error)
+            return False
+        try:
+            changed = await self._driver.run(self._schedules.change(schedule, moved, put))
+        except DuplicateId as error:
+            log.error("schedule %s leaves out an instant: %s", schedule.name, error)
+            changed = await self._driver.run(self._schedules.change(schedule, moved))
+        if changed and put is not None:
+            log.debug("schedule %s put a message of task %s", schedule.name, plan.task)
+        return True
