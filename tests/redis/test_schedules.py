@@ -256,6 +256,14 @@ def test_so_is_one_that_is_added_with_messages(scene: Scene, calls: int) -> None
     assert scene.drain() == ([] if found is None else ["a 0"])
 
 
+def test_what_is_due_again_once_it_is_finished(scene: Scene) -> None:
+    old = scene.add()
+    until(scene.stepwise(fire(scene.another(), old)), "put").close()
+    scene.clock.advance(60)
+    [found] = scene.run(scene.broker.schedules.due(10)).schedules
+    assert (found.last, found.revision) == (old.pending, 2)
+
+
 def test_what_is_under_way_is_left_to_who_began(scene: Scene) -> None:
     old = scene.add()
     steps = until(scene.stepwise(fire(scene.another(), old)), "put")

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from tests.redis.scripts.calls import GROUP, call, claim, envelope, item
 from tests.redis.scripts.container import NOW, Container, State, fresh
+from tests.redis.scripts.test_bounds import commands
 
 from taskyard.brokers.redis.calls import Call
 
@@ -458,3 +459,23 @@ def test_listing(box: Container) -> None:
     assert box.trace(call("schedules", "", 0, "ä", "x", "b")) == ([listed[3], listed[1]], {})
     box.run(change(1, (0, 9, True), name="b"))
     assert box.run(call("schedules", "a", 1)) == [shown("b", 0, last=9, paused=1, revision=2)]
+
+
+# Bounds
+
+
+@pytest.mark.parametrize("pending", [NOW, LATER])
+def test_work_beside_few_and_many(box: Container, pending: int) -> None:
+    found = []
+    for many in (20, 2000):
+        box.client.flushdb()
+        add(box, *(f"s{number:04}" for number in range(many)), pending=pending)
+        add(box, pending=NOW - 1)
+        done = [commands(box, begin(1))]
+        done.append(commands(box, changed(NOW, "stored")))
+        done.append(commands(box, agenda(10, "ear")))
+        done.append(commands(box, change(2, (NOW, 0, False))))
+        done.append(commands(box, call("schedules", "s0004", 10)))
+        done.append(commands(box, change(3, None)))
+        found.append(done)
+    assert found[0] == found[1]
