@@ -37,7 +37,7 @@ __all__ = [
 NOW = 1_700_000_000_000_000
 TURNS = 1 << 42
 
-REMEMBERING = {"put", "step", "reap", "redrive", "release", "tidy", "declare"}
+REMEMBERING = {"put", "step", "reap", "redrive", "release", "tidy", "declare", "change", "changed"}
 """Those whose answer is kept. The others may simply be carried out again."""
 
 State = dict[str, Any]
@@ -195,6 +195,14 @@ class Container:
         if consistent:
             check(after)
         self._repeat(call, slot, reply, after)
+        return reply, changes(before, after)
+
+    def trace_once(self, call: Call) -> tuple[Any, State]:
+        """The same for a call that gives things out, so that its repetition gives others."""
+        before = self.dump()
+        reply = self.run(call)
+        after = self.dump()
+        check(after)
         return reply, changes(before, after)
 
     def _repeat(self, call: Call, slot: str, reply: Any, after: State) -> None:
@@ -428,6 +436,23 @@ def _letters(name: str, found: dict[bytes, bytes]) -> Pairs:
         yield f"letter {number.decode()}", Letter(*read)
 
 
+# Rules and what is to be put are no text, though they are packed as such.
+_any = msgspec.msgpack.Decoder(list[msgspec.Raw])
+
+
+def _decoded(packed: bytes) -> list[Any]:
+    """An array, whose strings come as bytes."""
+    values: list[Any] = []
+    for raw in map(bytes, _any.decode(packed)):
+        if 0x90 <= raw[0] <= 0x9F:
+            values.append(_decoded(raw))
+        elif 0xA0 <= raw[0] <= 0xBF or raw[0] in (0xD9, 0xDA, 0xDB):
+            values.append(_bytes(msgspec.Raw(raw)))
+        else:
+            values.append(msgspec.msgpack.decode(raw))
+    return values
+
+
 TEXTS = {"state", "shard", "waiters"}
 BLOBS = {"result", "failure"}
 
@@ -448,6 +473,30 @@ def _sleepers(name: str, found: dict[bytes, bytes]) -> Pairs:
 def _line(name: str, found: Scored) -> Pairs:
     for listener, order in _scores(found):
         yield f"line {name} {listener.decode()}", order
+
+
+def _schedules(name: str, found: dict[bytes, bytes]) -> Pairs:
+    for schedule, packed in found.items():
+        yield f"schedule {schedule.decode()}", _decoded(packed)
+
+
+def _schedule_names(name: str, found: Scored) -> Pairs:
+    for schedule, score in _scores(found):
+        assert score == 0
+        yield f"schedulename {schedule.decode()}", True
+
+
+def _changes(name: str, found: dict[bytes, bytes]) -> Pairs:
+    for schedule, packed in found.items():
+        yield f"change {schedule.decode()}", _decoded(packed)
+
+
+def _times(kind: str) -> Decoder:
+    def decode(name: str, found: Scored) -> Pairs:
+        for member, at in _scores(found):
+            yield f"{kind} {member.decode()}", at
+
+    return decode
 
 
 KINDS: dict[str, tuple[Callable[[redis.Redis, str], None], Decoder]] = {
@@ -482,6 +531,11 @@ KINDS: dict[str, tuple[Callable[[redis.Redis, str], None], Decoder]] = {
     "k": (_hash, _record),
     "sleepers": (_hash, _sleepers),
     "i": (_zset, _line),
+    "schedules": (_hash, _schedules),
+    "schedulenames": (_zset, _schedule_names),
+    "agenda": (_zset, _times("agenda")),
+    "changes": (_hash, _changes),
+    "removed": (_zset, _times("removed")),
 }
 """By what stands behind the container in a key: how it is read, and what it says."""
 
@@ -510,6 +564,17 @@ def check(state: State) -> None:
     assert {name.split()[1] for name in some("line")} <= some("sleeper").keys()
     _check_numbers(some)
     _check_lanes(some)
+    _check_schedules(some)
+
+
+def _check_schedules(some: Some) -> None:
+    assert some("schedule").keys() == some("schedulename").keys()
+    under_way = {name for name, change in some("change").items() if change[1]}
+    assert some("removed").keys() == some("change").keys() - under_way
+    assert not some("removed").keys() & some("schedule").keys()
+    for name in {*some("schedule"), *some("agenda")} - under_way:
+        _, pending, _, paused, *_ = some("schedule")[name]
+        assert some("agenda").get(name) == (pending if pending and not paused else None)
 
 
 def _gids(some: Some) -> dict[str, str]:

@@ -46,6 +46,7 @@ from taskyard.brokers.redis.replies import (
     read_policy,
     read_record,
 )
+from taskyard.brokers.redis.schedules import RedisSchedules
 from taskyard.brokers.redis.split import MOVED, STORED, TRY_AGAIN, SplitProgress, Splits
 from taskyard.brokers.redis.work import Steps
 from taskyard.errors import BrokerError, BrokerUnavailable, DuplicateId, PolicyConflict
@@ -103,6 +104,7 @@ class RedisBroker:
         self.inboxes = RedisInboxes(
             options, clock, self._placements, self._splits, _put, dead_limit
         )
+        self.schedules = RedisSchedules(self._placements, self._splits, _put, afar=cluster)
 
     def driver(self) -> RedisDriver:
         return RedisDriver(self._options, self._clock, self._check, self._leave)
@@ -116,9 +118,9 @@ class RedisBroker:
             log.warning("%s: %s; %s", self.url, finding.text, finding.remedy)
 
     def _leave(self, listener: str) -> Operation[None]:
-        containers = self._steps.forget(listener)
+        containers = {*self._steps.forget(listener), *self.schedules.forget(listener)}
         if containers:
-            yield [call("leave", container, listener) for container in containers]
+            yield [call("leave", container, listener) for container in sorted(containers)]
 
     # Queues
 

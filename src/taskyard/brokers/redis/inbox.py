@@ -18,12 +18,11 @@ from taskyard.brokers.base import Dead, Operation, Put
 from taskyard.brokers.inboxes import Lot, Misfit
 from taskyard.brokers.redis.calls import Argument, Call
 from taskyard.brokers.redis.options import RedisOptions
-from taskyard.brokers.redis.placement import Placement, Placements, call
+from taskyard.brokers.redis.placement import FIRST_EPOCH, Placement, Placements, call
 from taskyard.brokers.redis.replies import group_key
 from taskyard.brokers.redis.scripts import load_script
-from taskyard.brokers.redis.split import MOVED, TRY_AGAIN, Splits
+from taskyard.brokers.redis.split import MOVED, TRY_AGAIN, Splits, still_splitting
 from taskyard.brokers.redis.watch import InboxWatch
-from taskyard.errors import BrokerUnavailable
 from taskyard.message import Failure, Reason
 
 __all__ = ["PutCall", "RedisInboxes"]
@@ -101,7 +100,7 @@ class RedisInboxes:
 
     def collect(self, queue: str, courier: str, done: int = 0) -> Operation[Lot | None]:
         """See `Inboxes.collect`."""
-        placement = yield from self._placement(queue)
+        placement = yield from self._splits.since(queue, FIRST_EPOCH)
         return _lot(queue, (yield self._collecting(queue, courier, done, placement)))
 
     def _collecting(self, queue: str, courier: str, done: int, placement: Placement) -> Call:
@@ -111,18 +110,6 @@ class RedisInboxes:
     def _call(self, script: str, queue: str, *args: Argument) -> Call:
         return Call(load_script(script), self.name(queue), args)
 
-    def _placement(self, queue: str, least: int = 0) -> Operation[Placement]:
-        """The containers of a queue, as they are since an epoch or later."""
-        yield from self._placements.load([queue])
-        placement = self._placements.known(queue)
-        if placement is None or placement.epoch < least:
-            self._placements.forget(queue)
-            yield from self._placements.load([queue])
-            placement = self._placements.known(queue)
-        if placement is None or placement.epoch < least:
-            raise _splitting(queue)
-        return placement
-
     # Storing a lot
 
     def store(self, lot: Lot, items: Sequence[Put | Misfit]) -> Operation[list[Misfit]]:
@@ -131,7 +118,7 @@ class RedisInboxes:
         rest: Sequence[int] = range(len(made))
         planned, epoch = False, lot.epoch
         for _ in range(ROUNDS):
-            placement = _as_of(epoch, (yield from self._placement(lot.queue, epoch)))
+            placement = (yield from self._splits.since(lot.queue, epoch)).as_of(epoch)
             if len(placement.containers) > 1 and not planned:
                 if not (yield from self._plan(lot, made)):
                     return []  # somebody else has stored it all
@@ -144,7 +131,7 @@ class RedisInboxes:
                 yield from self._splits.prepare(lot.queue)
             else:
                 epoch += 1
-        raise _splitting(lot.queue)
+        raise still_splitting(lot.queue)
 
     def _plan(self, lot: Lot, made: list[Put | Misfit]) -> Operation[bool]:
         """Let all who move this lot agree on the shards of its values, and so on containers."""
@@ -227,16 +214,6 @@ def _lot(queue: str, reply: Any) -> Lot | None:
         return None
     number, epoch, *values = reply
     return Lot(queue, number, epoch, values)
-
-
-def _splitting(queue: str) -> BrokerUnavailable:
-    return BrokerUnavailable(f"the queue {queue!r} is being split; try again in a while")
-
-
-def _as_of(epoch: int, placement: Placement) -> Placement:
-    """A placement as it was: each later epoch has put as many containers behind those before."""
-    number = len(placement.containers) >> (placement.epoch - epoch)
-    return Placement(epoch, placement.containers[:number])
 
 
 def _ids(item: Put | Misfit) -> Sequence[str]:

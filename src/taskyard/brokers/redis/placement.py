@@ -83,6 +83,10 @@ class Placement(NamedTuple):
         earlier = self.containers[crc32(shard.encode()) % half]
         return None if earlier == self.of(shard) else earlier
 
+    def as_of(self, epoch: int) -> Placement:
+        """What it was: each later epoch has put as many containers behind those before."""
+        return Placement(epoch, self.containers[: len(self.containers) >> (self.epoch - epoch)])
+
 
 class Placements:
     """The placements of queues, as far as somebody asked for them.

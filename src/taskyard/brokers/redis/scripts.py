@@ -12,6 +12,9 @@ __all__ = ["NAMES", "UNCONFIRMED", "Script", "load_script"]
 
 NAMES = (
     "accept",
+    "agenda",
+    "change",
+    "changed",
     "cleared",
     "closed",
     "collect",
@@ -22,6 +25,7 @@ NAMES = (
     "doubled",
     "export",
     "extend",
+    "forget",
     "gone",
     "import",
     "lanes",
@@ -38,6 +42,7 @@ NAMES = (
     "redrive",
     "release",
     "resettle",
+    "schedules",
     "sift",
     "splits",
     "step",
@@ -46,8 +51,8 @@ NAMES = (
 
 UNCONFIRMED = frozenset(
     (
-        *("counts", "dead", "lanes", "letters", "oldest", "records"),
-        *("declare", "extend", "leave", "reap", "resettle", "step", "tidy"),
+        *("counts", "dead", "lanes", "letters", "oldest", "records", "schedules"),
+        *("agenda", "declare", "extend", "forget", "leave", "reap", "resettle", "step", "tidy"),
     )
 )
 """Those that need not wait for replicas: they only read, or what a failover loses of them is made

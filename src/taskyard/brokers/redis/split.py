@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 from taskyard.brokers.base import Operation
 from taskyard.brokers.redis.placement import HOME, Placement, Placements, call
-from taskyard.errors import NotFound, PartitionConflict
+from taskyard.errors import BrokerUnavailable, NotFound, PartitionConflict
 
-__all__ = ["MOVED", "STORED", "TRY_AGAIN", "SplitProgress", "Splits"]
+__all__ = ["MOVED", "STORED", "TRY_AGAIN", "SplitProgress", "Splits", "still_splitting"]
 
 STORED, MOVED, TRY_AGAIN = 1, 2, 3
 """What a container answers to a put."""
@@ -126,6 +126,16 @@ class Splits:
         assert placement is not None  # noqa: S101 - it was just loaded
         return placement
 
+    def since(self, queue: str, epoch: int) -> Operation[Placement]:
+        """The placement of a queue as it is since an epoch or later."""
+        yield from self._placements.load([queue])
+        placement = self._placements.known(queue)
+        if placement is None or placement.epoch < epoch:
+            placement = yield from self.current(queue)
+        if placement.epoch < epoch:
+            raise still_splitting(queue)
+        return placement
+
     def find(self, queue: str, placement: Placement, shard: str) -> Iterator[Operation[int]]:
         """Go through the containers where a shard may be, in an order that misses nothing.
 
@@ -220,6 +230,11 @@ class Splits:
     def _open_rest(self, pair: _Pair) -> Operation[None]:
         while (yield call("open", pair.target, pair.queue, pair.epoch, "")):
             pass
+
+
+def still_splitting(queue: str) -> BrokerUnavailable:
+    """The error of who followed a queue that is being split, and did not catch up with it."""
+    return BrokerUnavailable(f"the queue {queue!r} is being split; try again in a while")
 
 
 def _here(container: int) -> Operation[int]:

@@ -7,8 +7,9 @@
 --           epoch of the placement that the caller knows (by default 1)
 --           (delay, due and record_ttl in microseconds; due 0: use the delay; ids {} without
 --           records).
---           For a lot from an inbox, in front of them: source, number of the lot, number of dead
---           letters, how many a group keeps
+--           For a lot, which is stored once, in front of them: source, number of the lot, number
+--           of dead letters, how many a group keeps, and true where an id that has a record is the
+--           answer to this lot for good (by default it may come again, without it)
 --       5…  the bodies, in order; then for each dead letter five: key of its group, shard,
 --           task, failure (packed), body
 -- Reply  1: stored; or, where nothing was stored,
@@ -54,11 +55,23 @@ end
 
 -- A lot is stored once. What it does not become, goes to the dead letters with it.
 --
--- T:transfers  hash  source -> number of its last lot
-local lot = puts[1] and #puts[1] == 4 and table.remove(puts, 1)
+-- T:transfers  hash  source -> number of its last lot; if that was refused for good, a space and
+--                     the id that has a record
+local lot = puts[1] and #puts[1] < 6 and table.remove(puts, 1)
 
-if lot and tonumber(call('HGET', T .. ':transfers', lot[1]) or 0) >= lot[2] then
-    return 1
+-- What was answered to this lot, nil if it is new.
+local function answered()
+    local last = call('HGET', T .. ':transfers', lot[1])
+    local number = last and tonumber(last:match('^%d+')) or 0
+    if number == lot[2] and last:find(' ', 1, true) then
+        return last:match(' (.*)')
+    end
+    return number >= lot[2] and 1 or nil
+end
+
+local answer = lot and answered()
+if answer then
+    return answer
 end
 
 local conflicts = {}
@@ -73,6 +86,9 @@ local ids = {}
 for _, item in ipairs(puts) do
     for _, id in ipairs(item[9]) do
         if ids[id] or has_record(id) then
+            if lot and lot[5] then
+                call('HSET', T .. ':transfers', lot[1], text(lot[2]) .. ' ' .. id)
+            end
             return id
         end
         ids[id] = true

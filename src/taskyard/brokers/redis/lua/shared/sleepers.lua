@@ -86,13 +86,23 @@ local function wakes_in_time(group, at)
     return false
 end
 
+-- Who waits for the next instant of a schedule stands in the line of a group without lanes.
+--
+-- T:agenda  zset  name of a schedule -> when somebody has to look at it (see schedules.lua)
+local AGENDA, SCHEDULES = T .. ':agenda', '\0schedules'
+
+local function next_schedule_at()
+    return tonumber(call('ZRANGE', AGENDA, 0, 0, 'WITHSCORES')[2] or 0)
+end
+
 -- Leaves to others what is ready in groups, and the times that wait for somebody.
 local function pass_on(served)
     if call('EXISTS', SLEEPERS) == 0 then
         return
     end
-    local at = next_at()
+    local lanes_at = next_at()
     for _, group in ipairs(served) do
+        local at = group.key == SCHEDULES and next_schedule_at() or lanes_at
         note_ready(group)
         if at > 0 then
             note_time(group, at)
