@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from taskyard.brokers.base import Settlement
 from taskyard.errors import BrokerError, BrokerUnavailable
 
-__all__ = ["Outages"]
+__all__ = ["Absences"]
 
 log = logging.getLogger("taskyard.redis")
 
@@ -17,7 +17,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 10.0
 """Seconds before a container that cannot be reached is asked again: at first, and in the end."""
 
 
-class _Outage:
+class _Absence:
     """A container that could not be reached.
 
     Attributes:
@@ -37,11 +37,11 @@ class _Outage:
         self.until = time.monotonic() + self.pause
 
 
-class Outages:
+class Absences:
     """The containers that are left out since they cannot be reached, while others can."""
 
     def __init__(self) -> None:
-        self._away: dict[int, _Outage] = {}
+        self._away: dict[int, _Absence] = {}
 
     def __contains__(self, container: int) -> bool:
         return container in self._away
@@ -55,7 +55,7 @@ class Outages:
         for container, error in failed.items():
             known = self._away.get(container)
             if known is None:
-                known = self._away[container] = _Outage()
+                known = self._away[container] = _Absence()
             else:
                 known.pause = min(known.pause * 2, LONGEST_PAUSE)
             known.error = error
@@ -95,7 +95,7 @@ class Outages:
 
     def keep(self, container: int, settlements: Sequence[Settlement]) -> None:
         """Keep settlements until one is reached again."""
-        self._away.setdefault(container, _Outage()).kept += settlements
+        self._away.setdefault(container, _Absence()).kept += settlements
 
     def take(self, container: int) -> list[Settlement]:
         """Give what was kept, to be sent."""
@@ -108,7 +108,7 @@ class Outages:
     def give_back(self, container: int, kept: Sequence[Settlement]) -> None:
         """Keep again what could not be sent, before what came later."""
         if kept:
-            self._away.setdefault(container, _Outage()).kept[:0] = kept
+            self._away.setdefault(container, _Absence()).kept[:0] = kept
 
 
 def _named(containers: Iterable[int]) -> str:
