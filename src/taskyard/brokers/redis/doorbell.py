@@ -186,9 +186,7 @@ class Doorbell:
         """
         with self._lock:
             if self._ringer is None or not self._ringer.running:
-                self._ringer = _Ringer(
-                    self._connect, self._leave, self._tell, self._patience
-                )
+                self._ringer = _Ringer(self._connect, self._leave, self._tell, self._patience)
             name = f"{self._prefix}:wake:{secrets.token_urlsafe(9)}"
             made = BellListener(name, self._ringer.drop)
             self._ringer.add(made)
