@@ -14,8 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.acceptance.conftest import signals_of_a_terminal
 from tests.servers.proxy import Proxy
 from tests.servers.server import RedisServer
+
+__all__ = ["signals_of_a_terminal"]
 
 PATIENCE = 40
 RETRY = "?retry=600"
