@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
 
-__all__ = ["NAMES", "UNCONFIRMED", "Script", "load_script"]
+__all__ = ["NAMES", "READING", "STORING", "UNCONFIRMED", "Script", "load_script"]
 
 NAMES = (
     "accept",
@@ -23,6 +23,7 @@ NAMES = (
     "export",
     "extend",
     "gone",
+    "guard",
     "import",
     "lanes",
     "leave",
@@ -44,12 +45,13 @@ NAMES = (
     "tidy",
 )
 
-UNCONFIRMED = frozenset(
-    (
-        *("counts", "dead", "lanes", "letters", "oldest", "records"),
-        *("declare", "extend", "leave", "reap", "resettle", "step", "tidy"),
-    )
-)
+READING = frozenset(("counts", "dead", "guard", "lanes", "letters", "oldest", "records"))
+"""Those that only look. (`records` notes who waits; `places` reads if it gets no queues.)"""
+
+STORING = frozenset(("accept", "places", "put"))
+"""Those that a put calls."""
+
+UNCONFIRMED = READING | {"declare", "extend", "leave", "reap", "resettle", "step", "tidy"}
 """Those that need not wait for replicas: they only read, or what a failover loses of them is made
 up for: a message whose settling or claim is lost is delivered again."""
 
