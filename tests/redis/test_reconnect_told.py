@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
-from tests.redis.driving import ADD, KINDS, SAY, behind, call, driven
+from tests.redis.driving import ADD, KINDS, SAY, behind, call
 from tests.servers.proxy import Proxy
 from tests.servers.server import RedisServer, wait_until
 
@@ -71,21 +71,6 @@ def test_what_is_not_tried_again_is_not_told_beforehand(
         with pytest.raises(BrokerUnavailable, match="tried once"):
             one.run(call(ADD, "x"))
     assert lines(told) == []
-
-
-def test_drivers_of_the_same_url_tell_together(
-    redis_server: RedisServer, told: pytest.LogCaptureFixture
-) -> None:
-    with Proxy((redis_server.host, redis_server.port)) as proxy:
-        url = f"redis://{proxy.address}?retry=600"
-        with driven("sync", url) as one, driven("async", url) as other:
-            proxy.refuse()
-            begun = [each.begin(call(SAY, "1")) for each in (one, other)]
-            wait_until(lambda: told.records != [], "a warning")
-            wait_until(lambda: all(each.running() for each in begun), "both at work")
-            proxy.resume()
-            assert [each.result() for each in begun] == [1, 1]
-    assert [level for level, _ in lines(told)] == ["WARNING", "INFO"]
 
 
 def test_the_doorbell_speaks_of_the_same_outage(
