@@ -18,12 +18,15 @@ from tests.faults.program import Item
 from tests.faults.scene import Scene, until
 from tests.servers.binaries import Binary
 from tests.servers.cluster import RedisCluster, Sentinels
+from tests.servers.fixtures import required
 from tests.servers.proxy import Proxy
 from tests.servers.server import RedisServer
 
-from taskyard.brokers.base import Counts, Put, Want
+from taskyard.brokers.base import Counts, Operation, Put, Want
+from taskyard.brokers.inboxes import Lot
 from taskyard.brokers.redis import RedisBroker, parse_url
-from taskyard.errors import BrokerError, DuplicateId
+from taskyard.brokers.redis.calls import Call
+from taskyard.errors import BrokerError, DuplicateId, NotConfirmed
 
 __all__ = ["folder"]
 
@@ -296,3 +299,82 @@ def test_a_taken_id_is_named_as_it_is(harness: Harness, id_: str) -> None:
     with pytest.raises(DuplicateId) as refused:
         harness.put_all(put)
     assert repr(id_) in str(refused.value)
+
+
+# What somebody else did, and replicas do not have yet
+
+
+@pytest.fixture(params=["redis", "valkey"])
+def pair(request: pytest.FixtureRequest) -> Iterator[tuple[RedisBroker, RedisBroker, Proxy]]:
+    """Two brokers of a master whose replica can be held up."""
+    binary = required(request.param)
+    with (
+        RedisServer(binary=binary, config={"repl-diskless-sync-delay": 0}) as master,
+        RedisServer(binary=binary) as replica,
+        Proxy((master.host, master.port)) as proxy,
+    ):
+        host, _, port = proxy.address.rpartition(":")
+        client = replica.client()
+        client.replicaof(host, int(port))
+        until(lambda: client.info("replication")["master_link_status"] == "up", "it follows")
+        # Nothing is tried again: a second attempt is another matter than a second caller.
+        url = f"{master.url}?wait_replicas=1&timeout=1&retry=0"
+        yield RedisBroker(parse_url(url)), RedisBroker(parse_url(url)), proxy
+        proxy.resume()
+
+
+def attempt_both(pair: tuple[RedisBroker, RedisBroker, Proxy], make: Any) -> None:
+    """Neither who does something nor who finds it done may go on before the replica has it."""
+    *brokers, proxy = pair
+    drivers = [broker.driver() for broker in brokers]
+    for driver in drivers:
+        driver.run(brokers[0].counts())  # connected, the server examined
+    proxy.hold("reply")
+    for broker, driver in zip(brokers, drivers, strict=True):
+        with pytest.raises(NotConfirmed):
+            driver.run(make(broker))
+    proxy.resume()
+    drivers[1].run(make(brokers[1]))
+    for driver in drivers:
+        driver.close()
+
+
+def test_a_lot_that_another_one_stored_is_confirmed(
+    pair: tuple[RedisBroker, RedisBroker, Proxy],
+) -> None:
+    driver = pair[0].driver()
+    for broker in pair[:2]:
+        driver.run(broker.put([Put(TASK, [])]))  # both know where the queue is
+    lot = Lot(TASK.queue, 1, 1, [b"1"])
+    attempt_both(pair, lambda broker: broker.inboxes.store(lot, [Put(TASK, [body("a")])]))
+    [counts] = driver.run(pair[0].counts())
+    assert counts.waiting == 1
+    driver.close()
+
+
+@pytest.mark.parametrize("script", ["part", "accept", "export", "import"])
+def test_a_step_of_a_split_that_another_one_took_is_confirmed(
+    pair: tuple[RedisBroker, RedisBroker, Proxy], script: str
+) -> None:
+    driver = pair[0].driver()
+    driver.run(pair[0].put([Put(TASK, [body("x")], shard) for shard in "abcde"]))
+    step = driver.run(until_script(pair[0].split(TASK.queue), script))
+    attempt_both(pair, lambda broker: once(step))
+    while not driver.run(pair[0].split(TASK.queue, 2)).done:
+        pass
+    [counts] = driver.run(pair[0].counts())
+    assert counts.waiting == 5
+    driver.close()
+
+
+def until_script(operation: Operation[Any], script: str) -> Operation[Call]:
+    """Carry an operation out until it is about to call a script; returns that call."""
+    step = next(operation)
+    while step.script.name != script:
+        step = operation.send((yield step))
+    operation.close()
+    return step
+
+
+def once(step: Call) -> Operation[Any]:
+    return (yield step)

@@ -286,12 +286,10 @@ class _Attempts:
 
     def _confirmation(self, jobs: list[_Job]) -> list[Sequence[Argument]]:
         milliseconds = round(self._scene.options.timeout * 500) or 1
-        commands: list[Sequence[Argument]] = [("WAIT", self._wanted, milliseconds)]
-        if any(job.doubtful for job in jobs):
-            # WAIT is for what its own connection wrote, and a repeated call writes nothing.
-            key = container_key(self._scene.options.prefix, jobs[0].call.tag)
-            commands.insert(0, ("SET", f"{key}:wait", "", "PX", 1000))
-        return commands
+        # WAIT is for what its own connection wrote (in Valkey, and Redis since 7.2), and who finds
+        # its work done, by an earlier attempt or by somebody else, would have written nothing.
+        key = container_key(self._scene.options.prefix, jobs[0].call.tag)
+        return [("SET", f"{key}:wait", "", "PX", 1000), ("WAIT", self._wanted, milliseconds)]
 
     # What comes back
 
