@@ -24,6 +24,7 @@ from typing import Any
 import msgspec
 from tests.faults.evidence import Event, Journal
 
+import taskyard.brokers.redis.split
 import taskyard.worker.pool
 import taskyard.worker.supervisor
 import taskyard.worker.worker
@@ -74,6 +75,7 @@ class Config(msgspec.Struct):
         takes: seconds that every handler call takes.
         file_limit: bytes that a file may have.
         healthy: seconds after which a process without progress is called stuck; 0: as usual.
+        portion: how much of a queue that is being split moves at once; 0: as usual.
     """
 
     folder: str
@@ -92,6 +94,7 @@ class Config(msgspec.Struct):
     takes: float = 0.0
     file_limit: int = 0
     healthy: float = 0.0
+    portion: int = 0
 
 
 config: Config
@@ -411,6 +414,7 @@ def main() -> None:
     taskyard.worker.pool.LONGEST_SLEEP = config.wakes
     taskyard.worker.worker.TIDY_EVERY = max(0.3, config.wakes)
     taskyard.worker.supervisor.HEALTHY = config.healthy or taskyard.worker.supervisor.HEALTHY
+    taskyard.brokers.redis.split.THINGS = config.portion or taskyard.brokers.redis.split.THINGS
     yard = make_yard(config, probe=_probe)
     if config.produce:
         _produce(yard)

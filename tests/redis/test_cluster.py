@@ -24,8 +24,9 @@ from tests.servers.server import RedisServer
 
 from taskyard.brokers.base import Counts, Operation, Put, Want
 from taskyard.brokers.inboxes import Lot
-from taskyard.brokers.redis import RedisBroker, parse_url
+from taskyard.brokers.redis import RedisBroker, parse_url, split
 from taskyard.brokers.redis.calls import Call
+from taskyard.brokers.redis.placement import call
 from taskyard.errors import BrokerError, DuplicateId, NotConfirmed
 
 __all__ = ["folder"]
@@ -66,12 +67,13 @@ class Load:
     Arguments:
         scene: where they are at work.
         kind: of the task.
+        fields: more of the `Config` of all.
     """
 
-    def __init__(self, scene: Scene, kind: str) -> None:
+    def __init__(self, scene: Scene, kind: str, **fields: Any) -> None:
         self._scene = scene
         self._ordered = kind.startswith("ordered")
-        scene.setup(kind=kind)
+        scene.setup(kind=kind, **fields)
         self._workers = [scene.worker(settings={"concurrency": 4}) for _ in range(2)]
         self._over = threading.Event()
         self._failures: list[BaseException] = []
@@ -96,6 +98,11 @@ class Load:
         goal = count() + more
         until(lambda: self._failures or count() >= goal, what)
         assert self._failures == []
+
+    def fall_behind(self, messages: int) -> None:
+        """Put many at once."""
+        shards = (f"b{number % SHARDS}" for number in range(messages))
+        self._scene.put(Item(f"b{number}", shard) for number, shard in enumerate(shards))
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -143,9 +150,11 @@ def scene(folder: Path) -> Iterator[list[Scene]]:
         one.close()
 
 
-def begin(scene: list[Scene], folder: Path, url: str, kind: str, query: str) -> Load:
+def begin(
+    scene: list[Scene], folder: Path, url: str, kind: str, query: str, **fields: Any
+) -> Load:
     scene.append(Scene(folder, Servers(url, query)))
-    return Load(scene[0], kind)
+    return Load(scene[0], kind, **fields)
 
 
 # Failing over
@@ -378,3 +387,121 @@ def until_script(operation: Operation[Any], script: str) -> Operation[Call]:
 
 def once(step: Call) -> Operation[Any]:
     return (yield step)
+
+
+# Failing over while a queue is split
+
+PORTION = 20
+"""How much moves at once: little, so that it takes a while."""
+OLD, NEW = 1, 2
+"""The containers of the first queue, once it is split."""
+
+
+class Splitter:
+    """Splits the queue of a scene in small portions, until it is killed at a point of that.
+
+    Arguments:
+        scene: whose queue.
+    """
+
+    def __init__(self, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(split, "THINGS", PORTION)
+        self._broker = RedisBroker(parse_url(scene.config().url))
+        self._queue = scene.task.group.queue
+        self._driver = self._broker.driver()
+
+    def close(self) -> None:
+        self._driver.close()
+
+    def advance_to(self, script: str, skip: int = 0) -> bool:
+        """Split until a script is about to run, for so many times more than once; then die.
+
+        Returns:
+            False: others were faster, and it is over.
+        """
+        while True:
+            operation = self._broker.split(self._queue, NEW)
+            progress = self._driver.run(_until(operation, script, skip))
+            if progress is None or progress.done:
+                return progress is None
+
+    def is_over(self) -> bool:
+        with contextlib.suppress(BrokerError):
+            return self._driver.run(self._broker.split(self._queue, NEW)).done
+        return False
+
+    def under_way(self) -> list[bytes]:
+        """The splits that home knows of, as nobody carries them on by asking."""
+        named: list[bytes] = self._driver.run(once(call("splits", 0)))
+        return named
+
+    def partitions(self) -> int:
+        _, [_, *containers] = self._driver.run(once(call("places", 0, self._queue, 0)))
+        return len(containers)
+
+
+def _until(operation: Operation[Any], script: str, skip: int) -> Operation[Any]:
+    """Carry an operation out until it comes to that point; then it gives None."""
+    try:
+        step = next(operation)
+        while True:
+            if step.script.name == script:
+                if not skip:
+                    return None
+                skip -= 1
+            step = operation.send((yield step))
+    except StopIteration as end:
+        return end.value
+
+
+POINTS = [
+    ("import", 2, NEW, "ordered"),  # it is on its way: still in the old one
+    ("cleared", 2, OLD, "ordered_batch"),  # it has arrived: in both
+    ("accept", 0, OLD, "ordered"),
+    ("export", 3, OLD, "single"),
+    ("import", 2, OLD, "ordered_batch"),
+    ("cleared", 2, NEW, "ordered"),
+    ("closed", 0, NEW, "ordered"),
+    ("gone", 0, OLD, "ordered"),
+    ("doubled", 0, HOME, "ordered"),
+]
+"""About to call what, how often it was called before, whose node dies, kind of the task."""
+
+
+@pytest.mark.parametrize(
+    ("script", "skip", "half", "kind"),
+    [*POINTS[:2], *(pytest.param(*point, marks=pytest.mark.long) for point in POINTS[2:])],
+)
+def test_a_node_that_is_killed_in_the_middle_of_a_split(
+    scene: list[Scene],
+    folder: Path,
+    cluster: RedisCluster,
+    monkeypatch: pytest.MonkeyPatch,
+    script: str,
+    skip: int,
+    half: int,
+    kind: str,
+) -> None:
+    home, old, _ = (cluster.master_of(key_slot(b"%d" % tag)) for tag in (0, OLD, NEW))
+    [third] = [node for node in cluster.masters() if node not in (home, old)]
+    cluster.move_slot(key_slot(b"%d" % NEW), third)  # so that the halves fail one by one
+    slot = key_slot(b"0") if half == HOME else key_slot(b"%d" % half)
+    takes = 0.05 if kind.endswith("batch") else 0.01
+    fields = {"portion": PORTION, "takes": takes}
+    with begin(scene, folder, cluster.url, kind, FAILOVER, **fields) as load:
+        load.progress()
+        splitter = Splitter(scene[0], monkeypatch)
+        load.fall_behind(1500)
+        assert splitter.advance_to(script, skip) or script == "doubled"
+        victim = cluster.master_of(slot)
+        cluster.kill(victim)
+        cluster.wait_failover(slot, victim)
+        victim.restart()
+        load.progress()
+        # Nobody but the workers carries it on.
+        until(lambda: not splitter.under_way(), "the split is over")
+        load.progress()
+    assert splitter.partitions() == 2
+    assert splitter.is_over()
+    splitter.close()
+    load.finish()
