@@ -150,9 +150,7 @@ def scene(folder: Path) -> Iterator[list[Scene]]:
         one.close()
 
 
-def begin(
-    scene: list[Scene], folder: Path, url: str, kind: str, query: str, **fields: Any
-) -> Load:
+def begin(scene: list[Scene], folder: Path, url: str, kind: str, query: str, **fields: Any) -> Load:
     scene.append(Scene(folder, Servers(url, query)))
     return Load(scene[0], kind, **fields)
 
