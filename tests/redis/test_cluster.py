@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
+import msgspec
 import pytest
 from redis.crc import key_slot
 from tests.conformance.harness import TASK, Clock, Harness, SyncRunner, body
@@ -503,3 +504,81 @@ def test_a_node_that_is_killed_in_the_middle_of_a_split(
     assert splitter.is_over()
     splitter.close()
     load.finish()
+
+
+# Failing over while what others pushed is taken in
+
+INBOX = -1
+
+
+class Pushes:
+    """Values that a plain client pushes, each on a replica before it counts as pushed.
+
+    Arguments:
+        scene: the queue of which gets them.
+        cluster: where it is.
+    """
+
+    def __init__(self, scene: Scene, cluster: RedisCluster) -> None:
+        self.key = f"{parse_url(scene.config().url).prefix}:inbox:{scene.task.group.queue}"
+        self.slot = key_slot(self.key.encode())
+        self._scene = scene
+        self._cluster = cluster
+
+    def push(self, count: int) -> None:
+        first = len(self._scene.accepted)
+        items = [Item(f"v{n}", f"s{n % SHARDS}") for n in range(first, first + count)]
+        values = [
+            msgspec.json.encode({"taskyard": {"id": item.name}, "value": item}) for item in items
+        ]
+        master = self._cluster.master_of(self.slot)
+        with master.client(single_connection_client=True) as client:
+            client.lpush(self.key, *values)
+            assert client.wait(1, 10_000) == 1
+        self._scene.note_accepted(items)
+
+    def are_stored(self) -> bool:
+        return self._scene.counts.totals.get("put", 0) >= len(self._scene.accepted)
+
+
+@pytest.mark.parametrize(
+    ("point", "where"),
+    [
+        ("courier put", INBOX),  # the inbox has given a lot, nobody has stored it
+        ("courier put answered", QUEUE),
+        *(
+            pytest.param(point, where, marks=pytest.mark.long)
+            for point in ("courier collect", "courier collect answered", "courier put")
+            for where in (INBOX, QUEUE, HOME)
+            if (point, where) != ("courier put", INBOX)
+        ),
+        pytest.param("courier put answered", INBOX, marks=pytest.mark.long),
+    ],
+)
+def test_a_node_that_is_killed_while_a_lot_is_on_its_way(
+    scene: list[Scene], folder: Path, cluster: RedisCluster, point: str, where: int
+) -> None:
+    one = Scene(folder, Servers(cluster.url, FAILOVER), kind="ordered")
+    scene.append(one)
+    pushes = Pushes(one, cluster)
+    taken = [cluster.master_of(slot) for slot in (HOME, QUEUE)]
+    [third] = [node for node in cluster.masters() if node not in taken]
+    cluster.move_slot(pushes.slot, third)
+    slot = pushes.slot if where == INBOX else where
+    pushes.push(1200)
+    workers = [one.worker(probe=point, skip=1, action="ask")]
+    one.asked()  # it has a lot, and has moved one
+    victim = cluster.master_of(slot)
+    cluster.kill(victim)
+    cluster.wait_failover(slot, victim)
+    victim.restart()
+    cluster.wait_ok()
+    workers.append(one.worker())
+    pushes.push(100)
+    one.tell()
+    until(pushes.are_stored, "everything is taken in")
+    one.drained()
+    evidence = one.check(ordered=True)
+    assert [message for message, runs in evidence.runs.items() if len(runs) > 1] == []
+    assert one.counts.totals["put"] == len(one.accepted)
+    assert [worker.code for worker in workers] == [None, None]
