@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import msgspec
 import pytest
+import redis
 from redis.crc import key_slot
 from tests.conformance.harness import TASK, Clock, Harness, SyncRunner, body
 from tests.faults.conftest import folder
@@ -23,12 +24,22 @@ from tests.servers.fixtures import required
 from tests.servers.proxy import Proxy
 from tests.servers.server import RedisServer
 
-from taskyard.brokers.base import Counts, Operation, Put, Want
+from taskyard.brokers.base import (
+    Counts,
+    Dead,
+    DeadQuery,
+    GroupWant,
+    Operation,
+    Put,
+    Settlement,
+    Want,
+)
 from taskyard.brokers.inboxes import Lot
 from taskyard.brokers.redis import RedisBroker, parse_url, split
 from taskyard.brokers.redis.calls import Call
 from taskyard.brokers.redis.placement import call
 from taskyard.errors import BrokerError, DuplicateId, NotConfirmed
+from taskyard.message import Failure
 
 __all__ = ["folder"]
 
@@ -372,6 +383,26 @@ def test_a_step_of_a_split_that_another_one_took_is_confirmed(
         pass
     [counts] = driver.run(pair[0].counts())
     assert counts.waiting == 5
+    driver.close()
+
+
+def test_dead_letters_can_be_discarded_where_memory_is_full(
+    pair: tuple[RedisBroker, RedisBroker, Proxy],
+) -> None:
+    broker = pair[0]
+    driver = broker.driver()
+    driver.run(broker.put([Put(TASK, [body("a")])]))
+    want = Want([GroupWant(TASK, 10)], "me", 60_000_000)
+    [claim] = driver.run(broker.step([], want)).claims
+    [(_, message)] = claim.lanes[0].messages
+    dead = Dead(Failure("error", "Error", "it failed"))
+    driver.run(broker.step([Settlement(claim.token, {message.sequence: dead})], None))
+    host, _, port = broker.url.partition("//")[2].partition("/")[0].rpartition(":")
+    with redis.Redis(host, int(port)) as client:
+        client.config_set("maxmemory", 1)
+    with pytest.raises(BrokerError, match="memory is full"):
+        driver.run(broker.put([Put(TASK, [body("a")])]))
+    assert driver.run(broker.discard_dead(DeadQuery())) == 1
     driver.close()
 
 

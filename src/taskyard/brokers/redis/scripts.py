@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
 
-__all__ = ["NAMES", "UNCONFIRMED", "Script", "load_script"]
+__all__ = ["NAMES", "UNCONFIRMED", "WRITING", "Script", "load_script"]
 
 NAMES = (
     "accept",
@@ -51,6 +51,9 @@ UNCONFIRMED = frozenset(
 )
 """Those that need not wait for replicas: they only read, or what a failover loses of them is made
 up for: a message whose settling or claim is lost is delivered again."""
+
+WRITING = frozenset(("redrive",))
+"""Those that write whatever they find. This one makes room, so it must do where memory is full."""
 
 _INCLUDE = re.compile(r"^-- include (\w+)\n", re.MULTILINE)
 
