@@ -133,10 +133,12 @@ def worker(pushed: Inbox, **fields: Any) -> Process:
 @pytest.mark.parametrize(
     ("point", "skip", "partitions"),
     [
-        (point, skip, partitions)
-        for point, skip in POINTS
-        for partitions in (0, 4)
-        if partitions or "plan" not in point
+        *((point, skip, 4) for point, skip in POINTS),
+        *(
+            pytest.param(point, skip, 0, marks=pytest.mark.long)
+            for point, skip in POINTS
+            if "plan" not in point  # which one container does not need
+        ),
     ],
 )
 def test_a_courier_that_is_killed_is_replaced(
@@ -172,6 +174,7 @@ def test_a_courier_that_is_killed_before_it_hears_is_replaced(
     pushed.check()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("point", ["courier put", "courier put answered"])
 def test_couriers_that_are_killed_again_and_again(pushed: Inbox, point: str) -> None:
     begin(pushed, 4)

@@ -73,7 +73,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "BLOCK", 10_000.0)
 
 
-@pytest.mark.parametrize("options", ["", "wait_replicas=1&"])
+@pytest.mark.parametrize("options", ["", pytest.param("wait_replicas=1&", marks=pytest.mark.long)])
 @pytest.mark.parametrize("replace", REPLACEMENTS)
 def test_a_watch_goes_on_at_the_next_master(
     sentinels: Sentinels, replace: Replace, options: str
