@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import random
 import threading
 import uuid
 from collections.abc import Iterator
@@ -455,6 +456,10 @@ class Splitter:
             if progress is None or progress.done:
                 return progress is None
 
+    def advance(self) -> None:
+        """Go on, or begin the next one."""
+        self._driver.run(self._broker.split(self._queue))
+
     def is_over(self) -> bool:
         with contextlib.suppress(BrokerError):
             return self._driver.run(self._broker.split(self._queue, NEW)).done
@@ -613,3 +618,49 @@ def test_a_node_that_is_killed_while_a_lot_is_on_its_way(
     assert [message for message, runs in evidence.runs.items() if len(runs) > 1] == []
     assert one.counts.totals["put"] == len(one.accepted)
     assert [worker.code for worker in workers] == [None, None]
+
+
+def split_to(splitter: Splitter, most: int, over: threading.Event) -> None:
+    """Split again and again, whatever fails."""
+    while not over.is_set():
+        with contextlib.suppress(BrokerError):
+            if not splitter.under_way() and splitter.partitions() == most:
+                return
+            splitter.advance()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kind", ["single", "ordered", "ordered_batch"])
+def test_splits_while_nodes_are_killed_again_and_again(
+    scene: list[Scene],
+    folder: Path,
+    cluster: RedisCluster,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    chance, over = random.Random(kind), threading.Event()
+    fields = {"portion": PORTION, "takes": 0.05 if kind.endswith("batch") else 0.01}
+    with begin(scene, folder, cluster.url, kind, FAILOVER, **fields) as load:
+        load.progress()
+        splitter = Splitter(scene[0], monkeypatch)
+        load.fall_behind(2000)
+        splitting = threading.Thread(target=split_to, args=(splitter, 8, over))
+        splitting.start()
+        try:
+            for _ in range(8):
+                load.progress(chance.randrange(1, 300))
+                slot = key_slot(b"%d" % chance.randrange(9))
+                victim = cluster.master_of(slot)
+                cluster.kill(victim)
+                cluster.wait_failover(slot, victim)
+                victim.restart()
+                cluster.wait_ok()
+            until(lambda: not splitting.is_alive(), "it is split", 120)
+        finally:
+            over.set()
+            splitting.join()
+        load.progress()
+    assert splitter.partitions() == 8
+    splitter.close()
+    load.finish()
