@@ -27,7 +27,7 @@ from taskyard.brokers.redis.failures import (
 )
 from taskyard.brokers.redis.options import Address, RedisOptions
 from taskyard.brokers.redis.outages import Outages
-from taskyard.brokers.redis.scripts import UNCONFIRMED
+from taskyard.brokers.redis.scripts import UNCONFIRMED, WRITING
 from taskyard.brokers.redis.topology import Directory, directory_for
 
 __all__ = [
@@ -304,8 +304,9 @@ class _Attempts:
     def _confirmation(self, jobs: list[_Job]) -> list[Sequence[Argument]]:
         milliseconds = round(self._scene.options.timeout * 500) or 1
         commands: list[Sequence[Argument]] = [("WAIT", self._wanted, milliseconds)]
-        if any(job.doubtful for job in jobs):
-            # WAIT is for what its own connection wrote, and a repeated call writes nothing.
+        if any(job.doubtful or job.call.script.name not in WRITING for job in jobs):
+            # WAIT is for what its own connection wrote (in Valkey, and Redis since 7.2), and who
+            # finds work done, by an earlier attempt or by somebody else, writes nothing.
             key = container_key(self._scene.options.prefix, jobs[0].call.tag)
             commands.insert(0, ("SET", f"{key}:wait", "", "PX", 1000))
         return commands

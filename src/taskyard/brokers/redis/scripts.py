@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
 
-__all__ = ["NAMES", "READING", "STORING", "UNCONFIRMED", "Script", "load_script"]
+__all__ = ["NAMES", "READING", "STORING", "UNCONFIRMED", "WRITING", "Script", "load_script"]
 
 NAMES = (
     "accept",
@@ -54,6 +54,9 @@ STORING = frozenset(("accept", "places", "put"))
 UNCONFIRMED = READING | {"declare", "extend", "leave", "reap", "resettle", "step", "tidy"}
 """Those that need not wait for replicas: they only read, or what a failover loses of them is made
 up for: a message whose settling or claim is lost is delivered again."""
+
+WRITING = frozenset(("redrive",))
+"""Those that write whatever they find. This one makes room, so it must do where memory is full."""
 
 _INCLUDE = re.compile(r"^-- include (\w+)\n", re.MULTILINE)
 

@@ -29,7 +29,7 @@ end
 -- A call that is repeated
 
 local function reply_again(saved)
-    local lost, at, upcoming, suspects, tokens = unpack(cmsgpack.unpack(saved))
+    local lost, at, upcoming, suspects, tokens, moved = unpack(cmsgpack.unpack(saved))
     local claims = {}
     for _, token in ipairs(tokens) do
         local stored = call('LRANGE', claim_key(token), 0, -1)
@@ -40,7 +40,7 @@ local function reply_again(saved)
             claims[#claims + 1] = claim_reply(token, key, deadline, parts, stored)
         end
     end
-    return {lost, at, upcoming, suspects, claims}
+    return {lost, at, upcoming, suspects, claims, moved}
 end
 
 -- What still fits into a claim
@@ -422,5 +422,5 @@ end
 
 store()
 local upcoming = next_at()
-remember(cmsgpack.pack({lost, now, upcoming, suspects and 1 or 0, tokens}))
+remember(cmsgpack.pack({lost, now, upcoming, suspects and 1 or 0, tokens, moved}))
 return {lost, now, upcoming, suspects and 1 or 0, claims, moved}
