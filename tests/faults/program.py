@@ -24,12 +24,14 @@ from typing import Any
 import msgspec
 from tests.faults.evidence import Event, Journal
 
+import taskyard.brokers.redis.split
 import taskyard.worker.pool
 import taskyard.worker.supervisor
 import taskyard.worker.worker
 from taskyard import Batch, Retry, Yard, current_context
 from taskyard.brokers.base import Broker, Operation, Put, Settlement, Step, Want
 from taskyard.brokers.clock import wall_clock
+from taskyard.brokers.inboxes import Inboxes, Lot, Misfit, Watch
 from taskyard.brokers.redis import RedisBroker, parse_url
 from taskyard.brokers.sqlite import SQLiteBroker
 from taskyard.context import Context
@@ -61,8 +63,8 @@ class Config(msgspec.Struct):
         kind: the task's handler: a key of `HANDLERS`.
         policy: options of the task.
         settings: of the worker.
-        probe: a point of the broker's (see `SQLiteBroker` and `ProbedRedis`) at which something
-            happens: once, in whatever process is there first.
+        probe: a point of the broker's (see `SQLiteBroker`, `ProbedRedis` and `ProbedInboxes`) at
+            which something happens: once, in whatever process is there first.
         skip: how often the point is passed before.
         action: what happens there: "kill", "stop" (SIGTERM) or "pause" (SIGSTOP), for this process;
             "crash": killed, not once but whenever a process is there; "ask": it waits until the
@@ -74,6 +76,7 @@ class Config(msgspec.Struct):
         takes: seconds that every handler call takes.
         file_limit: bytes that a file may have.
         healthy: seconds after which a process without progress is called stuck; 0: as usual.
+        portion: how much of a queue that is being split moves at once; 0: as usual.
     """
 
     folder: str
@@ -92,6 +95,7 @@ class Config(msgspec.Struct):
     takes: float = 0.0
     file_limit: int = 0
     healthy: float = 0.0
+    portion: int = 0
 
 
 config: Config
@@ -335,6 +339,7 @@ class ProbedRedis(RedisBroker):
     def __init__(self, url: str, probe: Callable[[str], None], **options: Any) -> None:
         super().__init__(parse_url(url), **options)
         self._probe = probe
+        self.inboxes: Any = ProbedInboxes(self.inboxes, probe)
 
     def put(self, puts: Sequence[Put]) -> Operation[None]:
         self._probe("put")
@@ -352,6 +357,63 @@ class ProbedRedis(RedisBroker):
         if step.claims:
             self._probe("claim committed")
         return step
+
+
+class ProbedInboxes:
+    """Tells of the points that a courier reaches.
+
+    They are "courier collect", "courier plan" and "courier put" before a call, the same with
+    " answered" behind it, and "courier woken" when a watch brought a lot.
+
+    Arguments:
+        inboxes: of the broker.
+        probe: is told.
+    """
+
+    def __init__(self, inboxes: Inboxes, probe: Callable[[str], None]) -> None:
+        self._inboxes = inboxes
+        self._probe = probe
+        self.name = inboxes.name
+
+    def collect(self, queue: str, courier: str, done: int = 0) -> Operation[Lot | None]:
+        return self._told(self._inboxes.collect(queue, courier, done))
+
+    def store(self, lot: Lot, items: Sequence[Put | Misfit]) -> Operation[list[Misfit]]:
+        return self._told(self._inboxes.store(lot, items))
+
+    def watch(self, queue: str, courier: str) -> Watch:
+        return ProbedWatch(self._inboxes.watch(queue, courier), self._probe)
+
+    def _told(self, operation: Operation[Any]) -> Operation[Any]:
+        try:
+            step = next(operation)
+            while True:
+                point = f"courier {(step[0] if isinstance(step, list) else step).script.name}"
+                self._probe(point)
+                try:
+                    reply = yield step
+                except Exception as error:
+                    step = operation.throw(error)
+                else:
+                    self._probe(f"{point} answered")
+                    step = operation.send(reply)
+        except StopIteration as end:
+            return end.value
+
+
+class ProbedWatch:
+    """Tells when it brings a lot."""
+
+    def __init__(self, watch: Watch, probe: Callable[[str], None]) -> None:
+        self._watch = watch
+        self._probe = probe
+        self.close = watch.close
+
+    async def wait(self) -> Lot | None:
+        lot = await self._watch.wait()
+        if lot is not None and lot.values:
+            self._probe("courier woken")
+        return lot
 
 
 def _broker(told: Config, probe: Callable[[str], None]) -> Broker:
@@ -411,6 +473,7 @@ def main() -> None:
     taskyard.worker.pool.LONGEST_SLEEP = config.wakes
     taskyard.worker.worker.TIDY_EVERY = max(0.3, config.wakes)
     taskyard.worker.supervisor.HEALTHY = config.healthy or taskyard.worker.supervisor.HEALTHY
+    taskyard.brokers.redis.split.THINGS = config.portion or taskyard.brokers.redis.split.THINGS
     yard = make_yard(config, probe=_probe)
     if config.produce:
         _produce(yard)

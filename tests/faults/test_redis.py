@@ -211,10 +211,12 @@ LOADS = ["single", "coroutine", "ordered", "ordered_batch"]
 
 
 def restart(server: RedisServer) -> None:
-    """Start it again, and mend its file where that ends in the middle of a transaction.
+    """Start it again, and mend its file where that ended in the middle of a script.
 
-    Redis 6.2 and 7.0 (Valkey not) then cut off the last command only, and leave the transaction's
-    beginning in the file: a second restart would do the half of a script that never was.
+    Redis 6.2 and 7.0 (Valkey not) then cut off the last command only, and leave what is before it
+    of the script's transaction. What they write next becomes a part of that, so that the start
+    after this one would do a half twice. It would before the new file is complete, too: nobody
+    kills them until then.
     """
     server.restart()
     if "Truncating the AOF" in server.log():
@@ -238,7 +240,7 @@ def killed_again_and_again(load: Load, store: RedisStore, chance: random.Random)
     return kills
 
 
-@pytest.mark.long  # a server that dies within a transaction of its file may replay half of it
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["single", "ordered_batch"])
 def test_a_server_that_is_killed_again_and_again(
     scene: Scene, store: RedisStore, kind: str

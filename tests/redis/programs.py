@@ -24,7 +24,7 @@ LONG = 30.0
 
 def make(url: str) -> Doorbell:
     options = parse_url(url)
-    return Doorbell(partial(connection, options, options.addresses[0]), "test", lambda _: None)
+    return Doorbell(partial(connection, options, options.addresses[0]), "test", lambda _: None, str)
 
 
 def publish(url: str, name: str) -> int:

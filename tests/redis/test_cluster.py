@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import random
 import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
+import msgspec
 import pytest
+import redis
 from redis.crc import key_slot
 from tests.conformance.harness import TASK, Clock, Harness, SyncRunner, body
 from tests.faults.conftest import folder
@@ -18,12 +21,28 @@ from tests.faults.program import Item
 from tests.faults.scene import Scene, until
 from tests.servers.binaries import Binary
 from tests.servers.cluster import RedisCluster, Sentinels
+from tests.servers.fixtures import required
 from tests.servers.proxy import Proxy
 from tests.servers.server import RedisServer
 
-from taskyard.brokers.base import Broker, Counts, Group, Put, Want
-from taskyard.brokers.redis import RedisBroker, parse_url
-from taskyard.errors import BrokerError, DuplicateId
+from taskyard.brokers.base import (
+    Broker,
+    Counts,
+    Dead,
+    DeadQuery,
+    Group,
+    GroupWant,
+    Operation,
+    Put,
+    Settlement,
+    Want,
+)
+from taskyard.brokers.inboxes import Lot
+from taskyard.brokers.redis import RedisBroker, parse_url, split
+from taskyard.brokers.redis.calls import Call
+from taskyard.brokers.redis.placement import call
+from taskyard.errors import BrokerError, DuplicateId, NotConfirmed
+from taskyard.message import Failure
 
 __all__ = ["folder"]
 
@@ -63,12 +82,13 @@ class Load:
     Arguments:
         scene: where they are at work.
         kind: of the task.
+        fields: more of the `Config` of all.
     """
 
-    def __init__(self, scene: Scene, kind: str) -> None:
+    def __init__(self, scene: Scene, kind: str, **fields: Any) -> None:
         self._scene = scene
         self._ordered = kind.startswith("ordered")
-        scene.setup(kind=kind)
+        scene.setup(kind=kind, **fields)
         self._workers = [scene.worker(settings={"concurrency": 4}) for _ in range(2)]
         self._over = threading.Event()
         self._failures: list[BaseException] = []
@@ -93,6 +113,11 @@ class Load:
         goal = count() + more
         until(lambda: self._failures or count() >= goal, what)
         assert self._failures == []
+
+    def fall_behind(self, messages: int) -> None:
+        """Put many at once."""
+        shards = (f"b{number % SHARDS}" for number in range(messages))
+        self._scene.put(Item(f"b{number}", shard) for number, shard in enumerate(shards))
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -140,9 +165,9 @@ def scene(folder: Path) -> Iterator[list[Scene]]:
         one.close()
 
 
-def begin(scene: list[Scene], folder: Path, url: str, kind: str, query: str) -> Load:
+def begin(scene: list[Scene], folder: Path, url: str, kind: str, query: str, **fields: Any) -> Load:
     scene.append(Scene(folder, Servers(url, query)))
-    return Load(scene[0], kind)
+    return Load(scene[0], kind, **fields)
 
 
 # Failing over
@@ -355,3 +380,348 @@ def test_a_taken_id_is_named_as_it_is(harness: Harness, id_: str) -> None:
     with pytest.raises(DuplicateId) as refused:
         harness.put_all(put)
     assert repr(id_) in str(refused.value)
+
+
+# What somebody else did, and replicas do not have yet
+
+
+@pytest.fixture(params=["redis", "valkey"])
+def pair(request: pytest.FixtureRequest) -> Iterator[tuple[RedisBroker, RedisBroker, Proxy]]:
+    """Two brokers of a master whose replica can be held up."""
+    binary = required(request.param)
+    with (
+        RedisServer(binary=binary, config={"repl-diskless-sync-delay": 0}) as master,
+        RedisServer(binary=binary) as replica,
+        Proxy((master.host, master.port)) as proxy,
+    ):
+        host, _, port = proxy.address.rpartition(":")
+        client = replica.client()
+        client.replicaof(host, int(port))
+        until(lambda: client.info("replication")["master_link_status"] == "up", "it follows")
+        # Nothing is tried again: a second attempt is another matter than a second caller.
+        url = f"{master.url}?wait_replicas=1&timeout=1&retry=0"
+        yield RedisBroker(parse_url(url)), RedisBroker(parse_url(url)), proxy
+        proxy.resume()
+
+
+def attempt_both(pair: tuple[RedisBroker, RedisBroker, Proxy], make: Any) -> None:
+    """Neither who does something nor who finds it done may go on before the replica has it."""
+    *brokers, proxy = pair
+    drivers = [broker.driver() for broker in brokers]
+    for driver in drivers:
+        driver.run(brokers[0].counts())  # connected, the server examined
+    proxy.hold("reply")
+    for broker, driver in zip(brokers, drivers, strict=True):
+        with pytest.raises(NotConfirmed):
+            driver.run(make(broker))
+    proxy.resume()
+    drivers[1].run(make(brokers[1]))
+    for driver in drivers:
+        driver.close()
+
+
+def test_a_lot_that_another_one_stored_is_confirmed(
+    pair: tuple[RedisBroker, RedisBroker, Proxy],
+) -> None:
+    driver = pair[0].driver()
+    for broker in pair[:2]:
+        driver.run(broker.put([Put(TASK, [])]))  # both know where the queue is
+    lot = Lot(TASK.queue, 1, 1, [b"1"])
+    attempt_both(pair, lambda broker: broker.inboxes.store(lot, [Put(TASK, [body("a")])]))
+    [counts] = driver.run(pair[0].counts())
+    assert counts.waiting == 1
+    driver.close()
+
+
+@pytest.mark.parametrize("script", ["part", "accept", "export", "import"])
+def test_a_step_of_a_split_that_another_one_took_is_confirmed(
+    pair: tuple[RedisBroker, RedisBroker, Proxy], script: str
+) -> None:
+    driver = pair[0].driver()
+    driver.run(pair[0].put([Put(TASK, [body("x")], shard) for shard in "abcde"]))
+    step = driver.run(until_script(pair[0].split(TASK.queue), script))
+    attempt_both(pair, lambda broker: once(step))
+    while not driver.run(pair[0].split(TASK.queue, 2)).done:
+        pass
+    [counts] = driver.run(pair[0].counts())
+    assert counts.waiting == 5
+    driver.close()
+
+
+def test_dead_letters_can_be_discarded_where_memory_is_full(
+    pair: tuple[RedisBroker, RedisBroker, Proxy],
+) -> None:
+    broker = pair[0]
+    driver = broker.driver()
+    driver.run(broker.put([Put(TASK, [body("a")])]))
+    want = Want([GroupWant(TASK, 10)], "me", 60_000_000)
+    [claim] = driver.run(broker.step([], want)).claims
+    [(_, message)] = claim.lanes[0].messages
+    dead = Dead(Failure("error", "Error", "it failed"))
+    driver.run(broker.step([Settlement(claim.token, {message.sequence: dead})], None))
+    host, _, port = broker.url.partition("//")[2].partition("/")[0].rpartition(":")
+    with redis.Redis(host, int(port)) as client:
+        client.config_set("maxmemory", 1)
+    with pytest.raises(BrokerError, match="memory is full"):
+        driver.run(broker.put([Put(TASK, [body("a")])]))
+    assert driver.run(broker.discard_dead(DeadQuery())) == 1
+    driver.close()
+
+
+def until_script(operation: Operation[Any], script: str) -> Operation[Call]:
+    """Carry an operation out until it is about to call a script; returns that call."""
+    step = next(operation)
+    while step.script.name != script:
+        step = operation.send((yield step))
+    operation.close()
+    return step
+
+
+def once(step: Call) -> Operation[Any]:
+    return (yield step)
+
+
+# Failing over while a queue is split
+
+PORTION = 20
+"""How much moves at once: little, so that it takes a while."""
+OLD, NEW = 1, 2
+"""The containers of the first queue, once it is split."""
+
+
+class Splitter:
+    """Splits the queue of a scene in small portions, until it is killed at a point of that.
+
+    Arguments:
+        scene: whose queue.
+    """
+
+    def __init__(self, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(split, "THINGS", PORTION)
+        self._broker = RedisBroker(parse_url(scene.config().url))
+        self._queue = scene.task.group.queue
+        self._driver = self._broker.driver()
+
+    def close(self) -> None:
+        self._driver.close()
+
+    def advance_to(self, script: str, skip: int = 0) -> bool:
+        """Split until a script is about to run, for so many times more than once; then die.
+
+        Returns:
+            False: others were faster, and it is over.
+        """
+        while True:
+            operation = self._broker.split(self._queue, NEW)
+            progress = self._driver.run(_until(operation, script, skip))
+            if progress is None or progress.done:
+                return progress is None
+
+    def advance(self) -> None:
+        """Go on, or begin the next one."""
+        self._driver.run(self._broker.split(self._queue))
+
+    def is_over(self) -> bool:
+        with contextlib.suppress(BrokerError):
+            return self._driver.run(self._broker.split(self._queue, NEW)).done
+        return False
+
+    def under_way(self) -> list[bytes]:
+        """The splits that home knows of, as nobody carries them on by asking."""
+        named: list[bytes] = self._driver.run(once(call("splits", 0)))
+        return named
+
+    def partitions(self) -> int:
+        _, [_, *containers] = self._driver.run(once(call("places", 0, self._queue, 0)))
+        return len(containers)
+
+
+def _until(operation: Operation[Any], script: str, skip: int) -> Operation[Any]:
+    """Carry an operation out until it comes to that point; then it gives None."""
+    try:
+        step = next(operation)
+        while True:
+            if step.script.name == script:
+                if not skip:
+                    return None
+                skip -= 1
+            step = operation.send((yield step))
+    except StopIteration as end:
+        return end.value
+
+
+POINTS = [
+    ("import", 2, NEW, "ordered"),  # it is on its way: still in the old one
+    ("cleared", 2, OLD, "ordered_batch"),  # it has arrived: in both
+    ("accept", 0, OLD, "ordered"),
+    ("export", 3, OLD, "single"),
+    ("import", 2, OLD, "ordered_batch"),
+    ("cleared", 2, NEW, "ordered"),
+    ("closed", 0, NEW, "ordered"),
+    ("gone", 0, OLD, "ordered"),
+    ("doubled", 0, HOME, "ordered"),
+]
+"""About to call what, how often it was called before, whose node dies, kind of the task."""
+
+
+@pytest.mark.parametrize(
+    ("script", "skip", "half", "kind"),
+    [*POINTS[:2], *(pytest.param(*point, marks=pytest.mark.long) for point in POINTS[2:])],
+)
+def test_a_node_that_is_killed_in_the_middle_of_a_split(
+    scene: list[Scene],
+    folder: Path,
+    cluster: RedisCluster,
+    monkeypatch: pytest.MonkeyPatch,
+    script: str,
+    skip: int,
+    half: int,
+    kind: str,
+) -> None:
+    home, old, _ = (cluster.master_of(key_slot(b"%d" % tag)) for tag in (0, OLD, NEW))
+    [third] = [node for node in cluster.masters() if node not in (home, old)]
+    cluster.move_slot(key_slot(b"%d" % NEW), third)  # so that the halves fail one by one
+    slot = key_slot(b"0") if half == HOME else key_slot(b"%d" % half)
+    takes = 0.05 if kind.endswith("batch") else 0.01
+    fields = {"portion": PORTION, "takes": takes}
+    with begin(scene, folder, cluster.url, kind, FAILOVER, **fields) as load:
+        load.progress()
+        splitter = Splitter(scene[0], monkeypatch)
+        load.fall_behind(1500)
+        assert splitter.advance_to(script, skip) or script == "doubled"
+        victim = cluster.master_of(slot)
+        cluster.kill(victim)
+        cluster.wait_failover(slot, victim)
+        victim.restart()
+        load.progress()
+        # Nobody but the workers carries it on.
+        until(lambda: not splitter.under_way(), "the split is over")
+        load.progress()
+    assert splitter.partitions() == 2
+    assert splitter.is_over()
+    splitter.close()
+    load.finish()
+
+
+# Failing over while what others pushed is taken in
+
+INBOX = -1
+
+
+class Pushes:
+    """Values that a plain client pushes, each on a replica before it counts as pushed.
+
+    Arguments:
+        scene: the queue of which gets them.
+        cluster: where it is.
+    """
+
+    def __init__(self, scene: Scene, cluster: RedisCluster) -> None:
+        self.key = f"{parse_url(scene.config().url).prefix}:inbox:{scene.task.group.queue}"
+        self.slot = key_slot(self.key.encode())
+        self._scene = scene
+        self._cluster = cluster
+
+    def push(self, count: int) -> None:
+        first = len(self._scene.accepted)
+        items = [Item(f"v{n}", f"s{n % SHARDS}") for n in range(first, first + count)]
+        values = [
+            msgspec.json.encode({"taskyard": {"id": item.name}, "value": item}) for item in items
+        ]
+        master = self._cluster.master_of(self.slot)
+        with master.client(single_connection_client=True) as client:
+            client.lpush(self.key, *values)
+            assert client.wait(1, 10_000) == 1
+        self._scene.note_accepted(items)
+
+    def are_stored(self) -> bool:
+        return self._scene.counts.totals.get("put", 0) >= len(self._scene.accepted)
+
+
+@pytest.mark.parametrize(
+    ("point", "where"),
+    [
+        ("courier put", INBOX),  # the inbox has given a lot, nobody has stored it
+        ("courier put answered", QUEUE),
+        *(
+            pytest.param(point, where, marks=pytest.mark.long)
+            for point in ("courier collect", "courier collect answered", "courier put")
+            for where in (INBOX, QUEUE, HOME)
+            if (point, where) != ("courier put", INBOX)
+        ),
+        pytest.param("courier put answered", INBOX, marks=pytest.mark.long),
+    ],
+)
+def test_a_node_that_is_killed_while_a_lot_is_on_its_way(
+    scene: list[Scene], folder: Path, cluster: RedisCluster, point: str, where: int
+) -> None:
+    one = Scene(folder, Servers(cluster.url, FAILOVER), kind="ordered")
+    scene.append(one)
+    pushes = Pushes(one, cluster)
+    taken = [cluster.master_of(slot) for slot in (HOME, QUEUE)]
+    [third] = [node for node in cluster.masters() if node not in taken]
+    cluster.move_slot(pushes.slot, third)
+    slot = pushes.slot if where == INBOX else where
+    pushes.push(1200)
+    workers = [one.worker(probe=point, skip=1, action="ask")]
+    one.asked()  # it has a lot, and has moved one
+    victim = cluster.master_of(slot)
+    cluster.kill(victim)
+    cluster.wait_failover(slot, victim)
+    victim.restart()
+    cluster.wait_ok()
+    workers.append(one.worker())
+    pushes.push(100)
+    one.tell()
+    until(pushes.are_stored, "everything is taken in")
+    one.drained()
+    evidence = one.check(ordered=True)
+    assert [message for message, runs in evidence.runs.items() if len(runs) > 1] == []
+    assert one.counts.totals["put"] == len(one.accepted)
+    assert [worker.code for worker in workers] == [None, None]
+
+
+def split_to(splitter: Splitter, most: int, over: threading.Event) -> None:
+    """Split again and again, whatever fails."""
+    while not over.is_set():
+        with contextlib.suppress(BrokerError):
+            if not splitter.under_way() and splitter.partitions() == most:
+                return
+            splitter.advance()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kind", ["single", "ordered", "ordered_batch"])
+def test_splits_while_nodes_are_killed_again_and_again(
+    scene: list[Scene],
+    folder: Path,
+    cluster: RedisCluster,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    chance, over = random.Random(kind), threading.Event()
+    fields = {"portion": PORTION, "takes": 0.05 if kind.endswith("batch") else 0.01}
+    with begin(scene, folder, cluster.url, kind, FAILOVER, **fields) as load:
+        load.progress()
+        splitter = Splitter(scene[0], monkeypatch)
+        load.fall_behind(2000)
+        splitting = threading.Thread(target=split_to, args=(splitter, 8, over))
+        splitting.start()
+        try:
+            for _ in range(8):
+                load.progress(chance.randrange(1, 300))
+                slot = key_slot(b"%d" % chance.randrange(9))
+                victim = cluster.master_of(slot)
+                cluster.kill(victim)
+                cluster.wait_failover(slot, victim)
+                victim.restart()
+                cluster.wait_ok()
+            until(lambda: not splitting.is_alive(), "it is split", 120)
+        finally:
+            over.set()
+            splitting.join()
+        load.progress()
+    assert splitter.partitions() == 8
+    splitter.close()
+    load.finish()

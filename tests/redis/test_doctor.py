@@ -279,6 +279,40 @@ def test_what_the_user_may_not_do_is_named(kind: str) -> None:
         assert server.client().keys() == []
 
 
+@pytest.mark.parametrize("kind", ["redis", "redis-6.2", "valkey"])
+def test_keys_of_others_are_named(kind: str) -> None:
+    config = {"maxmemory": "100mb"}
+    with RedisServer(
+        binary=required(kind), appendonly=True, appendfsync="always", config=config
+    ) as server:
+        with Yard(server.url) as yard:
+            yard.queue("two", partitions=2)
+            for queue in ("one", "two"):
+                yard.task(name=f"{queue}-task", queue=queue)(print).enqueue()
+        assert subjects(server.url) == set(), "what is our own is not foreign"
+        client = server.client()
+        client.set("taskyard:{2}:claims", "theirs")
+        client.set("taskyard:{0}:s:1", "theirs")
+        [report] = examine(parse_url(server.url))
+        assert [(one.level, one.subject) for one in report.findings] == [("problem", "keys")] * 2
+        for name, finding in zip(("{0}:s:1", "{2}:claims"), report.findings, strict=True):
+            assert f"the key taskyard:{name} is another application's" in finding.text
+        client.delete("taskyard:{0}:meta")
+        client.set("taskyard:{0}:meta", "theirs")
+        [finding] = examine(parse_url(server.url))[0].findings
+        assert "the key taskyard:{0}:meta is" in finding.text
+
+
+def test_keys_of_others_are_named_on_a_cluster(redis_cluster: RedisCluster) -> None:
+    with Yard(redis_cluster.url) as yard:
+        yard.queue("two", partitions=2)
+        yard.task(name="task", queue="two")(print).enqueue()
+    redis_cluster.client().set("taskyard:{2}:later", "theirs")
+    reports = examine(parse_url(redis_cluster.url))
+    found = [one for report in reports for one in report.findings if one.subject == "keys"]
+    assert [one.text.split()[2] for one in found] == ["taskyard:{2}:later"]
+
+
 def test_settings_that_are_not_told(redis_binary: object) -> None:
     users = ["hosted on >pw &* ~* +@all -config -acl"]
     with RedisServer(users=users) as server:

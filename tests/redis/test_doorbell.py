@@ -44,7 +44,8 @@ def make(left: Queue[str]) -> Iterator[Make]:
     def make(url: str, **more: Any) -> Doorbell:
         options = parse_url(url)
         connect = partial(connection, options, options.addresses[0])
-        made.append(Doorbell(connect, "test", more.pop("leave", left.put), **more))
+        leave, tell = more.pop("leave", left.put), more.pop("tell", str)
+        made.append(Doorbell(connect, "test", leave, tell, **more))
         return made[-1]
 
     yield make
@@ -140,7 +141,7 @@ def test_both_protocols_will_do(
         made.connect()
         return made
 
-    doorbell = Doorbell(connect, "test", left.put, silence=0.05)
+    doorbell = Doorbell(connect, "test", left.put, str, silence=0.05)
     listener = doorbell.listener()
     assert not listener.wait(0.3), "it hears the answers to its questions"
     assert rings(client, listener)

@@ -16,7 +16,9 @@ LONG = 30.0
 def test_what_is_published_on_any_node_is_heard(redis_cluster: RedisCluster) -> None:
     first, *others = redis_cluster.masters()
     options = parse_url(first.url)
-    bell = Doorbell(partial(connection, options, Address(first.host, first.port)), "test", print)
+    bell = Doorbell(
+        partial(connection, options, Address(first.host, first.port)), "test", print, str
+    )
     listener = bell.listener()
     for node in others:
         # The reply of PUBLISH counts only who is connected to that very node.

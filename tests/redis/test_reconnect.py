@@ -306,9 +306,9 @@ def test_nobody_is_there(kind: str, redis_server: RedisServer) -> None:
         assert took(one, text) >= 0.4
     with behind(redis_server, kind, retry=0.0) as (proxy, one):
         proxy.refuse()
-        took(one, "Connection refused; tried once; nothing was stored")
+        took(one, "Connection refused; tried once; nothing was changed")
     with driven(kind, "redis://:secret@no-such-host.invalid", retry=0.0) as one:
-        took(one, r"Redis at no-such-host\.invalid:6379: .*; nothing was stored")
+        took(one, r"Redis at no-such-host\.invalid:6379: .*; nothing was changed")
     with driven(kind, "unix:///no/such.sock", retry=0.0) as one:
         took(one, r"Redis at unix:/no/such\.sock: No such file or directory; tried once")
 
@@ -325,7 +325,7 @@ def test_memory_stays_full(kind: str, redis_binary: object) -> None:
         RedisServer(config={"maxmemory": 1}) as server,
         driven(kind, server.url, retry=0.1) as one,
     ):
-        took(one, r"its memory is full \(maxmemory\).*tried for .* s; nothing was stored")
+        took(one, r"its memory is full \(maxmemory\).*tried for .* s; nothing was changed")
 
 
 def test_a_replica_stays_one(kind: str, redis_server: RedisServer) -> None:

@@ -47,6 +47,14 @@ def test_data_outlive_a_kill_with_the_append_only_file(redis_binary: object) -> 
         assert server.client().get("key") == b"kept"
 
 
+def test_a_server_that_is_back_has_loaded_its_data(redis_binary: object) -> None:
+    with RedisServer(appendonly=True) as server:
+        server.client().eval("for _ = 1, 200000 do redis.call('INCR', 'key') end", 0)
+        server.kill()
+        server.restart()
+        assert server.client().get("key") == b"200000"
+
+
 def test_a_frozen_server_answers_when_it_goes_on(redis_binary: object) -> None:
     with RedisServer() as server:
         client = server.client()

@@ -108,7 +108,7 @@ def _single(one: Call) -> Operation[Any]:
 @pytest.fixture
 def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     made = Time()
-    monkeypatch.setattr("taskyard.brokers.redis.outages.time", made)
+    monkeypatch.setattr("taskyard.brokers.redis.absences.time", made)
     return made
 
 

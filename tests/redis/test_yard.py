@@ -151,6 +151,20 @@ def test_a_foreign_key_is_refused_and_left_alone(redis_server: RedisServer, name
     assert client.keys() == [f"taskyard:{{0}}:{name}".encode()]
 
 
+@pytest.mark.parametrize("kind", ["g", "s", "r", "f", "p", "i", "d"])
+def test_a_group_takes_no_number_whose_keys_are_foreign(
+    redis_server: RedisServer, kind: str
+) -> None:
+    client = redis_server.client()
+    for number in (1, 2):
+        client.set(f"taskyard:{{0}}:{kind}:{number}", "theirs")
+    with Yard(redis_server.url) as yard:
+        assert sum_on(yard) == 3
+    assert client.hkeys("taskyard:{0}:names") == [b"3"]
+    for number in (1, 2):
+        assert client.get(f"taskyard:{{0}}:{kind}:{number}") == b"theirs"
+
+
 def test_a_claim_that_somebody_removed_holds_up_nobody(redis_server: RedisServer) -> None:
     client = redis_server.client()
     with Yard(redis_server.url) as yard:

@@ -207,7 +207,7 @@ class RedisServer:
     # Life and death
 
     def start(self) -> None:
-        """Start it and wait until it answers; on another port if somebody takes the chosen one.
+        """Start it and wait until it serves; on another port if somebody takes the chosen one.
 
         Raises:
             ServerError: it ended, or did not answer; with the end of its log.
@@ -347,7 +347,7 @@ class RedisServer:
         return "".join(lines)
 
     def _wait(self) -> bool:
-        """Wait until it answers; whether it does, and did not end."""
+        """Wait until it answers and has loaded its data; whether it has, and did not end."""
         with self.client(socket_timeout=0.5) as probe:
             self._clients.remove(probe)
 
@@ -355,7 +355,9 @@ class RedisServer:
                 if not self.running:
                     return True
                 try:
-                    return bool(probe.info("server")["process_id"] == self.pid)
+                    info = probe.info()
+                    # It tells this while it loads, too. A sentinel has nothing to load.
+                    return bool(info["process_id"] == self.pid and not info.get("loading"))
                 except (redis.AuthenticationError, NoPermissionError):
                     return True  # only users with names may, say
 

@@ -241,7 +241,7 @@ def _add_lines(yard: Yard, queue: str, skip_invalid: bool) -> None:
     except KeyboardInterrupt:
         inlet.flush()
         click.echo(f"stopped: {_summary(inlet, queue)}", err=True)
-        sys.exit(1)
+        sys.exit(130)
     click.echo(_summary(inlet, queue))
 
 

@@ -26,7 +26,8 @@ def doctor(given: str | None, as_json: bool, url: str) -> None:
     what is lost at most when something fails. Without URL it examines the broker of --broker.
 
     Of a Redis it looks at the version, the role, the user's rights, memory and eviction, what is
-    written to disk and when, replicas, passwords and the clock; of a cluster at every master.
+    written to disk and when, replicas, passwords, the clock, and for keys of other applications
+    under the prefix; of a cluster at every master.
     Nothing is changed; to see whether commands are allowed, one key is written for a moment.
 
     \b

@@ -23,6 +23,21 @@ class _Failed(click.ClickException):
         click.echo(f"Error: {printable(self.message, lines=True)}", err=True)
 
 
+class _Interrupted(click.ClickException):
+    """Ctrl-C: nobody has to be told what he did."""
+
+    exit_code = 130
+    """What shells give for a program that SIGINT ended."""
+
+    def __init__(self) -> None:
+        super().__init__("interrupted")
+
+    def show(self, file: object = None) -> None:
+        """End the line on which the terminal shows ^C."""
+        del file
+        click.echo(err=True)
+
+
 COMMANDS = ("start", "add", "worker", "queues", "dead", "release", "split", "doctor")
 
 
@@ -46,6 +61,8 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except TaskyardError as error:
             raise _Failed(str(error) or type(error).__name__) from error
+        except KeyboardInterrupt:
+            raise _Interrupted from None
 
 
 @click.group(
@@ -72,4 +89,5 @@ def taskyard() -> None:
     by default the file taskyard.db in the current directory.
 
     Exit codes: 0: fine. 1: it failed, or what was asked for is not there. 2: wrong usage.
+    130: Ctrl-C.
     """

@@ -30,7 +30,7 @@ from taskyard.worker.lease import Lease
 from taskyard.worker.settings import WorkerSettings
 from taskyard.worker.slices import SliceSizes
 
-__all__ = ["PERMANENT", "RECONNECT", "Host", "Pool", "Run"]
+__all__ = ["PARTING", "PERMANENT", "RECONNECT", "Host", "Pool", "Run"]
 
 log = logging.getLogger("taskyard.worker")
 
@@ -40,6 +40,10 @@ PERMANENT = (CorruptDatabase, ForeignDatabase, SchemaTooNew)
 """What no waiting mends: the worker ends with it."""
 RECONNECT = (0.1, 5.0)
 """Seconds between tries while the broker fails: at first, at most."""
+
+
+PARTING = 1.0
+"""Seconds for which a worker that has nothing more to do waits for an answer of the broker."""
 
 
 class Host(Protocol):
@@ -119,6 +123,8 @@ class Pool:
         self._sizes = SliceSizes(host.settings.slice)
         self._settlements: list[Settlement] = []
         self._changed = asyncio.Event()
+        self._limit: asyncio.Timeout | None = None  # of the exchange that is under way
+        self._settling = False
         self._asked = 0.0
         self._hard = False
 
@@ -154,6 +160,7 @@ class Pool:
                 run.give_up()
             else:
                 run.execution.stop()
+        self._shorten_exchange()
         self._changed.set()
 
     def notify(self) -> None:
@@ -207,6 +214,33 @@ class Pool:
         return step
 
     async def _step(self, settlements: list[Settlement], want: Want | None) -> Step:
+        self._settling = bool(settlements)
+        limit = asyncio.timeout(None)
+        try:
+            async with limit:
+                self._limit = limit
+                self._shorten_exchange()
+                return await self._ask(settlements, want)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            if settlements:
+                log.error(
+                    "the broker does not answer; what became of %s claims is not stored: their"
+                    " messages are delivered again when the leases end",
+                    len(settlements),
+                )
+            return Step([], [], 0)
+        finally:
+            self._limit = None
+
+    def _shorten_exchange(self) -> None:
+        """Wait no longer for an answer than it is worth when the worker stops."""
+        given_up = self._hard or (self._host.stopping and not self._settling)
+        if given_up and self._limit is not None and self._limit.when() is None:
+            self._limit.reschedule(asyncio.get_running_loop().time() + PARTING)
+
+    async def _ask(self, settlements: list[Settlement], want: Want | None) -> Step:
         delay, most = RECONNECT
         while True:
             self._asked = time.monotonic()
@@ -220,7 +254,7 @@ class Pool:
                 delay = min(delay * 2, most)
                 if self._host.stopping:
                     want = None
-                    if self._hard:
+                    if self._hard or not settlements:
                         return Step([], [], 0)
             else:
                 for token in step.lost:

@@ -23,7 +23,7 @@ from taskyard.task import Task
 from taskyard.worker.courier import Courier
 from taskyard.worker.instances import Instances
 from taskyard.worker.isolation import Isolation
-from taskyard.worker.pool import RECONNECT, Pool
+from taskyard.worker.pool import PARTING, RECONNECT, Pool
 from taskyard.worker.scheduler import Scheduler
 from taskyard.worker.settings import WorkerSettings
 
@@ -114,7 +114,8 @@ class Worker:
         threads = ThreadPoolExecutor(slots, "taskyard-handler")
         instances = Instances(threads)
         try:
-            await self._declare(driver)
+            if not await self._start(driver):
+                return
             log.info("worker %s started: %s slots", self.owner, slots)
             helpers = [
                 asyncio.create_task(self._renew(driver)),
@@ -133,7 +134,7 @@ class Worker:
             log.info("worker %s ended after %s messages", self.owner, self.messages)
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
-            await driver.close()
+            await _close(driver)
         if self._failure:
             raise WorkerError(self._failure)
 
@@ -227,6 +228,19 @@ class Worker:
             )
             self.stop()
 
+    async def _start(self, driver: AsyncDriver) -> bool:
+        """Declare the groups, unless the worker is told to stop before; say whether it goes on."""
+        declaring = asyncio.create_task(self._declare(driver))
+        stopped = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait({declaring, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if declaring.done():
+                declaring.result()
+            return not self.stopping
+        finally:
+            declaring.cancel()
+            stopped.cancel()
+
     async def _declare(self, driver: AsyncDriver) -> None:
         for group, tasks in self._groups.items():
             policies = [task.group_policy for task in tasks.values()]
@@ -236,7 +250,7 @@ class Worker:
 
     async def _declare_group(self, driver: AsyncDriver, group: Group, policy: GroupPolicy) -> None:
         delay, most = RECONNECT
-        while not self.stopping:
+        while True:
             try:
                 await driver.run(self.broker.declare(group, policy, replace=True))
             except BrokerInaccessible:
@@ -320,6 +334,15 @@ class Worker:
         log.warning("worker %s: the grace time of %s s is over", self.owner, self.settings.grace)
         for pool in self._pools:
             pool.stop(hard=True)
+
+
+async def _close(driver: AsyncDriver) -> None:
+    """Close the driver, without waiting for answers that do not come."""
+    try:
+        async with asyncio.timeout(PARTING):
+            await driver.close()
+    except TimeoutError:
+        driver.shut_down()
 
 
 def _megabytes() -> int:

@@ -11,3 +11,9 @@ from tests.servers.server import RedisServer
 def box(redis_server: RedisServer) -> Container:
     """An empty container, with a clock that stands still."""
     return Container(redis_server.client())
+
+
+@pytest.fixture
+def there(redis_server: RedisServer) -> Container:
+    """Another one, which does not share its keys: what leaves the first goes there."""
+    return Container(redis_server.client(db=1))

@@ -32,12 +32,15 @@ __all__ = [
     "State",
     "fresh",
     "read_entry",
+    "read_transfer",
 ]
 
 NOW = 1_700_000_000_000_000
 TURNS = 1 << 42
 
-REMEMBERING = {"put", "step", "reap", "redrive", "release", "tidy", "declare", "change", "changed"}
+REMEMBERING = frozenset(
+    ("put", "step", "reap", "redrive", "release", "tidy", "declare", "double", "change", "changed")
+)
 """Those whose answer is kept. The others may simply be carried out again."""
 
 State = dict[str, Any]
@@ -277,6 +280,10 @@ def _set(server: redis.Redis, key: str) -> None:
     server.smembers(key)
 
 
+def _string(server: redis.Redis, key: str) -> None:
+    server.get(key)
+
+
 def _ttl(server: redis.Redis, key: str) -> None:
     server.ttl(key)
 
@@ -379,11 +386,14 @@ def _fields(kind: str) -> Decoder:
     return decode
 
 
-def _due(name: str, found: Scored) -> Pairs:
-    for member, at in _scores(found):
-        sequence, gid, priority, length = struct.unpack_from(">QIhH", member)
-        shard, entry = member[16 : 16 + length].decode(), member[:8] + member[16 + length :]
-        yield f"due {sequence}", Due(at, gid, priority, shard, read_entry(entry))
+def _dues(kind: str) -> Decoder:
+    def decode(name: str, found: Scored) -> Pairs:
+        for member, at in _scores(found):
+            sequence, gid, priority, length = struct.unpack_from(">QIhH", member)
+            shard, entry = member[16 : 16 + length].decode(), member[:8] + member[16 + length :]
+            yield f"{kind} {sequence}", Due(at, gid, priority, shard, read_entry(entry))
+
+    return decode
 
 
 def _claims(name: str, found: Scored) -> Pairs:
@@ -406,10 +416,13 @@ def _claim(name: str, found: list[bytes]) -> Pairs:
     yield f"held {name}", Claimed(*header, entries)
 
 
-def _dead(name: str, found: Scored) -> Pairs:
-    for number, score in _scores(found):
-        assert int(number) == score
-        yield f"dead {name} {score}", True
+def _numbers(kind: str) -> Decoder:
+    def decode(name: str, found: Scored) -> Pairs:
+        for number, score in _scores(found):
+            assert int(number) == score
+            yield f"{kind} {name} {score}", True
+
+    return decode
 
 
 def _buried(name: str, found: Scored) -> Pairs:
@@ -429,11 +442,14 @@ def _bytes(text: msgspec.Raw) -> bytes:
     return raw[{0xD9: 2, 0xDA: 3, 0xDB: 5}.get(raw[0], 1) :]
 
 
+def _read_letter(packed: msgspec.Raw | bytes) -> Letter:
+    values = _letter.decode(packed)
+    return Letter(*(_bytes(each) if isinstance(each, msgspec.Raw) else each for each in values))
+
+
 def _letters(name: str, found: dict[bytes, bytes]) -> Pairs:
     for number, packed in found.items():
-        values = _letter.decode(packed)
-        read = [_bytes(value) if isinstance(value, msgspec.Raw) else value for value in values]
-        yield f"letter {number.decode()}", Letter(*read)
+        yield f"letter {number.decode()}", _read_letter(packed)
 
 
 # Rules and what is to be put are no text, though they are packed as such.
@@ -457,12 +473,65 @@ TEXTS = {"state", "shard", "waiters"}
 BLOBS = {"result", "failure"}
 
 
-def _record(name: str, found: dict[bytes, bytes]) -> Pairs:
+def _read_record(found: dict[bytes, bytes]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for field, value in found.items():
         word = field.decode()
         fields[word] = value if word in BLOBS else value.decode() if word in TEXTS else int(value)
-    yield f"record {name}", fields
+    return fields
+
+
+def _record(name: str, found: dict[bytes, bytes]) -> Pairs:
+    yield f"record {name}", _read_record(found)
+
+
+# What leaves a container, and of queues that are split
+
+
+def _epochs(name: str, found: dict[bytes, bytes]) -> Pairs:
+    for queue, packed in found.items():
+        yield f"epoch {queue.decode()}", tuple(msgspec.msgpack.decode(packed))
+
+
+def _queues(kind: str) -> Decoder:
+    def decode(name: str, found: dict[bytes, bytes]) -> Pairs:
+        for queue, number in found.items():
+            yield f"{kind} {queue.decode()}", int(number)
+
+    return decode
+
+
+_transfer = msgspec.msgpack.Decoder(tuple[int, list[list[msgspec.Raw]]])
+
+
+def _raw_record(raw: msgspec.Raw) -> dict[str, Any] | None:
+    if bytes(raw) == b"\xc2":  # false
+        return None
+    values = [_bytes(each) for each in msgspec.msgpack.decode(raw, type=list[msgspec.Raw])]
+    return _read_record(dict(zip(values[::2], values[1::2], strict=True)))
+
+
+def read_transfer(packed: bytes) -> tuple[int, list[tuple[Any, ...]]]:
+    """Decode what export.lua has on its way: its number, and things as it describes them."""
+    number, things = _transfer.decode(packed)
+    return number, [_thing(*map(bytes, thing)) for thing in things]
+
+
+def _thing(kind: bytes, *rest: bytes) -> tuple[Any, ...]:
+    word, plain = _bytes(msgspec.Raw(kind)).decode(), msgspec.msgpack.decode
+    if word == "s":
+        return (word, *map(plain, rest))
+    if word == "x":
+        key, letter, record = rest
+        return (word, plain(key), _read_letter(letter), _raw_record(msgspec.Raw(record)))
+    key, shard, priority, entry, record, *due = rest
+    read = read_entry(_bytes(msgspec.Raw(entry)))
+    head = (word, plain(key), plain(shard), plain(priority), read)
+    return (*head, _raw_record(msgspec.Raw(record)), *map(plain, due))
+
+
+def _slot(name: str, found: bytes) -> Pairs:
+    yield f"slot {name}", read_transfer(found)
 
 
 def _sleepers(name: str, found: dict[bytes, bytes]) -> Pairs:
@@ -516,15 +585,20 @@ KINDS: dict[str, tuple[Callable[[redis.Redis, str], None], Decoder]] = {
     "o": (_set, _shards("open")),
     "w": (_set, _shards("closed")),
     "m": (_set, _shards("moving")),
-    "epochs": (_hash, _fields("epoch")),
+    "x": (_zset, _numbers("leaving")),
+    "away": (_zset, _dues("away")),
+    "slot": (_string, _slot),
+    "imported": (_hash, _queues("imported")),
+    "splits": (_hash, _queues("split")),
+    "epochs": (_hash, _epochs),
     "transfers": (_hash, _fields("transfer")),
     "out": (_list, _values("out")),
     "woken": (_list, _values("woken")),
     "lot": (_hash, _fields("lot")),
-    "due": (_zset, _due),
+    "due": (_zset, _dues("due")),
     "claims": (_zset, _claims),
     "c": (_list, _claim),
-    "d": (_zset, _dead),
+    "d": (_zset, _numbers("dead")),
     "buried": (_zset, _buried),
     "back": (_set, _shards("returning")),
     "letters": (_hash, _letters),
@@ -561,6 +635,7 @@ def check(state: State) -> None:
     buried = {f"{letter.gid} {number}": letter.at for number, letter in some("letter").items()}
     assert some("dead").keys() == buried.keys()
     assert some("buried") == buried
+    assert some("leaving").keys() <= some("dead").keys()
     assert {name.split()[1] for name in some("line")} <= some("sleeper").keys()
     _check_numbers(some)
     _check_lanes(some)
@@ -597,9 +672,14 @@ def _check_numbers(some: Some) -> None:
         gid = name.split()[0]
         counted[f"{gid} waiting"] += lengths.total()
         counted[f"{gid} lanes"] += 1
-    for due in some("due").values():
+    for due in (*some("due").values(), *some("away").values()):
         counted[f"{due.gid} delayed"] += 1
     gids = _gids(some)
+    # What left counts here until it arrived.
+    for _, things in some("slot").values():
+        for kind, key, *_ in things:
+            if kind in ("m", "d"):
+                counted[f"{gids[key]} {'waiting' if kind == 'm' else 'delayed'}"] += 1
     for claimed in some("held").values():
         counted[f"{gids[claimed.key]} running"] += claimed.number
     numbers = ("waiting", "lanes", "delayed", "running")
@@ -618,6 +698,7 @@ def _check_lanes(some: Some) -> None:
         policy = some("policy")[name.split()[0]]
         full = policy.concurrency and lane.held >= policy.concurrency
         somewhere = lengths.total() > 0 and not lane.parked and not full
+        somewhere = somewhere and name not in some("closed")
         assert somewhere == (name in some("ready") or name in some("later")), name
         assert {priority for _, priority in lengths} <= {*lane.priorities}
         assert {priority for kind, priority in lengths if kind == "back"} <= {*lane.back}

@@ -368,6 +368,38 @@ def test_a_put_wakes_the_one_that_slept_longest(box: Container) -> None:
         assert heard == [b"one", b"two"]
 
 
+SILENT = 15_000_001
+"""Microseconds after which a sleeper should have registered again."""
+
+
+def test_who_has_been_silent_for_long_does_not_swallow_a_wake_up(box: Container) -> None:
+    assert box.now is not None
+    with box.client.pubsub(ignore_subscribe_messages=True) as ears:
+        ears.subscribe("gone", "alive")  # a machine that is cut off is subscribed for minutes
+        ears.get_message(timeout=10)
+        ears.get_message(timeout=10)
+        box.run(claim(listener="gone"))
+        box.now += SILENT
+        box.run(claim(listener="alive"))
+        _, changed = box.trace(put("1"))
+        assert changed["sleeper gone"] is None
+        assert changed["line 1 alive"] is None
+        heard = [ears.get_message(timeout=10)["channel"] for _ in range(2)]
+        assert heard == [b"gone", b"alive"], "it may live after all"
+
+
+def test_who_has_been_silent_for_long_is_not_expected_to_wake_in_time(box: Container) -> None:
+    assert box.now is not None
+    box.run(put("1", delay=2 * SILENT))
+    box.run(claim(listener="gone"))
+    box.now += SILENT - 1
+    _, changed = box.trace(put("2", delay=2 * SILENT))
+    assert not any("gone" in path for path in changed), "it wakes for the first one"
+    box.now += 1
+    _, changed = box.trace(put("3", delay=2 * SILENT))
+    assert changed["sleeper gone"] is None
+
+
 def test_only_who_knows_all_members_is_woken(box: Container) -> None:
     with box.client.pubsub(ignore_subscribe_messages=True) as ears:
         ears.subscribe("one", "two")

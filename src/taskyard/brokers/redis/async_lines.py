@@ -162,10 +162,14 @@ class AsyncLines:
                 self._idle.append(line)
 
     async def finish(self) -> None:
-        """Let what is under way end, then close."""
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-        self.close()
+        """Let what is under way end, then close; if this is cancelled, break it off."""
+        try:
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            self.close()
 
     def close(self) -> None:
         """Close all connections, also those in use, and when the loop is closed."""

@@ -23,9 +23,11 @@ from taskyard.brokers.redis.failures import (
     exhausted,
     final,
     remedy,
+    will_be_over_soon,
 )
 from taskyard.brokers.redis.options import Address, RedisOptions
-from taskyard.brokers.redis.scripts import UNCONFIRMED
+from taskyard.brokers.redis.outages import Outages
+from taskyard.brokers.redis.scripts import UNCONFIRMED, WRITING
 from taskyard.brokers.redis.topology import Directory, directory_for
 
 __all__ = [
@@ -86,16 +88,22 @@ class Scene:
         check: looks at each server before its first call.
         checked: the servers that it has looked at.
         directory: who is responsible for what.
+        outages: who does not answer.
     """
 
     def __init__(
-        self, options: RedisOptions, clock: Callable[[], int] | None, check: Check | None
+        self,
+        options: RedisOptions,
+        clock: Callable[[], int] | None,
+        check: Check | None,
+        outages: Outages | None = None,
     ) -> None:
         self.options = options
         self.clock = clock
         self.check = check
         self.checked: set[Address] = set()
         self.directory: Directory = directory_for(options)
+        self.outages = Outages() if outages is None else outages
 
 
 class Parcel(NamedTuple):
@@ -296,8 +304,9 @@ class _Attempts:
     def _confirmation(self, jobs: list[_Job]) -> list[Sequence[Argument]]:
         milliseconds = round(self._scene.options.timeout * 500) or 1
         commands: list[Sequence[Argument]] = [("WAIT", self._wanted, milliseconds)]
-        if any(job.doubtful for job in jobs):
-            # WAIT is for what its own connection wrote, and a repeated call writes nothing.
+        if any(job.doubtful or job.call.script.name not in WRITING for job in jobs):
+            # WAIT is for what its own connection wrote (in Valkey, and Redis since 7.2), and who
+            # finds work done, by an earlier attempt or by somebody else, writes nothing.
             key = container_key(self._scene.options.prefix, jobs[0].call.tag)
             commands.insert(0, ("SET", f"{key}:wait", "", "PX", 1000))
         return commands
@@ -319,6 +328,8 @@ class _Attempts:
                 done.append((job, reply))
         confirmed = self._is_confirmed(jobs)
         doubt = self._unconfirmed(address, list(following)) if confirmed else None
+        if self._scene.outages.any and doubt is None:
+            self._scene.outages.answered(address, [job.call for job, _ in done])
         for job, reply in done:
             job.doubtful = doubt is not None
             if doubt is None:
@@ -395,8 +406,12 @@ class _Attempts:
         if remaining <= 0:
             for job in self._jobs:
                 if not job.done:
-                    job.end(exhausted(address, error, tried, doubtful=job.doubtful))
+                    job.end(exhausted(job.call, address, error, tried, doubtful=job.doubtful))
             return
+        if not will_be_over_soon(error):
+            failed = [job.call for job in self._jobs if not job.done]
+            hope = f"trying again for {remaining:.3g} s"
+            self._scene.outages.begin(address, error, hope, failed)
         pause = min(FIRST_PAUSE * 2 ** min(self._pauses, 10), LONGEST_PAUSE)
         self._pauses += 1
         yield Pause(min(pause * random.uniform(0.5, 1.0), remaining))

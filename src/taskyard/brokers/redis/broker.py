@@ -33,6 +33,7 @@ from taskyard.brokers.redis.examination import start_check
 from taskyard.brokers.redis.inbox import RedisInboxes
 from taskyard.brokers.redis.letters import Letters
 from taskyard.brokers.redis.options import RedisOptions
+from taskyard.brokers.redis.outages import Outages
 from taskyard.brokers.redis.placement import (
     FIRST_EPOCH,
     HOME,
@@ -96,6 +97,7 @@ class RedisBroker:
         self._dead_age = round(dead_age * 1e6)
         self._check = start_check(options, self._report)
         self._reported: set[str] = set()
+        self._outages = Outages()
         cluster = options.kind == "cluster"
         self._placements = Placements(spread=cluster)
         self._steps = Steps(self._placements, dead_limit, afar=cluster)
@@ -107,10 +109,10 @@ class RedisBroker:
         self.schedules = RedisSchedules(self._placements, self._splits, _put, afar=cluster)
 
     def driver(self) -> RedisDriver:
-        return RedisDriver(self._options, self._clock, self._check, self._leave)
+        return RedisDriver(self._options, self._clock, self._check, self._leave, self._outages)
 
     def async_driver(self) -> RedisAsyncDriver:
-        return RedisAsyncDriver(self._options, self._clock, self._check, self._leave)
+        return RedisAsyncDriver(self._options, self._clock, self._check, self._leave, self._outages)
 
     def _report(self, finding: Finding) -> None:
         if finding.text not in self._reported:

@@ -62,6 +62,7 @@ class Facts:
         tls: whether it was asked over TLS.
         skew: seconds by which its clock is ahead of this machine's.
         forbidden: commands that it refused and taskyard needs.
+        foreign: keys under the prefix that are another application's.
         user: as whom it was asked.
         wait_replicas: how many replicas puts wait for.
     """
@@ -76,6 +77,7 @@ class Facts:
     tls: bool = False
     skew: float = 0.0
     forbidden: Sequence[str] = ()
+    foreign: Sequence[str] = ()
     user: str = "default"
     wait_replicas: int = 0
 
@@ -113,6 +115,7 @@ def find(facts: Facts) -> list[Finding]:
         *_about_version(facts),
         *_about_role(facts),
         *_about_commands(facts),
+        *_about_keys(facts),
         *_about_memory(facts),
         *_about_persistence(facts),
         *_about_replicas(facts),
@@ -169,6 +172,16 @@ def _about_role(facts: Facts) -> Iterator[Finding]:
         )
     if facts.info.get("loading") == "1":
         yield Finding("problem", "loading", "it still loads its data", "wait, and look again")
+
+
+def _about_keys(facts: Facts) -> Iterator[Finding]:
+    for key in facts.foreign:
+        yield Finding(
+            "problem",
+            "keys",
+            f"the key {key} is another application's, and where it is, taskyard cannot work",
+            "remove it, or give another prefix, as in ?prefix=shop",
+        )
 
 
 def _about_commands(facts: Facts) -> Iterator[Finding]:

@@ -30,7 +30,7 @@ from taskyard.brokers.listener import WokenListener
 from taskyard.brokers.readable import is_readable
 from taskyard.errors import BrokerError
 
-__all__ = ["BellListener", "Connect", "Connection", "Doorbell"]
+__all__ = ["BellListener", "Connect", "Connection", "Doorbell", "Tell"]
 
 log = logging.getLogger("taskyard.redis")
 
@@ -67,6 +67,9 @@ class Connection(Protocol):
 Connect: TypeAlias = Callable[[], Connection]
 """Makes a connection that is connected and ready for commands, or raises an error. For a cluster:
 to any node, since all of them hear what is published."""
+
+Tell: TypeAlias = Callable[[Exception], str]
+"""Says why there is no connection; "": somebody has told of it, and will tell of its end."""
 
 _Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
 
@@ -151,6 +154,7 @@ class Doorbell:
         leave: given the name of a listener that was closed, makes the broker forget it and hand
             its wake-up on. It runs in the doorbell's thread, where others wait for it, so it should
             fail soon rather than try for long. A BrokerError of it is ignored.
+        tell: puts a failure into words.
         silence: seconds without a sign of life after which the connection is tested.
         answer: seconds after which it is lost if there is no answer.
     """
@@ -160,6 +164,7 @@ class Doorbell:
         connect: Connect,
         prefix: str,
         leave: Callable[[str], None],
+        tell: Tell,
         *,
         silence: float = SILENCE,
         answer: float = ANSWER,
@@ -167,6 +172,7 @@ class Doorbell:
         self._connect = connect
         self._prefix = prefix
         self._leave = leave
+        self._tell = tell
         self._patience = _Patience(silence, answer)
         self._lock = threading.Lock()
         self._ringer: _Ringer | None = None
@@ -180,7 +186,7 @@ class Doorbell:
         """
         with self._lock:
             if self._ringer is None or not self._ringer.running:
-                self._ringer = _Ringer(self._connect, self._leave, self._patience)
+                self._ringer = _Ringer(self._connect, self._leave, self._tell, self._patience)
             name = f"{self._prefix}:wake:{secrets.token_urlsafe(9)}"
             made = BellListener(name, self._ringer.drop)
             self._ringer.add(made)
@@ -215,9 +221,13 @@ class _Ringer:
     Only the thread uses the connection; others note what is new and poke it.
     """
 
-    def __init__(self, connect: Connect, leave: Callable[[str], None], patience: _Patience) -> None:
+    def __init__(
+        self, connect: Connect, leave: Callable[[str], None], tell: Tell, patience: _Patience
+    ) -> None:
         self._connect = connect
         self._leave = leave
+        self._words_for = tell
+        self._complained = False
         self._patience = patience
         self._listeners: dict[str, BellListener] = {}
         self._news: deque[str] = deque()
@@ -337,9 +347,10 @@ class _Ringer:
                 if listener is not None:
                     listener.wake()
             case [b"subscribe", bytes(channel), _]:
-                if self._failures and not self._stood:
-                    log.info("the server's wake-ups are heard again")
                 self._stood = True
+                if self._complained:
+                    self._complained = False
+                    log.info("the server's wake-ups are heard again")
                 listener = self._listeners.get(channel.decode())
                 if listener is not None:
                     listener.stands()
@@ -358,9 +369,15 @@ class _Ringer:
                 listener.missed = True
             return
         if self._failures == 1 or any(listener.standing for listener in listeners):
-            log.warning("no wake-ups from the server, looking now and then instead: %s", error)
+            self._complain(error)
         for listener in listeners:
             listener.fails()
+
+    def _complain(self, error: Exception) -> None:
+        words = self._words_for(error)
+        if words:
+            self._complained = True
+            log.warning("no wake-ups from the server, looking now and then instead: %s", words)
 
     def _rest(self) -> None:
         """Pause before the next attempt to connect, with jitter: many lost the same server."""

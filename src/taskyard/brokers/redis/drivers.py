@@ -15,6 +15,7 @@ from taskyard.brokers.redis.attempts import Check, Scene
 from taskyard.brokers.redis.bell import Bell, Leave
 from taskyard.brokers.redis.lines import Pool
 from taskyard.brokers.redis.options import RedisOptions
+from taskyard.brokers.redis.outages import Outages
 
 __all__ = ["RedisAsyncDriver", "RedisDriver"]
 
@@ -29,6 +30,7 @@ class RedisDriver:
         clock: gives microseconds, for tests; None: the server's clock.
         check: looks at each server before its first call.
         leave: makes the operation by which the broker forgets a listener.
+        outages: where those are noted that it meets; None: it has its own.
     """
 
     def __init__(
@@ -37,9 +39,11 @@ class RedisDriver:
         clock: Callable[[], int] | None = None,
         check: Check | None = None,
         leave: Leave | None = None,
+        outages: Outages | None = None,
     ) -> None:
-        self._pool = Pool(options, clock, check)
-        self._bell = Bell(options, clock, leave)
+        outages = Outages() if outages is None else outages
+        self._pool = Pool(options, clock, check, outages)
+        self._bell = Bell(options, clock, leave, outages)
 
     def run(self, operation: Operation[T]) -> T:
         """See `Driver.run`."""
@@ -65,6 +69,7 @@ class RedisAsyncDriver:
         clock: gives microseconds, for tests; None: the server's clock.
         check: looks at each server before its first call.
         leave: makes the operation by which the broker forgets a listener.
+        outages: where those are noted that it meets; None: it has its own.
     """
 
     def __init__(
@@ -73,9 +78,11 @@ class RedisAsyncDriver:
         clock: Callable[[], int] | None = None,
         check: Check | None = None,
         leave: Leave | None = None,
+        outages: Outages | None = None,
     ) -> None:
-        self._scene = partial(Scene, options, clock, check)
-        self._bell = Bell(options, clock, leave)
+        outages = Outages() if outages is None else outages
+        self._scene = partial(Scene, options, clock, check, outages)
+        self._bell = Bell(options, clock, leave, outages)
         self._pid = os.getpid()
         self._loops: dict[asyncio.AbstractEventLoop, AsyncLines] = {}
 

@@ -22,6 +22,8 @@ from taskyard.brokers.redis.doctor import (
 )
 from taskyard.brokers.redis.failures import NotRedis, Refusal, final
 from taskyard.brokers.redis.options import Address, RedisOptions
+from taskyard.brokers.redis.placement import HOME
+from taskyard.brokers.redis.scripts import load_script
 from taskyard.brokers.redis.topology import directory_for
 from taskyard.errors import BrokerError
 
@@ -113,8 +115,12 @@ def examine(options: RedisOptions) -> list[Report]:
     reports = []
     try:
         directory.look_up()
+        highest = 0
         for address in directory.everybody():
-            facts = _ask(options, address)
+            highest = max(highest, _ask(options, address, _highest_container(options)))
+        for address in directory.everybody():
+            questions = look(options, address, probe=True, containers=highest)
+            facts = _ask(options, address, questions)
             if facts.info.get("role") == "slave" and options.kind == "cluster":
                 continue
             reports.append(
@@ -150,13 +156,17 @@ def start_check(
     return check
 
 
-def look(options: RedisOptions, address: Address, *, probe: bool) -> Questions[Facts]:
+def look(
+    options: RedisOptions, address: Address, *, probe: bool, containers: int = 0
+) -> Questions[Facts]:
     """Ask a server what there is to know. What it refuses is left out.
 
     Arguments:
         options: how it is reached.
         address: where it is.
-        probe: whether to try commands; this writes a key for a moment.
+        probe: whether to try commands, and look for keys of others; this writes a key for a
+            moment.
+        containers: the highest number of a container.
     """
     info = _lines(_checked((yield ("INFO",))))
     before = time.time()
@@ -171,6 +181,7 @@ def look(options: RedisOptions, address: Address, *, probe: bool) -> Questions[F
     config = yield from _config()
     open_default = yield from _open_default()
     forbidden = (yield from _forbidden(options)) if probe else []
+    foreign = (yield from _foreign(options, containers)) if probe else []
     return Facts(
         address=address,
         kind=options.kind,
@@ -182,20 +193,20 @@ def look(options: RedisOptions, address: Address, *, probe: bool) -> Questions[F
         tls=options.tls is not None,
         skew=skew,
         forbidden=forbidden,
+        foreign=foreign,
         user=options.login.user or "default",
         wait_replicas=options.wait_replicas,
     )
 
 
-def _ask(options: RedisOptions, address: Address) -> Facts:
-    questions = look(options, address, probe=True)
+def _ask(options: RedisOptions, address: Address, questions: Questions[T]) -> T:
     with closing(SyncConnection(options, address)) as connection:
         reply: Any = None
         while True:
             try:
                 command = questions.send(reply)
             except StopIteration as end:
-                found: Facts = end.value
+                found: T = end.value
                 return found
             connection.send(pack(command))
             [reply] = connection.receive(1)
@@ -273,6 +284,28 @@ def _is_forbidden(reply: Any) -> bool:
     return isinstance(reply, Refusal) and (
         reply.code == "NOPERM" or (reply.code == "ERR" and "unknown command" in reply.text)
     )
+
+
+# Keys
+
+
+def _highest_container(options: RedisOptions) -> Questions[int]:
+    """Ask whoever has the home container; 0 from anybody else, or if there is no other one."""
+    reply = yield ("HGET", f"{container_key(options.prefix, str(HOME))}:meta", "containers")
+    return int(reply) if isinstance(reply, bytes) and reply.isdigit() else 0
+
+
+def _foreign(options: RedisOptions, highest: int) -> Questions[list[str]]:
+    """Find keys of others in the containers that are here; those elsewhere are refused."""
+    guard = load_script("guard")
+    yield ("SCRIPT", "LOAD", guard.source)
+    found: list[str] = []
+    for container in range(highest + 1):
+        key = container_key(options.prefix, str(container))
+        reply = yield ("EVALSHA", guard.sha, 1, key, "", 0, "")
+        if isinstance(reply, bytes) and reply:
+            found.append(_text(reply))
+    return found
 
 
 # Replies

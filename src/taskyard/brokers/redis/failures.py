@@ -9,8 +9,9 @@ import ssl
 from enum import Enum
 from typing import NamedTuple
 
-from taskyard.brokers.redis.calls import ScriptError
+from taskyard.brokers.redis.calls import Call, ScriptError
 from taskyard.brokers.redis.options import Address
+from taskyard.brokers.redis.scripts import READING, STORING
 from taskyard.errors import BrokerError, BrokerInaccessible, BrokerUnavailable, NotConfirmed
 
 __all__ = [
@@ -22,8 +23,11 @@ __all__ = [
     "Remedy",
     "exhausted",
     "final",
+    "is_reply",
     "refusal",
     "remedy",
+    "told",
+    "will_be_over_soon",
 ]
 
 
@@ -142,6 +146,16 @@ def remedy(error: Exception) -> Remedy:
     return Remedy.RECONNECT if isinstance(error, OSError | NotConfirmed) else Remedy.NONE
 
 
+def is_reply(error: Exception) -> bool:
+    """Whether the server answered, but did not do what was asked, or not all of it."""
+    return isinstance(error, Refusal | NotConfirmed)
+
+
+def will_be_over_soon(error: Exception) -> bool:
+    """Whether it belongs to work on a cluster, and is nothing that anybody should know of."""
+    return isinstance(error, Refusal) and error.code in {"ASK", "TRYAGAIN"}
+
+
 _CAUSES = {
     "WRONGPASS": "the user or password is wrong",
     "NOAUTH": "it wants a password, and the URL has none",
@@ -182,7 +196,8 @@ def _cause_of_err(error: Refusal) -> str:
     return next(causes, "")
 
 
-def _told(error: Exception) -> str:
+def told(error: Exception) -> str:
+    """Say in a few words what went wrong."""
     if isinstance(error, Refusal):
         cause = _CAUSES.get(error.code) or _cause_of_err(error)
         return f"{cause} ({error})" if cause else str(error)
@@ -206,7 +221,7 @@ def final(address: Address | None, error: Exception) -> Exception:
         address: who gave it.
         error: the error.
     """
-    text = f"Redis at {address}: {_told(error)}"
+    text = f"Redis at {address}: {told(error)}"
     if isinstance(error, OSError | NotRedis):
         return BrokerInaccessible(text)
     if not isinstance(error, Refusal):
@@ -225,11 +240,12 @@ def final(address: Address | None, error: Exception) -> Exception:
 
 
 def exhausted(
-    address: Address | None, error: Exception, seconds: float, *, doubtful: bool
+    call: Call, address: Address | None, error: Exception, seconds: float, *, doubtful: bool
 ) -> BrokerError:
     """What to raise when an error that could have passed did not.
 
     Arguments:
+        call: what failed.
         address: who was asked last.
         error: the last error.
         seconds: for how long it was tried.
@@ -239,9 +255,16 @@ def exhausted(
     if isinstance(error, NotConfirmed):
         return NotConfirmed(f"{error}; {tried}")
     where = f" at {address}" if address is not None else ""
-    outcome = (
-        "an answer was lost, so it is not known whether the call was carried out"
-        if doubtful
-        else "nothing was stored"
-    )
-    return BrokerUnavailable(f"Redis{where}: {_told(error)}; {tried}; {outcome}")
+    text = f"Redis{where}: {told(error)}; {tried}"
+    outcome = _outcome(call, doubtful=doubtful)
+    return BrokerUnavailable(f"{text}; {outcome}" if outcome else text)
+
+
+def _outcome(call: Call, *, doubtful: bool) -> str:
+    """What became of a call that was given up; "" if it would only have read."""
+    name = call.script.name
+    if name in READING or (name == "places" and not call.args):
+        return ""
+    if doubtful:
+        return "an answer was lost, so it is not known whether the call was carried out"
+    return "nothing was stored" if name in STORING else "nothing was changed"

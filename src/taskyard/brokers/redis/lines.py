@@ -29,6 +29,7 @@ from taskyard.brokers.redis.calls import Call, Each
 from taskyard.brokers.redis.connect import SyncConnection
 from taskyard.brokers.redis.failures import Broken
 from taskyard.brokers.redis.options import Address, RedisOptions
+from taskyard.brokers.redis.outages import Outages
 
 __all__ = ["Pool"]
 
@@ -169,6 +170,7 @@ class Pool:
         options: where the server is.
         clock: gives microseconds, for tests; None: the server's clock.
         check: looks at each server before its first call.
+        outages: where those are noted that it meets; None: it has its own.
     """
 
     def __init__(
@@ -176,8 +178,9 @@ class Pool:
         options: RedisOptions,
         clock: Callable[[], int] | None = None,
         check: Check | None = None,
+        outages: Outages | None = None,
     ) -> None:
-        self._scene = partial(Scene, options, clock, check)
+        self._scene = partial(Scene, options, clock, check, outages)
         self._lines = _Lines(self._scene())
 
     def _own(self) -> _Lines:

@@ -1,116 +1,89 @@
-"""Which containers cannot be reached, and what is to be settled there once they can."""
+"""Telling of servers that do not answer: once when that begins, and once when it is over."""
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Iterable, Mapping, Sequence
+import os
+import threading
+from collections.abc import Iterable, Sequence
 
-from taskyard.brokers.base import Settlement
-from taskyard.errors import BrokerError, BrokerUnavailable
+from taskyard.brokers.redis.calls import Call
+from taskyard.brokers.redis.failures import is_reply, told
+from taskyard.brokers.redis.options import Address
 
 __all__ = ["Outages"]
 
 log = logging.getLogger("taskyard.redis")
 
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 10.0
-"""Seconds before a container that cannot be reached is asked again: at first, and in the end."""
 
-
-class _Outage:
-    """A container that could not be reached.
+class Outages:
+    """The outages of a broker, as all who use it in this process met them.
 
     Attributes:
-        error: why; None: it is here only for what is kept.
-        pause: seconds between the last time that it was asked and the next.
-        until: when it is asked again, by the monotonic clock.
-        kept: what is to be settled there.
+        any: whether there is one.
     """
 
     def __init__(self) -> None:
-        self.error: BrokerError | None = None
-        self.pause = FIRST_PAUSE
-        self.until = 0.0
-        self.kept: list[Settlement] = []
+        self._begin_anew()
 
-    def postpone(self) -> None:
-        self.until = time.monotonic() + self.pause
+    def _begin_anew(self) -> None:
+        self.any = False
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._met: dict[Address | None, _Outage] = {}
 
+    def begin(
+        self, address: Address | None, error: Exception, hope: str, calls: Iterable[Call] = ()
+    ) -> None:
+        """Note a failure, and tell of it unless that was done.
 
-class Outages:
-    """The containers that are left out since they cannot be reached, while others can."""
-
-    def __init__(self) -> None:
-        self._away: dict[int, _Outage] = {}
-
-    def __contains__(self, container: int) -> bool:
-        return container in self._away
-
-    def __len__(self) -> int:
-        return len(self._away)
-
-    def begin(self, failed: Mapping[int, BrokerError]) -> None:
-        """Note that some could not be reached; those that are away already stay so for longer."""
-        new = [container for container in failed if container not in self._away]
-        for container, error in failed.items():
-            known = self._away.get(container)
-            if known is None:
-                known = self._away[container] = _Outage()
-            else:
-                known.pause = min(known.pause * 2, LONGEST_PAUSE)
-            known.error = error
-            known.postpone()
+        Arguments:
+            address: who was asked.
+            error: what came of it.
+            hope: what is done about it.
+            calls: those that failed.
+        """
+        if self._pid != os.getpid():  # after a fork somebody else holds the lock
+            self._begin_anew()
+        with self._lock:
+            new = address not in self._met
+            outage = self._met.setdefault(address, _Outage(refuses=is_reply(error)))
+            outage.waiting.update(map(outage.name_of, calls))
+            self.any = True
         if new:
-            log.warning(
-                "%s cannot be reached; others are served meanwhile: %s", _named(new), failed[new[0]]
-            )
+            where = "" if address is None else f" at {address}"
+            log.warning("Redis%s: %s; %s", where, told(error), hope)
 
-    def end(self, container: int) -> None:
-        """Note that one was reached."""
-        known = self._away.get(container)
-        if known is None:
-            return
-        if known.kept:  # this came meanwhile, and has to get there
-            known.until = 0.0
-            return
-        del self._away[container]
-        log.info("%s can be reached again", _named([container]))
+    def answered(self, address: Address, calls: Sequence[Call]) -> None:
+        """Note that calls were carried out; tell of it if that was the end of all outages.
 
-    def postpone(self, containers: Iterable[int]) -> None:
-        """Begin the pauses anew of those that are away."""
-        for container in containers:
-            if container in self._away:
-                self._away[container].postpone()
-
-    def pause(self, containers: Iterable[int]) -> float | None:
-        """Seconds until one of these that are away is asked again; None: none is away."""
-        times = [self._away[one].until for one in containers if one in self._away]
-        return max(0.0, min(times) - time.monotonic()) if times else None
-
-    def check(self, containers: Iterable[int]) -> None:
-        """Raise an error if one of these is away."""
-        for container in containers:
-            if container in self._away:
-                raise BrokerUnavailable(str(self._away[container].error))
-
-    def keep(self, container: int, settlements: Sequence[Settlement]) -> None:
-        """Keep settlements until one is reached again."""
-        self._away.setdefault(container, _Outage()).kept += settlements
-
-    def take(self, container: int) -> list[Settlement]:
-        """Give what was kept, to be sent."""
-        known = self._away.get(container)
-        if known is None:
-            return []
-        kept, known.kept = known.kept, []
-        return kept
-
-    def give_back(self, container: int, kept: Sequence[Settlement]) -> None:
-        """Keep again what could not be sent, before what came later."""
-        if kept:
-            self._away.setdefault(container, _Outage()).kept[:0] = kept
+        Arguments:
+            address: who did it; after a failover this is another one than failed.
+            calls: what was asked.
+        """
+        if self._pid != os.getpid():
+            self._begin_anew()
+        with self._lock:
+            for failed, outage in list(self._met.items()):
+                outage.waiting.difference_update(map(outage.name_of, calls))
+                if not outage.waiting or (failed == address and not outage.refuses):
+                    del self._met[failed]
+            over, self.any = self.any and not self._met, bool(self._met)
+        if over:
+            log.info("Redis at %s answers again", address)
 
 
-def _named(containers: Iterable[int]) -> str:
-    tags = sorted(containers)
-    return f"partition{'s' if len(tags) > 1 else ''} {', '.join(f'{{{tag}}}' for tag in tags)}"
+class _Outage:
+    """A server that fails.
+
+    Attributes:
+        refuses: whether it answers, but does not do what is asked: it may do other things.
+        waiting: what failed there and was not carried out since, wherever.
+    """
+
+    def __init__(self, *, refuses: bool) -> None:
+        self.refuses = refuses
+        self.waiting: set[str] = set()
+
+    def name_of(self, call: Call) -> str:
+        return f"{call.script.name} {call.tag}" if self.refuses else call.tag

@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
 
-__all__ = ["NAMES", "UNCONFIRMED", "Script", "load_script"]
+__all__ = ["NAMES", "READING", "STORING", "UNCONFIRMED", "WRITING", "Script", "load_script"]
 
 NAMES = (
     "accept",
@@ -27,6 +27,7 @@ NAMES = (
     "extend",
     "forget",
     "gone",
+    "guard",
     "import",
     "lanes",
     "leave",
@@ -49,14 +50,22 @@ NAMES = (
     "tidy",
 )
 
-UNCONFIRMED = frozenset(
-    (
-        *("counts", "dead", "lanes", "letters", "oldest", "records", "schedules"),
-        *("agenda", "declare", "extend", "forget", "leave", "reap", "resettle", "step", "tidy"),
-    )
+READING = frozenset(
+    ("counts", "dead", "guard", "lanes", "letters", "oldest", "records", "schedules")
 )
+"""Those that only look. (`records` notes who waits; `places` reads if it gets no queues.)"""
+
+STORING = frozenset(("accept", "places", "put"))
+"""Those that a put calls."""
+
+UNCONFIRMED = READING | {
+    *("agenda", "declare", "extend", "forget", "leave", "reap", "resettle", "step", "tidy"),
+}
 """Those that need not wait for replicas: they only read, or what a failover loses of them is made
 up for: a message whose settling or claim is lost is delivered again."""
+
+WRITING = frozenset(("redrive",))
+"""Those that write whatever they find. This one makes room, so it must do where memory is full."""
 
 _INCLUDE = re.compile(r"^-- include (\w+)\n", re.MULTILINE)
 

@@ -40,6 +40,12 @@ STARTING = 60.0
 """Seconds until a new server must answer. One that answers that it loads its data gets longer."""
 STOPPING = 30.0
 
+READY = b"eady to accept connections"
+CUT_OFF = b"Unexpected end of file reading the append only file"
+"""What servers of all versions log."""
+HIDDEN = "mending.sock"
+"""A name in the working folder, as the whole path of the data may be too long for a socket."""
+
 # Runs in the new process: Linux ends the server with the process, or rather the thread, that
 # started it, however that ends. (A `preexec_fn` could deadlock in a program with threads.)
 _TIED = """
@@ -139,17 +145,12 @@ class OwnServer:
         program = self._program or find_server()
         self._check_port()
         with self._locked() as lock:
-            config = self._write_config()
-            begin = self._log.stat().st_size if self._log.exists() else 0
-            self._keeper = _Keeper([str(program), str(config)], self.datadir, self._log, lock)
-        self._owner = os.getpid()
-        atexit.register(self.stop)
-        try:
-            self._wait(config, begin)
-            self._mend(begin)
-        except BaseException:
-            self.stop()
-            raise
+            command = [str(program), str(self._write_config())]
+            try:
+                self._serve(command, lock)
+            except BaseException:
+                self.stop()
+                raise
         log.info("started %s at %s:%s, data in %s", program, self.host, self.port, self.datadir)
 
     def stop(self) -> None:
@@ -223,6 +224,7 @@ class OwnServer:
             "daemonize": "no",
             "appendonly": "yes",
             "appendfsync": self._appendfsync,
+            "aof-load-truncated": "no",  # see `_mend`
             "save": "",  # the append-only file has it all
             "maxmemory-policy": "noeviction",
         }
@@ -242,38 +244,62 @@ class OwnServer:
             ) from error
         return self._config
 
-    # After the start
+    # The start
 
-    def _mend(self, begin: int) -> None:
-        """Have the append-only file written anew where it ended in the middle of a script.
+    def _serve(self, command: list[str], lock: int) -> None:
+        keeper = self._launch(command, lock)
+        try:
+            self._wait(keeper)
+        except _CutOff:
+            self._mend(command, lock)
+            keeper = self._launch(command, lock)
+            self._wait(keeper)
+        keeper.serves = True
 
-        Redis 6.2 and 7.0 cut off only the last command then. What is before it stays, without its
-        end, and would be done at the start after this one: half of a step that never was.
+    def _launch(self, command: list[str], lock: int) -> _Keeper:
+        keeper = self._keeper = _Keeper(command, self.datadir, self._log, lock)
+        self._owner = os.getpid()
+        atexit.register(self.stop)
+        return keeper
+
+    def _mend(self, command: list[str], lock: int) -> None:
+        """Have it cut off what is not whole at the end of the append-only file.
+
+        Redis 6.2 and 7.0 need two starts for the half of a script: at the first they cut off its
+        last command only, at the second all that is left. What was written between them would be
+        taken for a part of it, so nobody can reach the server meanwhile.
         """
-        with self._log.open("rb") as file:
-            file.seek(begin)
-            mended = b"Truncating the AOF" in file.read()
-        if mended:
-            with _client(self.host, self.port, self._password) as client:
-                client.bgrewriteaof()
+        log.warning(
+            "the append-only file in %s ends in the middle of a write, as after a power cut: "
+            "what there is of that write is cut off",
+            self.datadir,
+        )
+        hidden = ["--port", "0", "--unixsocket", HIDDEN, "--aof-load-truncated", "yes"]
+        for _ in range(2):
+            keeper = self._launch([*command, *hidden], lock)
+            while READY not in keeper.logged():
+                if not self.running:
+                    raise _ended(keeper)
+                time.sleep(0.01)
+            keeper.stop()
 
-    def _wait(self, config: Path, begin: int) -> None:
-        """Wait until it answers.
+    def _wait(self, keeper: _Keeper) -> None:
+        """Wait until it has loaded its data. It tells of itself before that, too.
 
-        Arguments:
-            config: the file by which it is told from another server at that port.
-            begin: where its part of the log begins.
+        Raises:
+            _CutOff: it ended, since it does not take its data as they are.
+            BrokerInaccessible: it ended for another reason, or does not answer.
         """
         end = time.monotonic() + STARTING
         with _client(self.host, self.port, self._password) as client:
             while self.running:
                 answer = ""
                 try:
-                    info = client.info("server")
-                    if info.get("config_file") == str(config):
-                        return
-                except redis.BusyLoadingError:
-                    end = time.monotonic() + STARTING
+                    info = client.info()
+                    if info.get("config_file") == str(self._config):  # no other is at that port
+                        if not info["loading"]:
+                            return
+                        end = time.monotonic() + STARTING
                 except redis.RedisError as error:
                     answer = str(error)
                 if time.monotonic() > end:
@@ -283,19 +309,28 @@ class OwnServer:
                         f"{self._log}"
                     )
                 time.sleep(0.01)
-        raise BrokerInaccessible(
-            f"the Redis server ended at once; the last lines of {self._log}:\n"
-            f"{_tail(self._log, begin)}"
-        )
+        raise _ended(keeper)
+
+
+class _CutOff(BrokerInaccessible):
+    """The server does not take its data: the last write to its append-only file is not whole."""
 
 
 class _Keeper:
-    """The process of a server, and a thread that started it and lives as long as it does."""
+    """The process of a server, and a thread that started it and lives as long as it does.
+
+    Attributes:
+        process: the process.
+        log: its log, to which it appends.
+        serves: whether nobody waits for it any more who would notice its end.
+    """
 
     def __init__(self, command: list[str], folder: Path, log_file: Path, lock: int) -> None:
         self._command = command
         self._folder = folder
-        self._log = log_file
+        self.log = log_file
+        self._begin = log_file.stat().st_size
+        self.serves = False
         self._stopping = False
         self._lock = lock
         self._failed: OSError | None = None
@@ -317,14 +352,14 @@ class _Keeper:
         finally:
             started.set()
         code = self.process.wait()
-        if not self._stopping:
-            log.error("the Redis server ended, with exit code %s; see %s", code, self._log)
+        if self.serves and not self._stopping:
+            log.error("the Redis server ended, with exit code %s; see %s", code, self.log)
 
     def _launch(self) -> subprocess.Popen[bytes]:
         command = self._command
         if sys.platform == "linux" and sys.executable:
             command = [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid()), *command]
-        with self._log.open("ab") as output:
+        with self.log.open("ab") as output:
             return subprocess.Popen(
                 command,
                 cwd=self._folder,
@@ -335,6 +370,12 @@ class _Keeper:
                 start_new_session=True,  # Ctrl-C is for the program, which still needs the server
             )
 
+    def logged(self) -> bytes:
+        """What the server has written into its log."""
+        with self.log.open("rb") as file:
+            file.seek(self._begin)
+            return file.read()
+
     def stop(self) -> None:
         self._stopping = True
         self.process.terminate()
@@ -343,6 +384,15 @@ class _Keeper:
             log.warning("the Redis server did not shut down within %g s: killed", STOPPING)
             self.process.kill()
             self._thread.join()
+
+
+def _ended(keeper: _Keeper) -> BrokerInaccessible:
+    logged = keeper.logged()
+    lines = logged.decode(errors="replace").splitlines()[-8:]
+    kind = _CutOff if CUT_OFF in logged else BrokerInaccessible
+    return kind(
+        f"the Redis server ended at once; the last lines of {keeper.log}:\n" + "\n".join(lines)
+    )
 
 
 # Other servers
@@ -414,9 +464,3 @@ def _quoted(value: str) -> str:
     plain = {byte for byte in range(32, 127) if byte not in b'"\\'}
     coded = (chr(byte) if byte in plain else f"\\x{byte:02x}" for byte in value.encode())
     return f'"{"".join(coded)}"'
-
-
-def _tail(path: Path, begin: int) -> str:
-    with path.open("rb") as file:
-        file.seek(begin)
-        return "\n".join(file.read().decode(errors="replace").splitlines()[-8:])

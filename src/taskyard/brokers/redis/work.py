@@ -30,8 +30,8 @@ from taskyard.brokers.base import (
     Want,
 )
 from taskyard.brokers.common import NO_ATTEMPT
+from taskyard.brokers.redis.absences import Absences
 from taskyard.brokers.redis.calls import Argument, Call, Each
-from taskyard.brokers.redis.outages import Outages
 from taskyard.brokers.redis.placement import TOKENS, Placements, call
 from taskyard.brokers.redis.replies import group_key, read_claim, read_group
 from taskyard.errors import BrokerError
@@ -65,7 +65,7 @@ class Steps:
         self._afar = afar
         self._turn = 0
         self._asleep: dict[str, set[int]] = {}
-        self._outages = Outages()
+        self._absences = Absences()
 
     def step(self, settlements: Sequence[Settlement], want: Want | None) -> Operation[Step]:
         """See `Broker.step`. It is atomic within a container.
@@ -91,7 +91,7 @@ class Steps:
     def _step(self, settled: dict[int, list[Settlement]], want: Want) -> Operation[Step]:
         groups = yield from self._groups(want)
         served = list(groups) or [0]
-        alone = len(served) == 1 and served[0] not in self._outages
+        alone = len(served) == 1 and served[0] not in self._absences
         if alone and settled.keys() <= groups.keys():
             [container] = served
             if want.listener is not None:
@@ -138,7 +138,7 @@ class Steps:
         if want.listener is not None:
             steps += yield from self._fall_asleep(want, groups)
         step = _joined(steps)
-        if (seconds := self._outages.pause(groups)) is not None:
+        if (seconds := self._absences.pause(groups)) is not None:
             again = step.now + round(seconds * 1e6)
             step.next_at = min(step.next_at or again, again)
         return step
@@ -165,7 +165,7 @@ class Steps:
         while left:
             container = left.pop(0)
             wish = want and _remaining(want, groups.get(container, ()), found)
-            needed = wish is not None or container in settled or container in self._outages
+            needed = wish is not None or container in settled or container in self._absences
             if container not in reachable or not needed:
                 continue
             try:
@@ -181,9 +181,9 @@ class Steps:
                 settled.pop(container, None)
         if want is not None and want.drain and not found:
             # Who works until nothing is left must not take it for empty.
-            self._outages.check(order)
+            self._absences.check(order)
         for container, kept in settled.items():
-            self._outages.keep(container, kept)
+            self._absences.keep(container, kept)
         return steps
 
     def _fall_asleep(self, want: Want, groups: dict[int, list[GroupWant]]) -> Operation[list[Step]]:
@@ -193,13 +193,13 @@ class Steps:
         left = list(groups)
         while left:
             container = left.pop(0)
-            if container in self._outages:
+            if container in self._absences:
                 continue
             wish = msgspec.structs.replace(want, groups=groups[container])
             try:
                 steps.append((yield from self._try(container, (), wish)))
             except BrokerError as error:
-                near = [one for one in left if one not in self._outages]
+                near = [one for one in left if one not in self._absences]
                 yield from self._look_around(container, error, near, True)
                 continue
             if steps[-1].claims:
@@ -212,7 +212,7 @@ class Steps:
     def _stay_awake(self, listener: str, but: Sequence[int]) -> Operation[None]:
         """Who works must not be woken in place of somebody who sleeps."""
         asleep = self._asleep.pop(listener, set()).difference(but)
-        later = {container for container in asleep if container in self._outages}
+        later = {container for container in asleep if container in self._absences}
         if later:
             self._asleep[listener] = later
         if asleep := asleep - later:
@@ -228,28 +228,28 @@ class Steps:
         self, container: int, settlements: Sequence[Settlement], want: Want | None
     ) -> Operation[Step]:
         """Make a step in a container, with what was kept for it."""
-        kept = self._outages.take(container)
+        kept = self._absences.take(container)
         one = self._call(container, [*kept, *settlements], want)
-        if self._outages:  # the others shall not wait for it again
+        if self._absences:  # the others shall not wait for it again
             one = one._replace(retry=HASTE)
         try:
             reply = yield one
         except BaseException:
-            self._outages.give_back(container, kept)
+            self._absences.give_back(container, kept)
             raise
-        self._outages.end(container)
+        self._absences.end(container)
         return self._read(container, reply, want)
 
     def _reachable(self, containers: Sequence[int]) -> Operation[set[int]]:
         """Those that are not left out, and those that answer again."""
-        if not self._outages:
+        if not self._absences:
             return set(containers)
-        away = [container for container in containers if container in self._outages]
+        away = [container for container in containers if container in self._absences]
         near = set(containers).difference(away)
         # If nobody else is there, nobody is kept waiting.
-        asked = [one for one in away if not near or self._outages.pause([one]) == 0]
+        asked = [one for one in away if not near or self._absences.pause([one]) == 0]
         failed = yield from self._ask(asked)
-        self._outages.begin(failed)
+        self._absences.begin(failed)
         answering = near.union(asked).difference(failed)
         if not answering and failed:
             raise next(iter(failed.values()))
@@ -271,12 +271,12 @@ class Steps:
         failed = yield from self._ask(near)
         reachable = set(near).difference(failed)
         if others or reachable:  # else there is nobody for whose sake to leave them out
-            self._outages.begin({container: error} | failed)
+            self._absences.begin({container: error} | failed)
         return reachable
 
     def _ask(self, containers: Sequence[int]) -> Operation[dict[int, BrokerError]]:
         """Ask containers at once whether they are there; the errors of those that are not."""
-        self._outages.postpone(containers)  # somebody else may come here meanwhile
+        self._absences.postpone(containers)  # somebody else may come here meanwhile
         if not containers:
             return {}
         ask = [call("records", one, "")._replace(retry=HASTE, timeout=ANSWER) for one in containers]

@@ -4,12 +4,17 @@
 local KINDS = {meta = 'hash', groups = 'hash', names = 'hash', places = 'hash', letters = 'hash',
     sleepers = 'hash', later = 'zset', due = 'zset', claims = 'zset', buried = 'zset'}
 
+local function is_foreign(key, kind)
+    local found = call('TYPE', key).ok
+    return found ~= 'none' and found ~= kind
+end
+
 -- The first key that is not of the type that it has here, nil if all are right.
 local function foreign_key()
     for name, kind in pairs(KINDS) do
-        local found = call('TYPE', T .. ':' .. name).ok
-        if found ~= 'none' and found ~= kind then
-            return T .. ':' .. name
+        local key = T .. ':' .. name
+        if is_foreign(key, kind) then
+            return key
         end
     end
 end

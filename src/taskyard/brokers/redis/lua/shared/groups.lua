@@ -61,10 +61,22 @@ local function group_of(gid)
     return groups[gid] or known_group(call('HGET', T .. ':names', gid))
 end
 
+-- A number that is new; one whose keys another application has is passed over.
+local function new_gid()
+    local gid, keys
+    repeat
+        gid, keys = text(call('HINCRBY', META, 'groups', 1)), {}
+        for kind in ('gsrfpid'):gmatch('.') do
+            keys[#keys + 1] = T .. ':' .. kind .. ':' .. gid
+        end
+    until call('EXISTS', unpack(keys)) == 0
+    return gid
+end
+
 local function made_group(key)
     local group = known_group(key)
     if not group then
-        local gid = text(call('HINCRBY', META, 'groups', 1))
+        local gid = new_gid()
         call('HSET', T .. ':names', gid, key)
         local epoch, phase, partitions, index = unpack(split_of(queue_of(key)))
         group = load_group(key, cmsgpack.pack({gid, 1, 0, 0, 0, 3, {}, false, epoch, phase,

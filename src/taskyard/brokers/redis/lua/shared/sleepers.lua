@@ -9,8 +9,10 @@
 
 local SLEEPERS = T .. ':sleepers'
 
--- Microseconds. A worker that lives registers again every ten seconds, or earlier.
-local SILENT = 30 * 1000000
+-- Microseconds. A worker that lives registers again every ten seconds, or earlier. One that does
+-- not may be gone: PUBLISH also counts who was cut off and is not missed yet, and does not count
+-- who listens on another node.
+local SILENT = 15 * 1000000
 
 -- Takes a sleeper from the lines that it stands in; what it serves stays known until it works
 -- or leaves, so that a wake-up can be handed on.
@@ -51,14 +53,17 @@ local function serves(sleeper, group)
     return #group.members == 0 or knows(sleeper[3][group.gid] or {}, group)
 end
 
--- Wakes a sleeper; returns whether somebody heard it, as far as can be known: PUBLISH counts only
--- who listens on this very node.
-local function wake(name, sleeper)
-    leave_lines(name)
-    return publish(name) > 0 or (sleeper[5] and sleeper[4] + SILENT >= now)
+local function is_alive(sleeper)
+    return sleeper[4] + SILENT >= now
 end
 
--- Wakes the one that has slept longest; those that nobody hears any more are forgotten.
+-- Wakes a sleeper; returns whether that can be relied on, as far as can be known.
+local function wake(name, sleeper)
+    leave_lines(name)
+    return (publish(name) > 0 or sleeper[5]) and is_alive(sleeper)
+end
+
+-- Wakes the one that has slept longest; those that cannot be relied on are forgotten.
 local function wake_one(group)
     local key = T .. ':i:' .. group.gid
     for _, name in ipairs(call('ZRANGE', key, 0, 63)) do
@@ -79,7 +84,8 @@ local function wakes_in_time(group, at)
     for _, name in ipairs(call('ZRANGE', T .. ':i:' .. group.gid, 0, 63)) do
         local packed = call('HGET', SLEEPERS, name)
         local sleeper = packed and cmsgpack.unpack(packed)
-        if sleeper and sleeper[1] > 0 and sleeper[1] <= at and serves(sleeper, group) then
+        if sleeper and sleeper[1] > 0 and sleeper[1] <= at and is_alive(sleeper)
+                and serves(sleeper, group) then
             return true
         end
     end
