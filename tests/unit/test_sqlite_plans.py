@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.conformance.harness import Clock, Harness, SyncRunner
+from tests.conformance.harness import Clock, Harness, SyncRunner, body
 
-from taskyard.brokers.base import Dead, Group, Retried
+from taskyard.brokers.base import Dead, Group, Put, Retried
+from taskyard.brokers.schedules import Schedule
 from taskyard.brokers.sqlite import SQLiteBroker
 from taskyard.message import Failure
 
@@ -69,11 +70,28 @@ def traced(tmp_path: Path) -> Iterator[Traced]:
     harness.claims(10, groups=[BATCH], drain=True)
     harness.records("kept of orders/save", listener=sleeper)
     harness.records("kept of orders/save")
+    keep_many_schedules(harness, sleeper.name)
     harness.clock.advance(60)
     harness.reap()
     harness.work_off(10, groups=every, claims=2, listener=sleeper, drain=True)
     yield harness
     harness.close()
+
+
+def keep_many_schedules(harness: Harness, listener: str) -> None:
+    """Add schedules, a few of which are due, and look at them in every way."""
+    schedules = harness.broker.schedules
+    now = harness.clock.now
+    for number in range(200):
+        new = Schedule(f"s{number}", b"", now + 60 * number, paused=number % 3 == 0)
+        assert harness.run(schedules.change(Schedule(new.name, b"", 0), new))
+    harness.run(schedules.due(10, listener))  # nothing yet
+    harness.clock.advance(0.0005)
+    harness.run(schedules.find(after="s1", limit=10))
+    for old in harness.run(schedules.find(["s1", "s2", "s4", "s5", "s7"])):
+        harness.run(schedules.due(10, listener))
+        assert harness.run(schedules.change(old, None, Put(BATCH, [body("s")])))
+    harness.run(schedules.due(10, listener))
 
 
 def test_no_statement_of_daily_work_reads_a_whole_table(traced: Traced) -> None:
@@ -123,6 +141,19 @@ def test_no_statement_of_daily_work_reads_a_whole_table(traced: Traced) -> None:
         (
             ["taskyard_listener WHERE topic >= 'r:'"],
             ["SEARCH taskyard_listener USING PRIMARY KEY (topic>? AND topic<?)"],
+        ),
+        # What is due is read in order, and no further than it is due.
+        (
+            ["FROM taskyard_schedule", "pending <="],
+            ["SEARCH taskyard_schedule USING INDEX taskyard_schedule_due (pending>? AND "],
+        ),
+        (
+            ["min(pending) FROM taskyard_schedule"],
+            ["SEARCH taskyard_schedule USING INDEX taskyard_schedule_due (pending>?)"],
+        ),
+        (
+            ["FROM taskyard_schedule WHERE name > 's1' ORDER BY"],
+            ["SEARCH taskyard_schedule USING PRIMARY KEY (name>?)"],
         ),
     ],
 )

@@ -46,8 +46,9 @@ from taskyard.brokers.sqlite.records import (
     reopen_record,
     watch_records,
 )
+from taskyard.brokers.sqlite.schedules import SQLiteSchedules
 from taskyard.brokers.sqlite.settle import Settler, promote, store_due
-from taskyard.brokers.sqlite.transaction import Transaction
+from taskyard.brokers.sqlite.transaction import NEVER, Transaction
 from taskyard.errors import BrokerError, DuplicateId, PolicyConflict
 from taskyard.message import State
 
@@ -108,6 +109,7 @@ class SQLiteBroker:
         self._probe = probe
         self._dead_limit = dead_limit
         self._dead_age = round(dead_age * 1e6)
+        self.schedules = SQLiteSchedules(clock, self._put)
 
     def driver(self) -> SQLiteDriver:
         """Make a driver for threads."""
@@ -420,8 +422,8 @@ def _sleep(tx: Transaction, want: Want, listener: str, next_at: int) -> None:
     # A group that nobody has put to is made here, or its first message would wake nobody.
     rows = [(tx.group(item.group), item) for item in want.groups]
     topics = [f"g:{row.id}" for row, item in rows if item.members.issuperset(row.policy.members)]
-    # 0 would mean "no wake-up of its own", so "never" is a time that never comes.
-    tx.listen(listener, topics, next_at or (1 << 62))
+    # 0 would mean "no wake-up of its own".
+    tx.listen(listener, topics, next_at or NEVER)
 
 
 def _extend(tx: Transaction, tokens: Sequence[int], lease: int) -> list[int]:

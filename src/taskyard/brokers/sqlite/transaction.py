@@ -12,7 +12,16 @@ from taskyard.brokers.lane import GroupPolicy
 from taskyard.brokers.sqlite.groups import GroupRow, Groups
 from taskyard.brokers.sqlite.wakeup import Doorbells
 
-__all__ = ["Transaction"]
+__all__ = ["NEVER", "SCHEDULES_TOPIC", "Transaction"]
+
+NEVER = 1 << 62
+"""When a sleeper wakes by itself that waits for nothing yet: a time that does not come."""
+
+_BROKER = 0
+"""Stands where the id of a group does, for what is the broker's own; no group has it."""
+
+SCHEDULES_TOPIC = f"g:{_BROKER}"
+"""What those sleep for who wait for the next instant of a schedule."""
 
 
 class Transaction:
@@ -126,9 +135,16 @@ class Transaction:
 
     def has_later(self, group: GroupRow, at: int) -> None:
         """Note that something of the group becomes eligible at a time."""
-        known = self._earliest.get(group.id)
+        self._comes_at(group.id, at)
+
+    def has_pending(self, at: int) -> None:
+        """Note that a schedule is due at a time."""
+        self._comes_at(_BROKER, at)
+
+    def _comes_at(self, group_id: int, at: int) -> None:
+        known = self._earliest.get(group_id)
         if known is None or at < known:
-            self._earliest[group.id] = at
+            self._earliest[group_id] = at
 
     def listen(self, name: str, topics: Iterable[str], until: int) -> None:
         """Register a sleeper, without a write if it is registered like that already."""
@@ -155,9 +171,8 @@ class Transaction:
         for topic, until in left:
             kind, _, which = topic.partition(":")
             if kind == "g":
-                group = self.group_by_id(int(which))
-                self.has_ready(group)
-                self.has_later(group, until)
+                self._ready.add(int(which))
+                self._comes_at(int(which), until)
 
     def forget_dead_listeners(self, limit: int) -> None:
         """Remove what killed sleepers left behind: names here, sockets in the folder."""
