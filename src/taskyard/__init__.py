@@ -14,6 +14,7 @@ from taskyard.errors import (
 from taskyard.message import Failure, State
 from taskyard.policy import Batch, Retry
 from taskyard.result import Result, Results
+from taskyard.schedule import RegularSchedule, cron, every, rrule
 from taskyard.task import BatchTask, Handler, Task
 from taskyard.yard import Yard
 
@@ -27,6 +28,7 @@ __all__ = [
     "Failure",
     "Handler",
     "MessageInfo",
+    "RegularSchedule",
     "Result",
     "ResultTimeout",
     "Results",
@@ -38,8 +40,11 @@ __all__ = [
     "TaskFailed",
     "TaskyardError",
     "Yard",
+    "cron",
     "current_context",
     "discard",
+    "every",
     "fail",
     "retry",
+    "rrule",
 ]

@@ -148,6 +148,25 @@ class Enqueuer(Generic[P, R]):
         put = self._put(self._shard(args, kwargs), priority, [body], [message_id])
         return message_id, put
 
+    def put_of_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Put:
+        """Make the message of a call as `enqueue` does, without storing it.
+
+        Raises:
+            PayloadError: an argument does not fit.
+            EnqueueError: its shard cannot be made.
+        """
+        return self._one(args, kwargs)[1]
+
+    @property
+    def task(self) -> Task[P, R]:
+        """Whose messages it makes."""
+        return self._task
+
+    @property
+    def options(self) -> Options:
+        """What it was made with."""
+        return self._options
+
     def put_of(self, item: Any) -> Put:
         """Make the message of an item as `enqueue_many` does, without storing it.
 

@@ -33,6 +33,7 @@ __all__ = [
     "RegularSchedule",
     "When",
     "cron",
+    "described",
     "due",
     "every",
     "rrule",
@@ -334,6 +335,19 @@ def rrule(rule: str, *, start: datetime | None = None, tz: str = _UTC) -> Recurr
     if first is None:
         raise PolicyError(f"the recurrence rule {rule!r} is never due")
     return made
+
+
+def described(when: When) -> str:
+    """A schedule's times, in a line for people."""
+    if isinstance(when, Every):
+        return f"every {when.period / 1e6:g} s"
+    if isinstance(when, Cron):
+        return f"cron {when.expression} ({when.tz})"
+    if isinstance(when, Recurrence):
+        return f"rrule {when.rule} ({when.tz})"
+    given = [(name, getattr(when, name)) for name in _FIELDS]
+    fields = [f"{name} {_field(numbers)}" for name, numbers in given if numbers != "*"]
+    return f"{', '.join(fields) or 'every second'} ({when.tz})"
 
 
 # Time zones

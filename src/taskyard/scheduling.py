@@ -1,4 +1,7 @@
-"""What a stored schedule means, and what to do when it is due: pure functions."""
+"""What a stored schedule means, what to do when it is due, and changing schedules.
+
+The first part are pure functions, the second operations, which any driver runs.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,24 @@ from zlib import crc32
 
 import msgspec
 
-from taskyard.brokers.base import Group, Put
-from taskyard.brokers.schedules import Schedule
-from taskyard.errors import PolicyError
+from taskyard.brokers.base import Group, Operation, Put
+from taskyard.brokers.schedules import Schedule, Schedules
+from taskyard.errors import NotFound, PolicyError
 from taskyard.message import Envelope, is_text
 from taskyard.schedule import CatchUp, Due, When, due
 
-__all__ = ["Plan", "checked_schedule_name", "declared", "fire", "read_plan", "resumed"]
+__all__ = [
+    "Plan",
+    "checked_schedule_name",
+    "declared",
+    "fire",
+    "fire_now",
+    "read_plan",
+    "remove",
+    "resumed",
+    "set_paused",
+    "store",
+]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST_NAME = 150
@@ -60,15 +74,14 @@ class Plan(msgspec.Struct, frozen=True):
         moment = (_EPOCH + timedelta(microseconds=instant)).isoformat()
         return f"{name}@{moment.replace('+00:00', 'Z')}"
 
-    def put(self, name: str, instant: int, message_id: str = "") -> Put:
+    def put(self, name: str, instant: int) -> Put:
         """Make the message of an instant.
 
         Arguments:
             name: of the schedule.
             instant: microseconds.
-            message_id: its id, if it is not to be made of the two.
         """
-        message_id = message_id or self.message_id(name, instant)
+        message_id = self.message_id(name, instant)
         envelope = _read_envelope(self.body)
         body = _encode_envelope(Envelope(message_id, envelope.payload, envelope.task))
         delayed = crc32(f"{name}@{instant}".encode()) % (self.jitter + 1)
@@ -94,9 +107,14 @@ def read_plan(schedule: Schedule) -> Plan:
     """Read what a schedule means.
 
     Raises:
-        ValueError: it was stored by a program that knows more than this one.
+        PolicyError: it was stored by a program that knows more than this one.
     """
-    return _decode(schedule.rule)
+    try:
+        return _decode(schedule.rule)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise PolicyError(
+            f"schedule {schedule.name!r} cannot be read, it may come from a newer taskyard: {error}"
+        ) from error
 
 
 def checked_schedule_name(name: object) -> str:
@@ -161,3 +179,80 @@ def fire(schedule: Schedule, plan: Plan, now: int) -> tuple[Schedule, Put | None
     last = schedule.last if found.instant is None else found.instant
     moved = msgspec.structs.replace(schedule, pending=found.following or 0, last=last)
     return moved, None if found.instant is None else plan.put(schedule.name, found.instant)
+
+
+# Operations
+
+
+def store(schedules: Schedules, name: str, plan: Plan) -> Operation[None]:
+    """Store what a program declares, unless it is stored like this.
+
+    Arguments:
+        schedules: of the broker.
+        name: the schedule's.
+        plan: what it means.
+    """
+    changed = False
+    while not changed:  # somebody else changed it meanwhile
+        found = yield from schedules.find([name])
+        now = (yield from schedules.due(1)).now
+        new = declared(found[0] if found else None, name, plan, now)
+        if new is None:
+            return
+        old = found[0] if found else Schedule(name, b"", 0)
+        changed = yield from schedules.change(old, new)
+
+
+def remove(schedules: Schedules, name: str) -> Operation[None]:
+    """Remove a schedule.
+
+    Raises:
+        NotFound: there is none of this name.
+    """
+    while not (yield from schedules.change((yield from _known(schedules, name)), None)):
+        pass
+
+
+def set_paused(schedules: Schedules, name: str, *, paused: bool) -> Operation[bool]:
+    """Pause a schedule, or let it go on with its next instant.
+
+    Returns:
+        Whether that changed something.
+
+    Raises:
+        NotFound: there is none of this name.
+    """
+    while True:
+        old = yield from _known(schedules, name)
+        if old.paused == paused:
+            return False
+        new = msgspec.structs.replace(old, paused=True)
+        if not paused:
+            now = (yield from schedules.due(1)).now
+            new = resumed(old, read_plan(old), now)
+        if (yield from schedules.change(old, new)):
+            return True
+
+
+def fire_now(schedules: Schedules, name: str) -> Operation[str]:
+    """Put the message of a schedule now, besides those of its instants.
+
+    Returns:
+        The message's id.
+
+    Raises:
+        NotFound: there is none of this name.
+    """
+    while True:
+        old = yield from _known(schedules, name)
+        now, plan = (yield from schedules.due(1)).now, read_plan(old)
+        put = msgspec.structs.replace(plan.put(name, now), due=0)
+        if (yield from schedules.change(old, old, put)):
+            return plan.message_id(name, now)
+
+
+def _known(schedules: Schedules, name: str) -> Operation[Schedule]:
+    found = yield from schedules.find([name])
+    if not found:
+        raise NotFound(f"there is no schedule {name!r}: `taskyard schedules` lists them")
+    return found[0]

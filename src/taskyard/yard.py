@@ -21,12 +21,16 @@ from taskyard.brokers.base import (
 from taskyard.brokers.urls import LOCAL_URL, open_broker, open_client, start_for
 from taskyard.buffered import Buffered, Buffers
 from taskyard.coalesce import AsyncCoalescer, Coalescer
+from taskyard.enqueue import Enqueuer
 from taskyard.errors import BrokerError, NotFound, PolicyError
 from taskyard.payload import decode_plain
 from taskyard.policy import Backoff, Batch, OnError, Retry, ShardKey, checked_name, policy
 from taskyard.result import RecordReader, Result
+from taskyard.schedule import CatchUp, When
+from taskyard.scheduling import Plan, checked_schedule_name
 from taskyard.sharding import shard_text
 from taskyard.task import ORDER, BatchTask, Handler, Task
+from taskyard.timetable import Timetable, make_plan
 
 __all__ = ["DeadLetters", "Yard"]
 
@@ -86,6 +90,8 @@ class Yard:
         broker: where messages wait.
         tasks: the tasks by name.
         dead: the dead letters.
+        plans: the schedules that this program declares, by name.
+        schedules: all schedules that the broker knows.
 
     Raises:
         BrokerError: the URL is wrong, or the server could not be started.
@@ -96,7 +102,9 @@ class Yard:
         self._server = start_for(broker) if start_server else None
         self.broker = _broker(LOCAL_URL if start_server and broker == "" else broker)
         self.tasks: dict[str, Task[..., Any]] = {}
+        self.plans: dict[str, Plan] = {}
         self.dead = DeadLetters(self)
+        self.schedules = Timetable(self)
         self._driver: Driver | None = None
         self._async_driver: AsyncDriver | None = None
         self._opening = threading.Lock()
@@ -319,6 +327,51 @@ class Yard:
                 f"nobody would run the message"
             )
         return here.policy.queue, here.policy.order
+
+    def schedule(
+        self,
+        task: Task[..., Any] | Enqueuer[..., Any],
+        /,
+        *args: Any,
+        when: When,
+        name: str | None = None,
+        catch_up: CatchUp = "latest",
+        jitter: float | timedelta = 0.0,
+        **kwargs: Any,
+    ) -> str:
+        """Declare that a task is to be run again and again: workers store it when they start.
+
+        Each instant is done once, by whichever worker comes first; its message has the id
+        `name@instant`. A declaration that changed replaces the stored one, and what was missed
+        under that stays missed. One that is no longer in the program stays stored until it is
+        removed (`taskyard schedules remove`). To store one at once use `yard.schedules.add`.
+
+        Arguments:
+            task: the task, or what `task.options(priority=…, shard=…)` gives.
+            args: for the handler, by position.
+            when: `cron(…)`, `every(…)`, `rrule(…)` or `RegularSchedule(…)`.
+            name: its own; the task's, if left out.
+            catch_up: what is made up for after all workers were away: the "latest" instant that
+                was missed, the "earliest", "all" of them, or "none".
+            jitter: seconds by which each message is put off at most, differently each time, so
+                that not everything begins at the full hour.
+            kwargs: for the handler, by name.
+
+        Returns:
+            Its name.
+
+        Raises:
+            PolicyError: something of it is wrong, or there are two of the name.
+            PayloadError: an argument does not fit the handler.
+        """
+        plan = make_plan(task, args, kwargs, when, catch_up=catch_up, jitter=jitter)
+        chosen = checked_schedule_name(plan.task if name is None else name)
+        if chosen in self.plans:
+            raise PolicyError(
+                f"there are two schedules called {chosen!r}: give one of them another name="
+            )
+        self.plans[chosen] = plan
+        return chosen
 
     # Storing (called by tasks)
 

@@ -38,7 +38,7 @@ class _Interrupted(click.ClickException):
         click.echo(err=True)
 
 
-COMMANDS = ("start", "add", "worker", "queues", "dead", "release", "split", "doctor")
+COMMANDS = ("start", "add", "worker", "queues", "dead", "schedules", "release", "split", "doctor")
 
 
 class _Commands(click.Group):

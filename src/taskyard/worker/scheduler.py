@@ -6,12 +6,10 @@ import asyncio
 import logging
 from collections.abc import Mapping
 
-import msgspec
-
 from taskyard.brokers.base import AsyncDriver
 from taskyard.brokers.schedules import Schedule, Schedules
 from taskyard.errors import BrokerError, DuplicateId, MissingExtra, PolicyError
-from taskyard.scheduling import Plan, declared, fire, read_plan
+from taskyard.scheduling import Plan, fire, read_plan, store
 from taskyard.worker.pool import LONGEST_SLEEP, PERMANENT, RECONNECT
 
 __all__ = ["Scheduler"]
@@ -78,15 +76,8 @@ class Scheduler:
         """Store what the program declares, unless it is stored like this."""
         while self._undeclared:
             name, plan = next(iter(self._undeclared.items()))
-            if await self._declare(name, plan):
-                del self._undeclared[name]
-
-    async def _declare(self, name: str, plan: Plan) -> bool:
-        stored = await self._driver.run(self._schedules.find([name]))
-        now = (await self._driver.run(self._schedules.due(1))).now
-        new = declared(stored[0] if stored else None, name, plan, now)
-        old = stored[0] if stored else Schedule(name, b"", 0)
-        return new is None or await self._driver.run(self._schedules.change(old, new))
+            await self._driver.run(store(self._schedules, name, plan))
+            del self._undeclared[name]
 
     async def _fire_due(self, listener: str | None) -> float:
         """Do what is due; returns the seconds to wait if there is nothing that could be done."""
@@ -105,10 +96,10 @@ class Scheduler:
         try:
             plan = read_plan(schedule)
             moved, put = fire(schedule, plan, now)
-        except (msgspec.MsgspecError, ValueError, PolicyError, MissingExtra) as error:
+        except (PolicyError, MissingExtra) as error:
             if schedule.name not in self._unreadable:
                 self._unreadable.add(schedule.name)
-                log.error("schedule %s cannot be read here: %s", schedule.name, error)
+                log.error("schedule %s cannot be carried out here: %s", schedule.name, error)
             return False
         try:
             changed = await self._driver.run(self._schedules.change(schedule, moved, put))
