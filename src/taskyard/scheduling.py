@@ -27,6 +27,7 @@ __all__ = [
     "resumed",
     "set_paused",
     "store",
+    "with_id",
 ]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -40,7 +41,7 @@ class Plan(msgspec.Struct, frozen=True):
         when: its instants.
         queue: of the group that it puts to.
         group: the group's name.
-        body: a message, whose id is replaced.
+        body: a message without an id.
         shard: of its messages.
         priority: of its messages.
         record_ttl: microseconds for which its records are kept; 0: it has none.
@@ -82,8 +83,7 @@ class Plan(msgspec.Struct, frozen=True):
             instant: microseconds.
         """
         message_id = self.message_id(name, instant)
-        envelope = _read_envelope(self.body)
-        body = _encode_envelope(Envelope(message_id, envelope.payload, envelope.task))
+        body = with_id(self.body, message_id)
         delayed = crc32(f"{name}@{instant}".encode()) % (self.jitter + 1)
         return Put(
             Group(self.queue, self.group),
@@ -95,6 +95,12 @@ class Plan(msgspec.Struct, frozen=True):
             record_ttl=self.record_ttl,
             member=self.member,
         )
+
+
+def with_id(body: bytes, message_id: str) -> bytes:
+    """A message with another id."""
+    envelope = _read_envelope(body)
+    return _encode_envelope(Envelope(message_id, envelope.payload, envelope.task))
 
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -21,6 +21,7 @@ from taskyard.scheduling import (
     remove,
     set_paused,
     store,
+    with_id,
 )
 from taskyard.task import Task
 
@@ -102,7 +103,7 @@ def make_plan(
         when,
         put.group.queue,
         put.group.name,
-        put.bodies[0],
+        with_id(put.bodies[0], ""),  # a random one would make each declaration another
         put.shard,
         put.priority,
         put.record_ttl,

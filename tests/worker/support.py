@@ -89,7 +89,11 @@ class WorkerThread:
 
     def __init__(self, yard: Yard, **settings: Any) -> None:
         self.worker = Worker(
-            yard.broker, yard.tasks.values(), WorkerSettings(**settings), progress=self._progressed
+            yard.broker,
+            yard.tasks.values(),
+            WorkerSettings(**settings),
+            progress=self._progressed,
+            plans=yard.plans,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._began = threading.Event()
