@@ -171,7 +171,8 @@ def test_half_of_a_script_is_never_done(
             assert connection.exists("first", "second") == 0
             assert connection.incr("before") == LOADS_LONG + run + 1
             connection.eval("redis.call('INCR', 'a') redis.call('INCR', 'b') return 1", 0)
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    warned = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(warned) == 1
     assert "ends in the middle of a write" in caplog.text
 
 

@@ -66,7 +66,7 @@ def test_it_can_be_interrupted(
         yard.driver.run(yard.broker.put([]))
         monkeypatch.setattr(RedisBroker, "split", interrupt)
         result = run(redis_server.url, QUEUE)
-        assert result.exit_code == 1
+        assert result.exit_code == 130
         assert "`taskyard split events` carries it on" in result.stderr
 
 

@@ -306,6 +306,8 @@ class Worker:
             else:
                 self.note_progress()
             for token, run in held.items():
+                if not any(token in pool.held for pool in self._pools):
+                    continue  # it was settled meanwhile: nothing is lost
                 if token in lost or (token in unknown and run.execution.lease.is_over()):
                     run.lose()
                 elif token not in unknown:
