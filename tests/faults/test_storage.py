@@ -257,13 +257,14 @@ def test_a_newer_schema_is_refused(scene: Scene, store: SQLiteStore) -> None:
     scene.fill(3)
     scene.yard.close()
     with contextlib.closing(sqlite3.connect(store.path, isolation_level=None)) as connection:
+        [known] = connection.execute("SELECT schema FROM taskyard_meta").fetchone()
         connection.execute("UPDATE taskyard_meta SET schema = 99")
     with pytest.raises(SchemaTooNew, match="99"):
         scene.task.enqueue(Item("refused"))
     check_refusing_worker(scene, "written by a newer taskyard")
     scene.yard.close()
     with contextlib.closing(sqlite3.connect(store.path, isolation_level=None)) as connection:
-        connection.execute("UPDATE taskyard_meta SET schema = 1")
+        connection.execute("UPDATE taskyard_meta SET schema = ?", (known,))
     assert scene.counts.waiting == 3
 
 

@@ -1,5 +1,5 @@
 -- What puts messages at certain times; the broker reads only when the next is due.
-CREATE TABLE IF NOT EXISTS taskyard_schedule (
+CREATE TABLE taskyard_schedule (
     name TEXT PRIMARY KEY,
     rule BLOB NOT NULL,
     pending INTEGER NOT NULL,               -- 0: there is no next instant
@@ -7,5 +7,5 @@ CREATE TABLE IF NOT EXISTS taskyard_schedule (
     paused INTEGER NOT NULL,
     revision INTEGER NOT NULL
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS taskyard_schedule_due ON taskyard_schedule (pending)
+CREATE INDEX taskyard_schedule_due ON taskyard_schedule (pending)
 WHERE pending > 0 AND paused = 0;
