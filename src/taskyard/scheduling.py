@@ -260,5 +260,5 @@ def fire_now(schedules: Schedules, name: str) -> Operation[str]:
 def _known(schedules: Schedules, name: str) -> Operation[Schedule]:
     found = yield from schedules.find([name])
     if not found:
-        raise NotFound(f"there is no schedule {name!r}: `taskyard schedules` lists them")
+        raise NotFound(f"there is no schedule {name!r}: `taskyard schedules list` shows them")
     return found[0]

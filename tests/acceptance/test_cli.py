@@ -13,8 +13,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -72,6 +74,21 @@ def mail(addresses: list[str]) -> None:
 if __name__ == "__main__":
     double.enqueue_many(range(3))
     mail.enqueue_many(["a", "b"])
+"""
+
+SCHEDULES = """
+import sys
+
+from taskyard import Yard, cron, every
+
+yard = Yard("sqlite:///taskyard.db")
+
+@yard.task
+def report(kind: str) -> None:
+    sys.stdout.write(f"report {kind}\\n")
+
+yard.schedule(report, "daily", when=cron("0 4 * * *", tz="Europe/Berlin"), name="nightly")
+yard.schedule(report, "often", when=every(0.1), name="busy", catch_up="all")
 """
 
 
@@ -485,6 +502,96 @@ def test_a_module_that_fails_shows_the_users_traceback(shell: Shell, processes: 
         "ModuleNotFoundError: No module named 'nowhere_at_all'",
     ]
     assert "broken cannot be imported" in (shell.folder / "log").read_text()
+
+
+# schedules
+
+
+def listed(shell: Shell) -> dict[str, dict[str, Any]]:
+    lines = shell.run("schedules", "list", "--json").splitlines()
+    return {found["name"]: found for found in map(json.loads, lines)}
+
+
+@pytest.fixture
+def scheduling(shell: Shell) -> Shell:
+    """A folder in which a worker has been, and has stored what its program declares."""
+    (shell.folder / "scheduled.py").write_text(SCHEDULES)
+    shell.run("worker", "scheduled:yard", "--burst")
+    return shell
+
+
+def test_a_worker_does_what_is_due_again_and_again(scheduling: Shell) -> None:
+    program = scheduling.begin("worker", "scheduled:yard", "-p", "0")
+    program.wait_for("^report often$", 3)
+    assert program.stop() == 0
+    assert "report daily" not in program.output
+    assert listed(scheduling)["busy"]["last"] is not None
+
+
+def test_schedules_are_listed(scheduling: Shell) -> None:
+    found = listed(scheduling)
+    assert sorted(found) == ["busy", "nightly"]
+    nightly = found["nightly"]
+    coming = datetime.fromisoformat(nightly.pop("next")).astimezone(ZoneInfo("Europe/Berlin"))
+    assert (coming.hour, coming.minute) == (4, 0)
+    assert nightly == {
+        "name": "nightly",
+        "task": "report",
+        "queue": "default",
+        "when": "cron 0 4 * * * (Europe/Berlin)",
+        "last": None,
+        "paused": False,
+        "catch_up": "latest",
+    }
+    head, busy, nightly_line = scheduling.run("schedules", "list").splitlines()
+    assert head.split() == ["name", "task", "queue", "when", "next", "last"]
+    assert re.match(r"busy +report +default +every 0.1 s +(in|due for) [0-9.]+s +", busy)
+    assert re.match(r"nightly +report +default +cron 0 4 .* +in [0-9]+[hms].* +-", nightly_line)
+
+
+def test_a_schedule_is_paused_and_goes_on(scheduling: Shell) -> None:
+    assert scheduling.run("schedules", "pause", "busy") == "schedule busy: paused\n"
+    assert scheduling.run("schedules", "pause", "busy") == "schedule busy: was paused already\n"
+    paused = listed(scheduling)["busy"]
+    assert (paused["paused"], paused["next"]) == (True, None)
+    assert re.search("^busy .* paused ", scheduling.run("schedules", "list"), re.MULTILINE)
+    assert "report often" not in scheduling.run("worker", "scheduled:yard", "--burst")
+    resumed = datetime.now(UTC)
+    assert scheduling.run("schedules", "resume", "busy") == "schedule busy: goes on\n"
+    assert scheduling.run("schedules", "resume", "busy") == "schedule busy: was not paused\n"
+    going = listed(scheduling)["busy"]
+    assert not going["paused"]
+    assert datetime.fromisoformat(going["next"]) > resumed, "what was missed is left out"
+
+
+def test_a_schedule_is_fired_by_hand(scheduling: Shell) -> None:
+    scheduling.run("schedules", "pause", "nightly")
+    before = listed(scheduling)["nightly"]
+    printed = scheduling.run("schedules", "fire", "nightly")
+    assert re.fullmatch(r"schedule nightly: put message nightly@\S+Z\n", printed)
+    assert "report daily" in scheduling.run("worker", "scheduled:yard", "--burst")
+    assert listed(scheduling)["nightly"] == before
+
+
+def test_a_removed_schedule_is_stored_again_by_a_worker_that_declares_it(scheduling: Shell) -> None:
+    for name in ("busy", "nightly"):
+        assert scheduling.run("schedules", "remove", name) == f"schedule {name}: removed\n"
+    assert listed(scheduling) == {}
+    assert scheduling.run("schedules", "list") == ""
+    scheduling.run("worker", "scheduled:yard", "--burst")
+    assert sorted(listed(scheduling)) == ["busy", "nightly"]
+
+
+@pytest.mark.parametrize("command", ["pause", "resume", "fire", "remove"])
+def test_a_schedule_that_is_not_there(shell: Shell, command: str) -> None:
+    printed = shell.run("schedules", command, "nightly", code=1)
+    assert "no such file" in printed
+    shell.run("add", "-t", "q1", "1")
+    assert shell.run("schedules", "list", "--json") == ""
+    printed = shell.run("schedules", command, "nightly", code=1)
+    assert printed == (
+        "Error: there is no schedule 'nightly': `taskyard schedules list` shows them\n"
+    )
 
 
 # The rest

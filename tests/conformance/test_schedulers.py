@@ -8,6 +8,7 @@ declaration that they come from.
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -45,7 +46,10 @@ FREQUENT: list[When] = [
 ]
 CATCH_UPS: dict[str, CatchUp] = {
     **dict.fromkeys(["all a", "all b", "all c", "all d"], "all"),
-    **{"latest": "latest", "earliest": "earliest", "none": "none", "recorded": "latest"},
+    "latest": "latest",
+    "earliest": "earliest",
+    "none": "none",
+    "recorded": "latest",
 }
 """What is made up for, by the names of the schedules."""
 
@@ -336,7 +340,7 @@ def instant_of(id_: str) -> int:
 
 
 def rises(instants: list[int]) -> bool:
-    return all(first < second for first, second in zip(instants, instants[1:], strict=False))
+    return all(first < second for first, second in itertools.pairwise(instants))
 
 
 def check_declaration(declaration: Declaration, done: list[int]) -> None:
