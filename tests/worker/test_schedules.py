@@ -234,6 +234,16 @@ def test_one_that_cannot_be_read_hinders_no_other(
         yard.schedules.fire("strange")
 
 
+def test_one_that_cannot_be_read_holds_up_no_other(yard: Yard, noted: Noted, clock: Clock) -> None:
+    strange = Schedule("strange", b"\xc1 from the future", clock())
+    yard.driver.run(yard.broker.schedules.change(Schedule("strange", b"", 0), strange))
+    yard.schedule(noted.task, "x", when=every(0.05))
+    with working(yard):
+        for _ in range(10):  # in all this takes longer than a test may if each waits for long
+            wait_for(noted.ran)
+            noted.ran.clear()
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [

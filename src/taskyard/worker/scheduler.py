@@ -19,6 +19,9 @@ log = logging.getLogger("taskyard.worker")
 AT_ONCE = 100
 """Schedules that are looked at by one call."""
 
+HINDERED = 0.25
+"""Seconds after which is looked again while all that is due is what nobody here can carry out."""
+
 
 class Scheduler:
     """Puts the messages of schedules when they are due.
@@ -87,6 +90,8 @@ class Scheduler:
             done = await self._fire(one, found.now) or done
         if done:
             return 0.0
+        if found.schedules:  # as long as they are due, nobody says when the next one is
+            return HINDERED
         if not found.next_at:
             return LONGEST_SLEEP
         return min(LONGEST_SLEEP, max(0.001, (found.next_at - found.now) / 1e6))
