@@ -213,11 +213,11 @@ def conflict_text(group: object, stored: GroupPolicy, declared: GroupPolicy, pre
     )
 
 
-def draining_text(queue: str) -> str:
-    """Say why a queue takes no messages."""
+def draining_text(queue: str, fate: str = "nothing of the call was stored") -> str:
+    """Say why a queue takes no messages, and what became of them."""
     return (
         f"the queue {queue!r} is draining: it takes no messages until `taskyard resume {queue}`;"
-        f" nothing of the call was stored"
+        f" {fate}"
     )
 
 
