@@ -373,24 +373,12 @@ do
     end
 end
 
--- The step
-
-local saved = remembered()
-if saved then
-    return reply_again(saved)
-end
-
-local lost, claims, tokens, moved = {}, {}, {}, nil
-for _, settlement in ipairs(settlements) do
-    if not settle(settlement, limit) then
-        lost[#lost + 1] = settlement[1]
-    end
-end
-if want then
+-- Lets in what is due, claims, or falls asleep; returns claims, their tokens, 1 if shards moved.
+local function serve()
     reap_expired(REAPED, limit)
     promote_messages(PROMOTED)
     promote_lanes(PROMOTED)
-    local served, wanted, members, named = {}, {}, {}, {}
+    local served, wanted, members, named, moved = {}, {}, {}, {}, nil
     for _, item in ipairs(want[1]) do
         local group = known_group(item[1])
         if not group and want[8] ~= '' then
@@ -410,7 +398,7 @@ if want then
             end
         end
     end
-    claims, tokens = make_claims(served, wanted)
+    local claims, tokens = make_claims(served, wanted)
     if want[8] ~= '' then
         if #claims > 0 then
             forget_sleeper(want[8])
@@ -421,6 +409,24 @@ if want then
     if #claims > 0 then
         pass_on(named)
     end
+    return claims, tokens, moved
+end
+
+-- The step
+
+local saved = remembered()
+if saved then
+    return reply_again(saved)
+end
+
+local lost, claims, tokens, moved = {}, {}, {}, nil
+for _, settlement in ipairs(settlements) do
+    if not settle(settlement, limit) then
+        lost[#lost + 1] = settlement[1]
+    end
+end
+if want then
+    claims, tokens, moved = serve()
 end
 
 store()
