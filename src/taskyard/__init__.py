@@ -1,5 +1,6 @@
 """taskyard: tasks in batches, in order, in time, and never lost."""
 
+from taskyard.brokers.lane import Gate
 from taskyard.context import Context, MessageInfo, current_context, discard, fail, retry
 from taskyard.errors import (
     BatchFailed,
@@ -26,6 +27,7 @@ __all__ = [
     "DiscardMessage",
     "FailMessage",
     "Failure",
+    "Gate",
     "Handler",
     "MessageInfo",
     "RegularSchedule",

@@ -6,7 +6,8 @@
     │   └── PartitionConflict  ... or the partitions that a queue has
     ├── PayloadError           an argument does not fit the handler, or cannot be encoded
     ├── EnqueueError           a message was refused
-    │   └── DuplicateId        ... because its id is taken
+    │   ├── DuplicateId        ... because its id is taken
+    │   └── QueueDraining      ... because its queue takes none for now
     ├── NotFound               no such task, queue, result or dead letter
     ├── ResultError
     │   ├── ResultTimeout      no result within the given time
@@ -57,6 +58,7 @@ __all__ = [
     "PayloadError",
     "PolicyConflict",
     "PolicyError",
+    "QueueDraining",
     "ResultError",
     "ResultNotKept",
     "ResultTimeout",
@@ -98,6 +100,10 @@ class EnqueueError(TaskyardError):
 
 class DuplicateId(EnqueueError):
     """A message with this id has a record already."""
+
+
+class QueueDraining(EnqueueError):
+    """The queue takes no messages, until it is resumed."""
 
 
 class NotFound(TaskyardError):

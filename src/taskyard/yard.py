@@ -18,6 +18,7 @@ from taskyard.brokers.base import (
     Driver,
     Put,
 )
+from taskyard.brokers.lane import Gate
 from taskyard.brokers.urls import LOCAL_URL, open_broker, open_client, start_for
 from taskyard.buffered import Buffered, Buffers
 from taskyard.coalesce import AsyncCoalescer, Coalescer
@@ -453,6 +454,60 @@ class Yard:
         """
         group = self._find(task).group
         return self.driver.run(self.broker.release(group, shard_text(shard)))
+
+    def park(self, task: Task[..., Any] | str, shard: object = "") -> bool:
+        """Hold a shard until it is released; what runs of it goes on.
+
+        Arguments:
+            task: the task or its name.
+            shard: the shard's key; None or an empty text: what is in no shard.
+
+        Returns:
+            Whether it was not parked before.
+
+        Raises:
+            EnqueueError: the key can be no shard's.
+            NotFound: there is no such task.
+        """
+        group = self._find(task).group
+        return self.driver.run(self.broker.park(group, shard_text(shard)))
+
+    def pause(self, queue: str) -> Gate:
+        """Let no worker get messages of a queue, until it is resumed.
+
+        What runs goes on, and messages can be put. It holds for all workers at once, and through
+        restarts.
+
+        Arguments:
+            queue: its name. It need not have messages yet.
+
+        Returns:
+            What the queue let through before.
+        """
+        return self._set_gate(queue, Gate.PAUSED)
+
+    def drain(self, queue: str) -> Gate:
+        """Let no messages be put into a queue, until it is resumed: `QueueDraining` is raised.
+
+        Workers go on until it is empty; batches do not wait to fill. What is retried or delayed
+        is still run.
+
+        Returns:
+            What the queue let through before.
+        """
+        return self._set_gate(queue, Gate.DRAINING)
+
+    def resume(self, queue: str) -> Gate:
+        """End `pause` and `drain`.
+
+        Returns:
+            What the queue let through before: `Gate.OPEN` if there was nothing to resume.
+        """
+        return self._set_gate(queue, Gate.OPEN)
+
+    def _set_gate(self, queue: str, gate: Gate) -> Gate:
+        checked_name("queue", queue)
+        return self.driver.run(self.broker.set_gate(queue, gate))
 
     def _find(self, task: Task[..., Any] | str) -> Task[..., Any]:
         if isinstance(task, Task):

@@ -25,8 +25,10 @@ from taskyard.brokers.base import (
     Want,
 )
 from taskyard.brokers.inboxes import Lot
+from taskyard.brokers.lane import Gate
 from taskyard.brokers.redis import RedisBroker, inbox, parse_url
 from taskyard.brokers.redis.drivers import RedisDriver
+from taskyard.errors import QueueDraining
 from taskyard.message import Failure, read_envelope
 from taskyard.policy import Batch
 from taskyard.worker.inbox import Reader
@@ -257,6 +259,28 @@ def test_a_lot_is_stored_once(scene: Scene) -> None:
     assert [body for body, _ in scene.dead()] == [b"["]
     [counts] = scene.run(scene.broker.counts())
     assert (counts.totals["put"], counts.totals["done"], counts.dead) == (3, 2, 1)
+
+
+@pytest.mark.parametrize("partitions", [0, 4])
+def test_a_draining_queue_leaves_lots_where_they_are(scene: Scene, partitions: int) -> None:
+    if partitions:
+        scene.broker.set_partitions(Q, partitions)
+    reader = Reader(Q, [scene.yard.task(save, queue=Q, batch=Batch(1000), shard="of")])
+    values = [{"of": f"s{number}", "n": number} for number in range(20)]
+    scene.push(*map(json.dumps, values), "[")
+    scene.run(scene.broker.set_gate(Q, Gate.DRAINING))
+    for _ in range(2):
+        with pytest.raises(QueueDraining, match="'q1' is draining"):
+            scene.run(courier(scene, "ann", reader))
+        assert scene.drain() == []
+    lot = scene.collect("ann")
+    assert lot is not None
+    assert len(lot.values) == 21
+    scene.run(scene.broker.set_gate(Q, Gate.OPEN))
+    scene.run(courier(scene, "ann", reader))
+    assert sorted(payload["n"] for _, payload in scene.drain()) == list(range(20))
+    assert [body for body, _ in scene.dead()] == [b"["]
+    assert scene.collect("ann") is None
 
 
 def test_an_id_that_is_taken_ends_as_a_dead_letter(scene: Scene) -> None:

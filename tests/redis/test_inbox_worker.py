@@ -22,11 +22,14 @@ from tests.servers.server import RedisServer, wait_until
 from tests.worker.support import DEADLINE, WorkerThread, working
 
 from taskyard import Yard
+from taskyard.brokers.lane import Gate
 from taskyard.brokers.redis import watch
-from taskyard.errors import WorkerError
+from taskyard.brokers.redis.inbox import RedisInboxes
+from taskyard.errors import QueueDraining, WorkerError
 from taskyard.message import Reason
 from taskyard.policy import Batch
 from taskyard.task import Task
+from taskyard.worker import courier
 
 Q = "q1"
 
@@ -231,6 +234,88 @@ def test_a_burst_empties_the_inbox_too(site: Site) -> None:
     thread.start()
     thread.join()
     assert site.seen.qsize() == 1200 + 4 + 1
+
+
+class Refusals:
+    """Counts how often a draining queue refused a lot."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.number = 0
+        store = RedisInboxes.store
+
+        def counted(inboxes: RedisInboxes, *args: Any) -> Any:
+            try:
+                return (yield from store(inboxes, *args))
+            except QueueDraining:
+                self.number += 1
+                raise
+
+        monkeypatch.setattr(RedisInboxes, "store", counted)
+
+
+def test_a_draining_queue_leaves_its_inbox_alone(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(courier, "HELD_BACK", 0.05)
+    caplog.set_level(logging.INFO, "taskyard.worker")
+    refusals = Refusals(monkeypatch)
+    site.serve(Q)
+    site.serve("q2")
+    site.yard.drain(Q)
+    site.push(*range(1200))
+    with working(site.yard):
+        wait_until(lambda: refusals.number >= 3, "it tries again and again")
+        site.push("x", name="q2")
+        assert site.next() == "x"
+        assert site.seen.empty()
+        site.push(1200)
+        assert site.yard.resume(Q) is Gate.DRAINING
+        assert sorted(site.next() for _ in range(1201)) == list(range(1201))
+        wait_until(lambda: "is served again" in caplog.text, "the good news")
+    assert caplog.text.count("the inbox of queue q1 keeps what it has") == 1
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_a_lot_of_a_draining_queue_is_tried_now_and_then(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(courier, "HELD_BACK", 10_000.0)
+    refusals = Refusals(monkeypatch)
+    site.serve(Q)
+    site.serve("q2")
+    site.yard.drain(Q)
+    site.push(*range(1200))
+    with working(site.yard):
+        wait_until(lambda: refusals.number > 0, "it tries")
+        left = site.client.llen(site.key())
+        for number in range(20):
+            site.push(number, name="q2")
+            assert site.next() == number
+    assert refusals.number == 1
+    assert site.client.llen(site.key()) == left
+
+
+def test_bursts_do_not_wait_for_a_draining_queue(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = Refusals(monkeypatch)
+    task = site.serve(Q)
+    task.enqueue_many(range(100))
+    site.yard.drain(Q)
+    site.push(*range(1200))
+    workers = [WorkerThread(site.yard, burst=True) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert sorted(site.seen.get_nowait() for _ in range(100)) == list(range(100))
+    assert site.seen.empty()
+    assert 1 <= refusals.number <= len(workers)
+    site.yard.resume(Q)
+    late = WorkerThread(site.yard, burst=True)
+    late.start()
+    late.join()
+    assert site.seen.qsize() == 1200
 
 
 def test_it_can_be_switched_off(site: Site) -> None:

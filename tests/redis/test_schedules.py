@@ -16,12 +16,13 @@ from tests.servers.cluster import RedisCluster
 from tests.servers.server import RedisServer
 
 from taskyard.brokers.base import Group, GroupWant, Operation, Put, Settlement, Want
+from taskyard.brokers.lane import Gate
 from taskyard.brokers.redis import RedisBroker, parse_url
 from taskyard.brokers.redis.calls import Call
 from taskyard.brokers.redis.drivers import RedisDriver
 from taskyard.brokers.redis.placement import Placement
 from taskyard.brokers.schedules import Schedule
-from taskyard.errors import BrokerError, DuplicateId
+from taskyard.errors import BrokerError, DuplicateId, QueueDraining
 from taskyard.message import read_envelope
 
 Q = "q"
@@ -338,6 +339,48 @@ def test_a_refusal_holds_though_the_record_ends_meanwhile(scene: Scene) -> None:
     with pytest.raises(DuplicateId):
         scene.run(fire(scene.broker, old, recorded="taken"))
     scene.clock.advance(6)
+    assert finish(slow), "it begins anew"
+    assert scene.one().revision == 2
+    assert scene.drain() == ["a 1"]
+
+
+def test_a_draining_queue_leaves_out_an_instant(scene: Scene) -> None:
+    old = scene.add()
+    scene.run(scene.broker.set_gate(Q, Gate.DRAINING))
+    for _ in range(2):
+        with pytest.raises(QueueDraining, match="the schedule 'a' is as it was"):
+            scene.run(fire(scene.broker, old))
+    assert scene.one() == old
+    moved = msgspec.structs.replace(old, last=old.pending, pending=old.pending + micros(60))
+    assert scene.run(scene.broker.schedules.change(old, moved))
+    assert scene.one().revision == 2
+    scene.run(scene.broker.set_gate(Q, Gate.OPEN))
+    assert scene.run(fire(scene.broker, scene.one()))
+    assert scene.drain() == ["a 2"]
+
+
+@pytest.mark.parametrize("calls", [2, 3])
+def test_what_a_killed_one_began_is_refused_by_a_draining_queue(scene: Scene, calls: int) -> None:
+    old = scene.add()
+    steps = scene.stepwise(fire(scene.another(), old))
+    for _ in range(calls):
+        next(steps)  # places, change
+    scene.run(scene.broker.set_gate(Q, Gate.DRAINING))
+    next(steps)
+    steps.close()
+    assert scene.look() == ["a"], "it is as it was"
+    scene.run(scene.broker.set_gate(Q, Gate.OPEN))
+    assert scene.run(fire(scene.broker, old))
+    assert scene.drain() == ["a 1"]
+
+
+def test_a_refusal_holds_though_the_queue_is_open_again(scene: Scene) -> None:
+    old = scene.add()
+    slow = until(scene.stepwise(fire(scene.another(), old)), "put")
+    scene.run(scene.broker.set_gate(Q, Gate.DRAINING))
+    with pytest.raises(QueueDraining):
+        scene.run(fire(scene.broker, old))
+    scene.run(scene.broker.set_gate(Q, Gate.OPEN))
     assert finish(slow), "it begins anew"
     assert scene.one().revision == 2
     assert scene.drain() == ["a 1"]

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from tests.conformance.harness import TASK, AsyncRunner, Clock, Harness, SyncRunner, body, micros
-from tests.redis.splitting import atomic
+from tests.redis.splitting import Steps, atomic
 from tests.servers.cluster import RedisCluster
 from tests.servers.server import RedisServer
 
 from taskyard.brokers.base import Back, Dead, Group, Put, Retried
-from taskyard.brokers.lane import GroupPolicy
+from taskyard.brokers.lane import Gate, GroupPolicy
 from taskyard.brokers.redis import RedisBroker, parse_url
 from taskyard.brokers.redis.calls import Call
 from taskyard.brokers.redis.placement import TOKENS, Placement, call
 from taskyard.brokers.redis.replies import group_key
 from taskyard.brokers.redis.split import SplitProgress
 from taskyard.coalesce import Entry, put_entries
-from taskyard.errors import DuplicateId, NotFound, PartitionConflict, PolicyConflict
+from taskyard.errors import (
+    DuplicateId,
+    NotFound,
+    PartitionConflict,
+    PolicyConflict,
+    QueueDraining,
+)
 from taskyard.message import Failure
 
 FAILURE = Failure("error", "Error", "it failed")
@@ -85,6 +92,15 @@ def until(harness: Harness, script: str, *, after: bool = False) -> None:
         step = steps.send(harness.run(_alone(step)))
     if after:
         harness.run(_alone(step))
+
+
+def _rest(harness: Harness, steps: Steps, step: Call) -> Any:
+    """Carry an operation out to its end, from a step on; what it returns."""
+    try:
+        while True:
+            step = steps.send(harness.run(_alone(step)))
+    except StopIteration as end:
+        return end.value
 
 
 def _alone(step: Call) -> Iterator[Call]:
@@ -328,13 +344,7 @@ def test_a_parked_shard_is_found_though_it_moves_on_meanwhile(harness: Harness, 
     while step.script.name != "release":
         step = looking.send(other.run(_alone(step)))
     split(harness)  # before the first look
-    found = False
-    try:
-        while True:
-            step = looking.send(other.run(_alone(step)))
-    except StopIteration as end:
-        found = end.value
-    assert found
+    assert _rest(other, looking, step)
     assert len(harness.work_off()) == 3
 
 
@@ -478,6 +488,135 @@ def test_a_shard_that_is_opened_wakes_a_sleeper(harness: Harness, make: Make) ->
     split(harness)
     assert sleeper.is_woken()
     assert worker.work_off() == [f"{MOVES} 1", f"{MOVES} 2"]
+
+
+# Gates
+
+
+def set_gate(harness: Harness, gate: Gate) -> Gate:
+    return harness.run(harness.broker.set_gate(TASK.queue, gate))
+
+
+def gates(harness: Harness) -> dict[Group, Gate]:
+    return {counts.group: counts.gate for counts in harness.run(harness.broker.counts())}
+
+
+def open_up(harness: Harness, *shards: str) -> None:
+    """Resume, and see that nothing is lost."""
+    set_gate(harness, Gate.OPEN)
+    names = [f"{shard} {number}" for number in range(3) for shard in shards]
+    assert sorted(harness.work_off()) == sorted(names)
+
+
+def test_a_paused_queue_stays_paused(harness: Harness, make: Make) -> None:
+    number_put(harness, *SHARDS)
+    assert set_gate(harness, Gate.PAUSED) is Gate.OPEN
+    split(harness)
+    assert harness.work_off() == []
+    assert gates(harness)[TASK] is Gate.PAUSED
+    split(harness)
+    assert make().work_off() == []
+    assert set_gate(make(), Gate.PAUSED) is Gate.PAUSED
+    open_up(harness, *SHARDS)
+    assert gates(harness)[TASK] is Gate.OPEN
+
+
+def test_a_draining_queue_stays_draining(harness: Harness) -> None:
+    number_put(harness, *SHARDS)
+    set_gate(harness, Gate.DRAINING)
+    split(harness)
+    for shard in (MOVES, STAYS):
+        with pytest.raises(QueueDraining):
+            harness.put("new", shard=shard)
+    assert len(harness.work_off()) == 3 * len(SHARDS)
+    open_up(harness)
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("script", ["double", "part", "accept", "export", "import", "open"])
+def test_a_queue_is_paused_wherever_a_split_was_left(
+    harness: Harness, make: Make, script: str, after: bool
+) -> None:
+    number_put(harness, *SHARDS)
+    until(harness, script, after=after)
+    other = make()
+    assert set_gate(other, Gate.PAUSED) is Gate.OPEN
+    assert other.work_off() == []
+    split(harness)
+    assert harness.work_off() == []
+    new = Group(TASK.queue, "new")
+    number_put(harness, MOVES, STAYS, group=new)
+    assert make().work_off(groups=[TASK, new]) == []
+    open_up(other, *SHARDS)
+    assert len(harness.work_off(groups=[new])) == 6
+
+
+def test_who_splits_late_does_not_open_it(harness: Harness, make: Make) -> None:
+    """It tells a new container what it was told before the queue was paused."""
+    number_put(harness, MOVES)
+    steps = atomic(harness.broker.split(TASK.queue))  # type: ignore[attr-defined]
+    step = next(steps)
+    while step.script.name != "accept":
+        step = steps.send(harness.run(_alone(step)))
+    other = make()
+    set_gate(other, Gate.PAUSED)
+    assert _rest(harness, steps, step).done
+    assert other.work_off() == []
+    assert other.work_off() == []
+    open_up(other, MOVES)
+
+
+def test_a_queue_that_is_split_while_it_is_paused(harness: Harness, make: Make) -> None:
+    number_put(harness, *SHARDS)
+    pausing = atomic(harness.broker.set_gate(TASK.queue, Gate.PAUSED))
+    step = next(pausing)
+    while step.script.name != "gate":
+        step = pausing.send(harness.run(_alone(step)))
+    split(make())
+    assert _rest(harness, pausing, step) is Gate.OPEN
+    assert make().work_off() == []
+    open_up(harness, *SHARDS)
+
+
+# Parking
+
+
+@pytest.mark.parametrize("group", [TASK, PLAIN])
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_shard_that_was_parked_before_is_parked(
+    harness: Harness, make: Make, group: Group, number: int
+) -> None:
+    for _ in range(number):
+        harness.put("a", shard=MOVES, group=group)
+    assert harness.run(harness.broker.park(group, MOVES))
+    split(harness)
+    assert not harness.run(make().broker.park(group, MOVES))
+    harness.put("b", shard=MOVES, group=group)
+    assert harness.work_off(groups=[group]) == []
+    [counts] = [one for one in harness.run(harness.broker.counts()) if one.group == group]
+    assert (counts.parked, counts.parked_shards) == (1, [MOVES])
+    assert harness.run(make().broker.release(group, MOVES))
+    assert harness.work_off(groups=[group]) == [*number * ["a"], "b"]
+
+
+@pytest.mark.parametrize("group", [TASK, PLAIN])
+@pytest.mark.parametrize("script", ["part", "accept", "export", "import", "cleared", "doubled"])
+def test_a_shard_is_parked_wherever_a_split_was_left(
+    harness: Harness, make: Make, group: Group, script: str
+) -> None:
+    number_put(harness, MOVES, STAYS, group=group)
+    until(harness, script, after=True)
+    other = make()
+    assert other.run(other.broker.park(group, MOVES))
+    assert sorted(other.work_off(groups=[group])) == [f"{STAYS} {number}" for number in range(3)]
+    split(harness)
+    harness.put(f"{MOVES} 3", shard=MOVES, group=group)
+    assert harness.work_off(groups=[group]) == []
+    assert not other.run(other.broker.park(group, MOVES))
+    [counts] = [one for one in harness.run(harness.broker.counts()) if one.group == group]
+    assert (counts.parked, counts.parked_shards) == (1, [MOVES])
+    assert other.run(other.broker.release(group, MOVES))
+    assert harness.work_off(groups=[group]) == [f"{MOVES} {number}" for number in range(4)]
 
 
 # Wrong use

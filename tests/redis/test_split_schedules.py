@@ -18,7 +18,7 @@ MANY = 300
 MUTANTS = {
     "lanes are opened before the other container is done with them": (
         "gone",
-        "if not lane or (waiting(lane) == 0 and lane.held == 0) then",
+        "if not lane or (waiting(lane) == 0 and lane.held == 0 and not lane.parked) then",
         "if true then",
     ),
     "what arrives is stored however often it comes": (
@@ -53,8 +53,8 @@ MUTANTS = {
 RARE_MUTANTS = {
     "a lane is opened while a claim is open": (
         "gone",
-        "waiting(lane) == 0 and lane.held == 0) then",
-        "waiting(lane) == 0) then",
+        "waiting(lane) == 0 and lane.held == 0 and",
+        "waiting(lane) == 0 and",
     ),
     "a part is over while claims are open": (
         "export",

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
-from taskyard.brokers.lane import Flush, GroupPolicy
+from taskyard.brokers.lane import Flush, Gate, GroupPolicy
 from taskyard.message import Failure, State
 
 if TYPE_CHECKING:
@@ -402,6 +402,7 @@ class Counts(msgspec.Struct):
         parked_shards: the parked shards, sorted, `SHOWN_SHARDS` at most.
         memory: bytes that its messages take in a storage that holds them in memory, about;
             0: not known.
+        gate: what its queue lets through.
     """
 
     group: Group
@@ -415,6 +416,7 @@ class Counts(msgspec.Struct):
     totals: dict[str, int] = {}
     parked_shards: list[str] = []
     memory: int = 0
+    gate: Gate = Gate.OPEN
 
 
 class Broker(Protocol):
@@ -485,6 +487,7 @@ class Broker(Protocol):
 
         Raises:
             DuplicateId: one of `ids` has a record already.
+            QueueDraining: the queue lets no messages in.
         """
         ...
 
@@ -551,8 +554,25 @@ class Broker(Protocol):
         """Remove dead letters; say how many."""
         ...
 
+    def park(self, group: Group, shard: str) -> Operation[bool]:
+        """Park a lane, whether it has messages or not; say whether it was not parked before.
+
+        Claims of it that are open go on.
+        """
+        ...
+
     def release(self, group: Group, shard: str) -> Operation[bool]:
         """Release a parked lane; say whether it was parked."""
+        ...
+
+    def set_gate(self, queue: str, gate: Gate) -> Operation[Gate]:
+        """Say what a queue lets through, also those of its groups that are made later.
+
+        Claims that are open go on, and what comes back of them, or becomes due, is let in.
+
+        Returns:
+            What it was before.
+        """
         ...
 
     def tidy(self) -> Operation[int]:

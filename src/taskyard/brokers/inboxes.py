@@ -77,6 +77,9 @@ class Inboxes(Protocol):
 
         Returns:
             Those that are dead letters now; also of puts whose id is taken.
+
+        Raises:
+            QueueDraining: the queue lets no messages in. The lot is given again.
         """
         ...
 

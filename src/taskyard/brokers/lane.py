@@ -12,11 +12,13 @@ import msgspec
 
 __all__ = [
     "Flush",
+    "Gate",
     "GroupPolicy",
     "LaneState",
     "Place",
     "cap_after_loss",
     "conflict_text",
+    "draining_text",
     "flush",
     "is_given_up",
     "merged",
@@ -35,6 +37,17 @@ class Place(IntEnum):
     """It may be claimed now."""
     LATER = 2
     """It becomes eligible at a known time."""
+
+
+class Gate(StrEnum):
+    """What a queue lets through."""
+
+    OPEN = "open"
+    """Everything."""
+    PAUSED = "paused"
+    """Messages in, none out: no worker gets any."""
+    DRAINING = "draining"
+    """Messages out, none in; batches do not wait to fill."""
 
 
 class Flush(StrEnum):
@@ -197,6 +210,14 @@ def conflict_text(group: object, stored: GroupPolicy, declared: GroupPolicy, pre
         f" but it is stored with {stored.concurrency or 'any number of'}, and {present} messages"
         f" that were put under that are still there. Let workers with the old declaration drain"
         f" it first, or use another name"
+    )
+
+
+def draining_text(queue: str, fate: str = "nothing of the call was stored") -> str:
+    """Say why a queue takes no messages, and what became of them."""
+    return (
+        f"the queue {queue!r} is draining: it takes no messages until `taskyard resume {queue}`;"
+        f" {fate}"
     )
 
 

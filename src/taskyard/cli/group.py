@@ -38,7 +38,22 @@ class _Interrupted(click.ClickException):
         click.echo(err=True)
 
 
-COMMANDS = ("start", "add", "worker", "queues", "dead", "schedules", "release", "split", "doctor")
+COMMANDS = {
+    "start": "start",
+    "add": "add",
+    "worker": "worker",
+    "queues": "queues",
+    "dead": "dead",
+    "schedules": "schedules",
+    "pause": "gates",
+    "resume": "gates",
+    "drain": "gates",
+    "park": "release",
+    "release": "release",
+    "split": "split",
+    "doctor": "doctor",
+}
+"""The commands, in the order of the help, and the modules that they are in."""
 
 
 class _Commands(click.Group):
@@ -52,7 +67,7 @@ class _Commands(click.Group):
         del ctx
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"taskyard.cli.{cmd_name}")
+        module = importlib.import_module(f"taskyard.cli.{COMMANDS[cmd_name]}")
         command: click.Command = getattr(module, cmd_name)
         return command
 

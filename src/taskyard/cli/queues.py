@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taskyard.brokers.base import Counts, Group
+from taskyard.brokers.lane import Gate
 from taskyard.cli.options import broker_option, json_option, opened
 from taskyard.cli.output import age, console, instant, print_json, size, table
 from taskyard.yard import Yard
@@ -53,8 +54,8 @@ def queues(watch: float | None, as_json: bool, url: str) -> None:
 
     \b
     With --json:
-      {"broker": URL, "at": time, "queues": [{"queue", "task", "waiting", "delayed", "running",
-       "dead", "shards", "parked", "oldest": time or null, "oldest_seconds": seconds or null,
+      {"broker": URL, "at": time, "queues": [{"queue", "task", "gate": "open", "paused" or
+       "draining", "waiting", "delayed", "running", "dead", "shards", "parked", "oldest": time or null, "oldest_seconds": seconds or null,
        "memory": bytes or null, "totals": {"put", "done", "retried", "dead", "discarded",
        "redelivered", "lost", ...},
        "flushes": {"size", "bytes", "age", "drain"}, "rate": per second or null}]}
@@ -123,7 +124,7 @@ def _table(counted: Sequence[Counts], found: Rates | None) -> Table:
         waited = _waited(counts)
         rows.append(
             [
-                counts.group.queue,
+                _with_gate(counts),
                 counts.group.name,
                 counts.waiting,
                 counts.delayed,
@@ -144,6 +145,11 @@ def _table(counted: Sequence[Counts], found: Rates | None) -> Table:
     return table(columns, rows, right=" ".join(columns[2:]))
 
 
+def _with_gate(counts: Counts) -> str:
+    shown = "" if counts.gate is Gate.OPEN else f" ({counts.gate})"
+    return counts.group.queue + shown
+
+
 def _waited(counts: Counts) -> float | None:
     return max(0.0, time.time() - counts.oldest / 1e6) if counts.oldest else None
 
@@ -161,6 +167,7 @@ def _entry(counts: Counts, found: Rates) -> dict[str, Any]:
     return {
         "queue": counts.group.queue,
         "task": counts.group.name,
+        "gate": counts.gate,
         "waiting": counts.waiting,
         "delayed": counts.delayed,
         "running": counts.running,

@@ -1,4 +1,4 @@
-"""`taskyard release`: let a parked shard go on."""
+"""`taskyard park` and `release`: hold a shard, and let it go on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,25 @@ import click
 from taskyard.cli.options import broker_option, opened
 from taskyard.errors import NotFound
 
-__all__ = ["release"]
+__all__ = ["park", "release"]
+
+
+@click.command(short_help="Hold a shard until it is released.")
+@click.argument("task", metavar="QUEUE/TASK")
+@click.argument("shard", default="")
+@broker_option
+def park(task: str, shard: str, url: str) -> None:
+    """Hold a shard until `taskyard release` lets it go on; what runs of it is finished.
+
+    \b
+    Examples:
+      taskyard park default/notify user-42
+    """
+    queue, name = _group_of(task)
+    with opened(url) as yard:
+        what = f"shard {shard!r} of {task}" if shard else task
+        parked = yard.park(yard.remote(name, queue=queue), shard)
+        click.echo(f"parked {what}" if parked else f"{what} was parked already")
 
 
 @click.command(short_help="Let a parked shard go on.")
@@ -21,11 +39,16 @@ def release(task: str, shard: str, url: str) -> None:
     Examples:
       taskyard release default/notify user-42
     """
-    queue, slash, name = task.rpartition("/")
-    if not slash or not queue or not name:
-        raise click.UsageError(f"{task!r}: write QUEUE/TASK, as `taskyard queues` shows them")
+    queue, name = _group_of(task)
     with opened(url) as yard:
         what = f"shard {shard!r} of {task}" if shard else task
         if not yard.release(yard.remote(name, queue=queue), shard):
             raise NotFound(f"{what} is not parked")
         click.echo(f"released {what}")
+
+
+def _group_of(task: str) -> tuple[str, str]:
+    queue, slash, name = task.rpartition("/")
+    if not slash or not queue or not name:
+        raise click.UsageError(f"{task!r}: write QUEUE/TASK, as `taskyard queues` shows them")
+    return queue, name

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import Iterable
 from typing import Any, Protocol
 
 from taskyard.brokers.base import AsyncDriver, Dead
 from taskyard.brokers.inboxes import Inboxes, Lot, Misfit
-from taskyard.errors import BrokerError
+from taskyard.errors import BrokerError, QueueDraining
 from taskyard.task import Task
 from taskyard.worker.inbox import Reader
 from taskyard.worker.pool import PERMANENT, RECONNECT
@@ -21,6 +22,8 @@ log = logging.getLogger("taskyard.worker")
 
 PAUSE = 0.05
 """Seconds for which somebody else is left alone with a lot; it takes the next ones too."""
+HELD_BACK = 5.0
+"""Seconds for which the inbox of a draining queue is left alone."""
 
 
 class Recipient(Protocol):
@@ -47,7 +50,8 @@ class Courier:
     It may be cancelled anywhere: a lot that it was at is stored once, by whoever comes next.
 
     Attributes:
-        drained: how many messages of the worker had ended when the inbox was empty.
+        drained: how many messages of the worker had ended when the inbox was empty, or its queue
+            took nothing.
 
     Arguments:
         host: the worker.
@@ -73,6 +77,7 @@ class Courier:
         self._reader = Reader(queue, tasks)
         self._name = secrets.token_urlsafe(9)
         self._changed = asyncio.Event()
+        self._closed_until: float | None = None
 
     async def run(self, *, burst: bool) -> None:
         """Work until cancelled.
@@ -90,6 +95,8 @@ class Courier:
                     lot = None
                     if burst:
                         await self._changed.wait()
+                    elif self._closed_until is not None:
+                        await asyncio.sleep(self._closed_until - time.monotonic())
                     else:
                         lot = await watch.wait()
                 except PERMANENT:
@@ -113,21 +120,52 @@ class Courier:
         self._changed.set()
 
     async def _empty(self, lot: Lot | None) -> None:
-        """Move lot after lot, until the inbox is empty or somebody else moves them."""
+        """Move lot after lot, until the inbox is empty, somebody else moves them, or none can."""
         self._changed.clear()
         ended = self._host.messages
-        lot = lot or await self._collect(0)
-        while lot is not None:
-            if not lot.values:
-                await asyncio.sleep(PAUSE)
-                return
-            items = list(map(self._reader.read, lot.values))
-            self._note(await self._driver.run(self._inboxes.store(lot, items)))
-            self._host.note_arrivals()
-            lot = await self._collect(lot.number)
+        if not self._is_closed():
+            lot = lot or await self._collect(0)
+            while lot is not None:
+                if not lot.values:
+                    await asyncio.sleep(PAUSE)
+                    if self._closed_until is not None:
+                        self._hold_back()
+                    self._changed.set()  # nobody else tells when they are through
+                    return
+                if not await self._store(lot):
+                    break
+                lot = await self._collect(lot.number)
+            else:
+                self._note_open()
         if self.drained != ended:
             self.drained = ended
             self._host.notify()
+
+    async def _store(self, lot: Lot) -> bool:
+        """Store a lot; returns False if the queue takes nothing. Then it stays where it is."""
+        items = list(map(self._reader.read, lot.values))
+        try:
+            misfits = await self._driver.run(self._inboxes.store(lot, items))
+        except QueueDraining as error:
+            if self._closed_until is None:
+                log.warning("the inbox of queue %s keeps what it has: %s", self._queue, error)
+            self._hold_back()
+            return False
+        self._note_open()
+        self._note(misfits)
+        self._host.note_arrivals()
+        return True
+
+    def _hold_back(self) -> None:
+        self._closed_until = time.monotonic() + HELD_BACK
+
+    def _is_closed(self) -> bool:
+        return self._closed_until is not None and time.monotonic() < self._closed_until
+
+    def _note_open(self) -> None:
+        if self._closed_until is not None:
+            log.info("the inbox of queue %s is served again", self._queue)
+            self._closed_until = None
 
     async def _collect(self, done: int) -> Lot | None:
         return await self._driver.run(self._inboxes.collect(self._queue, self._name, done))

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from taskyard.brokers.base import AsyncDriver
 from taskyard.brokers.schedules import Schedule, Schedules
-from taskyard.errors import BrokerError, DuplicateId, MissingExtra, PolicyError
+from taskyard.errors import BrokerError, EnqueueError, MissingExtra, PolicyError
 from taskyard.scheduling import Plan, fire, read_plan, store
 from taskyard.worker.pool import LONGEST_SLEEP, PERMANENT, RECONNECT
 
@@ -108,7 +108,7 @@ class Scheduler:
             return False
         try:
             changed = await self._driver.run(self._schedules.change(schedule, moved, put))
-        except DuplicateId as error:
+        except EnqueueError as error:  # the id is taken, or the queue takes no messages
             log.error("schedule %s leaves out an instant: %s", schedule.name, error)
             changed = await self._driver.run(self._schedules.change(schedule, moved))
         if changed and put is not None:

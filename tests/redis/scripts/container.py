@@ -39,7 +39,10 @@ NOW = 1_700_000_000_000_000
 TURNS = 1 << 42
 
 REMEMBERING = frozenset(
-    ("put", "step", "reap", "redrive", "release", "tidy", "declare", "double", "change", "changed")
+    (
+        *("put", "step", "reap", "redrive", "release", "tidy", "declare", "double", "change"),
+        *("changed", "gate", "park"),
+    )
 )
 """Those whose answer is kept. The others may simply be carried out again."""
 
@@ -70,7 +73,7 @@ class Due(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """What is declared of a group; `split`: where it is, if its queue was split."""
+    """What is declared of a group; `split`: where it is, if its queue was split; and its gate."""
 
     key: str
     size: int = 1
@@ -81,6 +84,7 @@ class Policy(NamedTuple):
     members: tuple[str, ...] = ()
     declared: bool = False
     split: tuple[Any, ...] = ()
+    gate: str = "open"
 
 
 class Lane(NamedTuple):
@@ -310,8 +314,16 @@ def _meta(name: str, found: dict[bytes, bytes]) -> Pairs:
 def _groups(name: str, found: dict[bytes, bytes]) -> Pairs:
     for key, packed in found.items():
         gid, *numbers, members, declared = msgspec.msgpack.decode(packed)[:8]
-        split = tuple(msgspec.msgpack.decode(packed)[8:])
-        yield f"policy {gid}", Policy(key.decode(), *numbers, tuple(members), declared, split)
+        *split, gate = [*msgspec.msgpack.decode(packed)[8:], "open"][:5]
+        if split == 4 * [False]:  # it is not split, but not open either
+            split = []
+        policy = Policy(key.decode(), *numbers, tuple(members), declared, tuple(split), gate)
+        yield f"policy {gid}", policy
+
+
+def _gates(name: str, found: dict[bytes, bytes]) -> Pairs:
+    for queue, gate in found.items():
+        yield f"gate {queue.decode()}", gate.decode()
 
 
 def _names(name: str, found: dict[bytes, bytes]) -> Pairs:
@@ -572,6 +584,7 @@ KINDS: dict[str, tuple[Callable[[redis.Redis, str], None], Decoder]] = {
     "call": (_ttl, _call),
     "meta": (_hash, _meta),
     "groups": (_hash, _groups),
+    "gates": (_hash, _gates),
     "names": (_hash, _names),
     "places": (_hash, _places),
     "g": (_hash, _counters),
@@ -640,6 +653,7 @@ def check(state: State) -> None:
     _check_numbers(some)
     _check_lanes(some)
     _check_schedules(some)
+    _check_gates(some)
 
 
 def _check_schedules(some: Some) -> None:
@@ -650,6 +664,12 @@ def _check_schedules(some: Some) -> None:
     for name in {*some("schedule"), *some("agenda")} - under_way:
         _, pending, _, paused, *_ = some("schedule")[name]
         assert some("agenda").get(name) == (pending if pending and not paused else None)
+
+
+def _check_gates(some: Some) -> None:
+    for policy in some("policy").values():
+        queue = policy.key.partition("\0")[0]
+        assert policy.gate == some("gate").get(queue, "open"), policy.key
 
 
 def _gids(some: Some) -> dict[str, str]:

@@ -138,7 +138,13 @@ def work(box: Container) -> list[dict[str, int]]:
     done.append(commands(box, claim(2, listener="ear", claims=2)))
     done.append(commands(box, step((), want(2, drain=False, groups=["q\0unknown"]))))
     done.append(commands(box, reap()))
+    done.append(commands(box, call("park", GROUP, "mine")))
+    done.append(commands(box, call("release", GROUP, "mine")))
     done.append(commands(box, call("release", GROUP, "none")))
+    done.append(commands(box, call("gate", "q", "draining", 0)))
+    done.append(commands(box, put("x", shard="mine")))
+    done.append(commands(box, claim(2, listener="ear", claims=2)))
+    done.append(commands(box, call("gate", "q", "open", 0)))
     done.append(commands(box, call("leave", "ear")))
     done.append(commands(box, tidy(FAR)))
     done.append(commands(box, call("oldest", GROUP, "mine")))
@@ -178,8 +184,20 @@ def sleeping(box: Container, number: int) -> None:
         box.run(claim(listener=f"listener {index} that has a long name" + 40 * "x"))
 
 
+def sleeping_everywhere(box: Container, number: int) -> None:
+    groups(box, number)
+    names = [f"q\0g{index}" for index in range(number)]
+    while box.run(claim(groups=names, claims=number, total=number))[4]:
+        pass
+    for index in range(100):
+        box.run(claim(groups=names[:100], listener=f"ear {index}"))
+    box.run(put("x", group=names[-1], delay=FAR))
+
+
 PAGED = [
     (groups, call("counts", 0), 6000),
+    (groups, call("gate", "q", "paused", 0), 300),
+    (sleeping_everywhere, call("gate", "q", "open", 0), 15_000),
     (groups, dead(), 300),
     (buried_everywhere, dead(), 300),
     (buried_everywhere, dead(task="none"), 800),
@@ -213,6 +231,15 @@ def test_a_step_among_suspects(box: Container, number: int) -> None:
     assert executed < 20_000
     # They are where they were.
     assert box.client.zcard(f"{box.key}:r:1") == number
+
+
+def test_what_nobody_closed_costs_nothing(box: Container) -> None:
+    """The gate of a group comes with what a call reads of it anyway."""
+    box.run(put("x", "x", "x"))
+    for what in (claim(1), put("x"), put("x", "y")):
+        executed = commands(box, what)
+        assert executed["hget"] == 1, "of the group"
+        assert executed.get("hmget", 0) <= 2, "of numbers and of lanes"
 
 
 def test_what_is_due_is_let_in_piece_by_piece(box: Container) -> None:

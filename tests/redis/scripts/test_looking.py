@@ -14,7 +14,7 @@ from taskyard.brokers.redis.calls import Call
 
 
 def counted(reply: list[Any]) -> dict[bytes, Any]:
-    """By group: declared, dead, parked, some parked shards, counters; not the memory."""
+    """By group: declared, dead, parked, some parked shards, counters; not gate and memory."""
     return {
         key: (
             declared,
@@ -27,7 +27,7 @@ def counted(reply: list[Any]) -> dict[bytes, Any]:
                 if int(number)
             },
         )
-        for key, declared, dead, parked, shards, pairs, _ in reply[1:]
+        for key, declared, dead, parked, shards, pairs, _gate, _ in reply[1:]
     }
 
 

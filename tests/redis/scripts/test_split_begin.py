@@ -31,8 +31,8 @@ ORDERED = (GROUP, 5, 0, 900, 1, 4, ["x", "y"], True)
 PLAIN = ("q\0plain", 1, 0, 0, 0, 3, [], False)
 
 
-def packed(*policies: Any) -> bytes:
-    return msgspec.msgpack.encode(policies)
+def packed(*policies: Any, gate: str = "open") -> bytes:
+    return msgspec.msgpack.encode((gate, policies))
 
 
 def bury(box: Container, shard: str, group: str = GROUP) -> None:
@@ -47,7 +47,7 @@ def bury(box: Container, shard: str, group: str = GROUP) -> None:
 
 def test_a_container_of_nothing_parts(box: Container) -> None:
     reply, changed = box.trace(part())
-    assert reply == [0, 1, 0, msgspec.msgpack.encode([])]
+    assert reply == [0, 1, 0, packed()]
     assert changed == {"epoch q": (2, LEAVING, 2, 0, False)}
 
 
@@ -57,7 +57,7 @@ def test_it_tells_its_last_sequence_and_the_policies_of_the_queue(box: Container
     box.run(put("1", "2", group=PLAIN[0]))
     (sequence, leaves, sifted, policies), changed = box.trace(part())
     assert (sequence, leaves, sifted) == (NOW + 1, 1, 0)
-    assert msgspec.msgpack.decode(policies) == [[*ORDERED], [*PLAIN]]
+    assert msgspec.msgpack.decode(policies) == ["open", [[*ORDERED], [*PLAIN]]]
     split = (2, LEAVING, 2, 0)
     assert changed == {
         "epoch q": (*split, False),

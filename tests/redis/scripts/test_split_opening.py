@@ -36,7 +36,7 @@ PLAIN = ("q\0plain", 1, 0, 0, 0, 3, [], True)
 @pytest.fixture
 def there(there: Container) -> Container:
     """A new container of a queue that is split."""
-    there.run(accept(NOW, msgspec.msgpack.encode([ORDERED, OTHER, PLAIN])))
+    there.run(accept(NOW, msgspec.msgpack.encode(("open", [ORDERED, OTHER, PLAIN]))))
     return there
 
 

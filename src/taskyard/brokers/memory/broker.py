@@ -23,7 +23,7 @@ from taskyard.brokers.base import (
 )
 from taskyard.brokers.clock import wall_clock
 from taskyard.brokers.common import CHUNK, in_chunks
-from taskyard.brokers.lane import GroupPolicy
+from taskyard.brokers.lane import Gate, GroupPolicy
 from taskyard.brokers.memory import claims, steps
 from taskyard.brokers.memory.listeners import MemoryListener
 from taskyard.brokers.memory.schedules import MemorySchedules
@@ -132,6 +132,14 @@ class MemoryBroker:
 
     def discard_dead(self, query: DeadQuery) -> Operation[int]:
         return (yield from _change_dead(steps.discard_dead, query))
+
+    def park(self, group: Group, shard: str) -> Operation[bool]:
+        parked: bool = yield partial(steps.park, key=group, shard=shard)
+        return parked
+
+    def set_gate(self, queue: str, gate: Gate) -> Operation[Gate]:
+        before: Gate = yield lambda state: state.set_gate(queue, gate)
+        return before
 
     def release(self, group: Group, shard: str) -> Operation[bool]:
         released: bool = yield partial(steps.release, key=group, shard=shard)

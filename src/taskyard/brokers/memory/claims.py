@@ -18,7 +18,7 @@ from taskyard.brokers.base import (
     Want,
 )
 from taskyard.brokers.common import NO_ATTEMPT, REAPED, lost_failure
-from taskyard.brokers.lane import Flush, cap_after_loss, flush, is_given_up, take
+from taskyard.brokers.lane import Flush, Gate, cap_after_loss, flush, is_given_up, take
 from taskyard.brokers.memory.agenda import Agenda, Key
 from taskyard.brokers.memory.groups import GroupState, OpenClaim, Part
 from taskyard.brokers.memory.lanes import Lane, Room
@@ -183,7 +183,7 @@ class Claimer:
         self._served: dict[GroupState, int] = {}
         for item in want.groups:
             group = state.groups.get(item.group)
-            if group is not None and group.known_to(item):
+            if group is not None and group.known_to(item) and group.gate is not Gate.PAUSED:
                 self._served[group] = item.messages
 
     def claims(self) -> list[Claim]:
@@ -205,7 +205,9 @@ class Claimer:
             if claim is not None:
                 return claim
             del self._served[group]  # it has only suspects, and they are not for now
-        for group in self._served if self._want.drain else ():
+        for group in self._served:
+            if not self._want.drain and group.gate is not Gate.DRAINING:
+                continue
             claim = self._fill(group, group.filling, Flush.DRAIN, alone=False)
             if claim is not None:
                 return claim

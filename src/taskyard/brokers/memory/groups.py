@@ -15,7 +15,7 @@ from taskyard.brokers.base import (
     Group,
     GroupWant,
 )
-from taskyard.brokers.lane import GroupPolicy
+from taskyard.brokers.lane import Gate, GroupPolicy
 from taskyard.brokers.memory.agenda import Agenda
 from taskyard.brokers.memory.lanes import Lane
 from taskyard.message import read_envelope
@@ -101,6 +101,7 @@ class GroupState:
         claims: the open ones, by token.
         delayed: how many messages are in the due set.
         totals: what was counted since the beginning.
+        gate: what its queue lets through.
     """
 
     __slots__ = (
@@ -108,6 +109,7 @@ class GroupState:
         "declared",
         "delayed",
         "filling",
+        "gate",
         "key",
         "lanes",
         "number",
@@ -116,8 +118,9 @@ class GroupState:
         "totals",
     )
 
-    def __init__(self, key: Group, number: int) -> None:
+    def __init__(self, key: Group, number: int, gate: Gate) -> None:
         self.key = key
+        self.gate = gate
         self.number = number
         self.policy = GroupPolicy()
         self.declared = False
@@ -131,6 +134,13 @@ class GroupState:
     def known_to(self, want: GroupWant) -> bool:
         """Whether a worker knows all the tasks that share this order."""
         return want.members.issuperset(self.policy.members)
+
+    def has_claimable(self) -> bool:
+        """Whether a worker would get something now, as far as that shows."""
+        if self.gate is Gate.PAUSED:
+            return False
+        draining = self.gate is Gate.DRAINING and self.filling.first() is not None
+        return draining or self.ready.first() is not None
 
     def runs(self, id_: str) -> bool:
         """Whether an open claim holds the message of this id."""
@@ -155,6 +165,7 @@ class GroupState:
                 counts.parked_shards.append(lane.shard)
         counts.parked_shards = sorted(counts.parked_shards)[:SHOWN_SHARDS]
         counts.totals = dict(self.totals)
+        counts.gate = self.gate
         return counts
 
     def _running(self) -> int:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from taskyard.brokers.base import DeadLetter, Delivery, Group
 from taskyard.brokers.common import PROMOTED
-from taskyard.brokers.lane import Place, place
+from taskyard.brokers.lane import Gate, Place, place
 from taskyard.brokers.memory.agenda import Agenda
 from taskyard.brokers.memory.groups import GroupState, OpenClaim
 from taskyard.brokers.memory.lanes import Lane
@@ -43,6 +43,7 @@ class MemoryState:
         records: what is remembered of messages.
         letters: the dead letters.
         listeners: who is to be woken.
+        gates: those of queues that are not open.
         schedules: by name.
         agenda: the names of those that are due some time.
     """
@@ -54,6 +55,7 @@ class MemoryState:
         self.records = Records()
         self.letters = DeadLetters(dead_limit, dead_age)
         self.listeners = Listeners()
+        self.gates: dict[str, Gate] = {}
         self.schedules: dict[str, Schedule] = {}
         self.agenda: Agenda[str] = Agenda()
         self.groups: dict[Group, GroupState] = {}
@@ -78,7 +80,8 @@ class MemoryState:
         """A group; an unknown one is added, undeclared."""
         group = self.groups.get(key)
         if group is None:
-            group = self.groups[key] = GroupState(key, len(self.groups))
+            gate = self.gates.get(key.queue, Gate.OPEN)
+            group = self.groups[key] = GroupState(key, len(self.groups), gate)
         return group
 
     def lane(self, group: GroupState, shard: str) -> Lane:
@@ -253,10 +256,21 @@ class MemoryState:
                 if next_at:
                     self._note_time(group, next_at)
 
+    def set_gate(self, queue: str, gate: Gate) -> Gate:
+        """Say what a queue lets through; returns what it was."""
+        before = self.gates.pop(queue, Gate.OPEN)
+        if gate is not Gate.OPEN:
+            self.gates[queue] = gate
+        for group in self.groups.values():
+            if group.key.queue == queue:
+                group.gate = gate
+                self._ready_news[group] = None
+        return before
+
     def announce(self) -> None:
         """Wake whom the step concerns; called at its end."""
         for group in self._ready_news:
-            if group.ready.first() is not None:
+            if group.has_claimable():
                 self.listeners.wake_one(group.key, group.policy.members)
                 self._time_news.pop(group, None)
         for group, at in self._time_news.items():

@@ -9,12 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from taskyard.brokers.base import Counts, DeadQuery, Delivery, Group, Put, Record
-from taskyard.brokers.lane import GroupPolicy, conflict_text, merged, with_member
+from taskyard.brokers.lane import (
+    Gate,
+    GroupPolicy,
+    conflict_text,
+    draining_text,
+    merged,
+    with_member,
+)
 from taskyard.brokers.memory.groups import GroupState
 from taskyard.brokers.memory.lanes import Lane
 from taskyard.brokers.memory.records import Kept
 from taskyard.brokers.memory.state import Delayed, MemoryState
-from taskyard.errors import DuplicateId, PolicyConflict
+from taskyard.errors import DuplicateId, PolicyConflict, QueueDraining
 from taskyard.message import State
 
 __all__ = [
@@ -22,6 +29,7 @@ __all__ = [
     "declare",
     "discard_dead",
     "look_up",
+    "park",
     "put",
     "release",
     "retry_dead",
@@ -61,6 +69,7 @@ def _hold_lanes(state: MemoryState, group: GroupState) -> None:
 
 def put(state: MemoryState, puts: Sequence[Put]) -> None:
     """Store messages, all or none."""
+    _refuse_draining(state, puts)
     _refuse_known_ids(state, puts)
     touched: dict[Lane, None] = {}
     for item in puts:
@@ -76,6 +85,12 @@ def put(state: MemoryState, puts: Sequence[Put]) -> None:
             touched[state.append(group, item.shard, item.priority, item.bodies)] = None
     for lane in touched:
         state.settle_down(lane)
+
+
+def _refuse_draining(state: MemoryState, puts: Sequence[Put]) -> None:
+    for item in puts if state.gates else ():
+        if item.bodies and state.gates.get(item.group.queue) is Gate.DRAINING:
+            raise QueueDraining(draining_text(item.group.queue))
 
 
 def _refuse_known_ids(state: MemoryState, puts: Sequence[Put]) -> None:
@@ -156,6 +171,16 @@ def discard_dead(state: MemoryState, query: DeadQuery) -> int:
         state.group(letter.group).totals["discarded"] += 1
         state.end(letter.id, State.DISCARDED)
     return len(letters)
+
+
+def park(state: MemoryState, key: Group, shard: str) -> bool:
+    """Park a lane; say whether it was not parked."""
+    lane = state.lane(state.group(key), shard)
+    if lane.state.parked:
+        return False
+    lane.state.parked = True
+    state.settle_down(lane)
+    return True
 
 
 def release(state: MemoryState, key: Group, shard: str) -> bool:

@@ -25,11 +25,12 @@ from taskyard.brokers.base import (
     Want,
 )
 from taskyard.brokers.common import CHUNK
-from taskyard.brokers.lane import GroupPolicy, conflict_text
+from taskyard.brokers.lane import Gate, GroupPolicy, conflict_text, draining_text
 from taskyard.brokers.redis.calls import Argument, Call, Each
 from taskyard.brokers.redis.doctor import Finding
 from taskyard.brokers.redis.drivers import RedisAsyncDriver, RedisDriver
 from taskyard.brokers.redis.examination import start_check
+from taskyard.brokers.redis.gates import Gates
 from taskyard.brokers.redis.inbox import RedisInboxes
 from taskyard.brokers.redis.letters import Letters
 from taskyard.brokers.redis.options import RedisOptions
@@ -42,6 +43,7 @@ from taskyard.brokers.redis.placement import (
     call,
 )
 from taskyard.brokers.redis.replies import (
+    draining_queue,
     group_key,
     read_counts,
     read_policy,
@@ -50,7 +52,13 @@ from taskyard.brokers.redis.replies import (
 from taskyard.brokers.redis.schedules import RedisSchedules
 from taskyard.brokers.redis.split import MOVED, STORED, TRY_AGAIN, SplitProgress, Splits
 from taskyard.brokers.redis.work import Steps
-from taskyard.errors import BrokerError, BrokerUnavailable, DuplicateId, PolicyConflict
+from taskyard.errors import (
+    BrokerError,
+    BrokerUnavailable,
+    DuplicateId,
+    PolicyConflict,
+    QueueDraining,
+)
 
 __all__ = ["RedisBroker"]
 
@@ -103,6 +111,7 @@ class RedisBroker:
         self._steps = Steps(self._placements, dead_limit, afar=cluster)
         self._splits = Splits(self._placements, dead_limit)
         self._letters = Letters(self._placements)
+        self._gates = Gates(self._placements, self._splits)
         self.inboxes = RedisInboxes(
             options, clock, self._placements, self._splits, _put, dead_limit
         )
@@ -213,6 +222,8 @@ class RedisBroker:
                 raise _duplicate(part, answer.decode(), alone=not stored)
             if isinstance(answer, Exception):
                 raise _partly(answer) if stored else answer
+            if (queue := draining_queue(answer)) is not None:
+                raise QueueDraining(draining_text(queue, _fate(alone=not stored)))
         left: list[Put] = []
         for part, answer in answered:
             if answer != STORED:
@@ -316,18 +327,15 @@ class RedisBroker:
     def discard_dead(self, query: DeadQuery) -> Operation[int]:
         return self._letters.redrive("discard", query)
 
+    def park(self, group: Group, shard: str) -> Operation[bool]:
+        return self._gates.park(group, shard)
+
     def release(self, group: Group, shard: str) -> Operation[bool]:
-        key = group_key(group)
-        placement = yield from self._splits.current(group.queue)
-        while True:
-            released = False
-            # One without a limit of claims can be parked where it was, and where it is.
-            for found in self._splits.find(group.queue, placement, shard):
-                container = yield from found
-                released |= bool((yield call("release", container, key, shard)))
-            looked, placement = placement, (yield from self._splits.current(group.queue))
-            if released or looked == placement:  # else it may have moved on
-                return released
+        return self._gates.release(group, shard)
+
+    def set_gate(self, queue: str, gate: Gate) -> Operation[Gate]:
+        """See `Broker.set_gate`. It is atomic within a partition."""
+        return self._gates.set_gate(queue, gate)
 
     def tidy(self) -> Operation[int]:
         total = yield from self._everywhere(partial(_tidy, self._dead_age))
@@ -370,12 +378,18 @@ def _put(
 
 def _duplicate(puts: Sequence[Put], id_: str, *, alone: bool) -> DuplicateId:
     group = next(item.group for item in puts if id_ in (item.ids or ()))
+    return DuplicateId(
+        f"{group}: the id {id_!r} has a record already; {_fate(alone=alone)}."
+        f" Leave the id out, or choose another"
+    )
+
+
+def _fate(*, alone: bool) -> str:
+    """What became of a call whose messages a partition refused; alone: no other stored its part."""
     fate = "nothing of the call was stored"
     if not alone:
         fate += " in its partition, but its messages of other partitions are stored"
-    return DuplicateId(
-        f"{group}: the id {id_!r} has a record already; {fate}. Leave the id out, or choose another"
-    )
+    return fate
 
 
 def _partly(error: Exception) -> Exception:
@@ -479,6 +493,8 @@ def _added(one: Counts, other: Counts) -> Counts:
         {name: number + other.totals[name] for name, number in one.totals.items()},
         sorted(one.parked_shards + other.parked_shards)[:SHOWN_SHARDS],
         one.memory + other.memory,
+        # They differ only where it was set halfway.
+        one.gate if one.gate is not Gate.OPEN else other.gate,
     )
 
 

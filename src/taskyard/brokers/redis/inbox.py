@@ -16,13 +16,15 @@ import msgspec
 
 from taskyard.brokers.base import Dead, Operation, Put
 from taskyard.brokers.inboxes import Lot, Misfit
+from taskyard.brokers.lane import draining_text
 from taskyard.brokers.redis.calls import Argument, Call
 from taskyard.brokers.redis.options import RedisOptions
 from taskyard.brokers.redis.placement import FIRST_EPOCH, Placement, Placements, call
-from taskyard.brokers.redis.replies import group_key
+from taskyard.brokers.redis.replies import draining_queue, group_key
 from taskyard.brokers.redis.scripts import load_script
 from taskyard.brokers.redis.split import MOVED, TRY_AGAIN, Splits, still_splitting
 from taskyard.brokers.redis.watch import InboxWatch
+from taskyard.errors import QueueDraining
 from taskyard.message import Failure, Reason
 
 __all__ = ["PutCall", "RedisInboxes"]
@@ -160,6 +162,8 @@ class RedisInboxes:
                 self._part(container, placement.epoch, lot, made, indices)
                 for container, indices in parts.items()
             ]
+            if any(draining_queue(reply) is not None for reply in replies):
+                raise QueueDraining(draining_text(lot.queue, "the lot stays beside the inbox"))
             taken = {reply.decode() for reply in replies if isinstance(reply, bytes)}
             if not taken:
                 break

@@ -20,10 +20,11 @@ from taskyard.brokers.base import (
     Record,
 )
 from taskyard.brokers.common import lost_failure
-from taskyard.brokers.lane import Flush, GroupPolicy
+from taskyard.brokers.lane import Flush, Gate, GroupPolicy
 from taskyard.message import Failure, State, read_envelope
 
 __all__ = [
+    "draining_queue",
     "group_key",
     "read_claim",
     "read_counts",
@@ -79,6 +80,15 @@ def _delivery(entry: bytes) -> Delivery:
     return Delivery(sequence, since, deliveries, attempts, losses, cap, entry[_LONG:])
 
 
+def draining_queue(answer: object) -> str | None:
+    """The queue that refused a put since it is draining, as `put.lua` says; None: it is not why."""
+    if not isinstance(answer, list):
+        return None
+    _, queue = answer
+    assert isinstance(queue, bytes)  # noqa: S101 - the script's contract
+    return queue.decode()
+
+
 def read_policy(packed: bytes) -> GroupPolicy:
     """Read a stored policy."""
     _, size, within, bytes_, concurrency, max_deliveries, members, *_ = _policy.decode(packed)
@@ -129,11 +139,11 @@ def read_letter(reply: Sequence[Any], number: int) -> DeadLetter:
 
 def read_counts(reply: Sequence[Any]) -> Counts | None:
     """Read the numbers of a group; None of one that somebody only asked for."""
-    key, declared, dead, parked, shards, numbers, memory = reply
+    key, declared, dead, parked, shards, numbers, gate, memory = reply
     counted = {
         name.decode(): int(value) for name, value in zip(numbers[::2], numbers[1::2], strict=True)
     }
-    if not declared and not counted:
+    if not (declared or counted or parked):
         return None
     return Counts(
         read_group(key),
@@ -146,4 +156,5 @@ def read_counts(reply: Sequence[Any]) -> Counts | None:
         totals={name: counted.get(name, 0) for name in TOTALS},
         parked_shards=sorted(shard.decode() for shard in shards)[:SHOWN_SHARDS],
         memory=memory if counted else 0,
+        gate=Gate(gate.decode()),
     )

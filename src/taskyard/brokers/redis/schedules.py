@@ -6,9 +6,10 @@ the messages, once for that number (`put`, as a lot); then the schedule is chang
 step may be repeated by anybody: whoever finds a change that has begun ends it before anything else.
 So its messages are stored if, and only if, it is made.
 
-What a container answers to a number is final. It stored it, or refused it for good for an id that
-has a record: it keeps both in mind. Or shards of the queue moved away, which it will say for ever
-to callers of that epoch; so all who carry a change out ask the same containers, epoch by epoch.
+What a container answers to a number is final. It stored it, or refused it for good, for an id that
+has a record or since the queue was draining: it keeps either in mind. Or shards of the queue moved
+away, which it will say for ever to callers of that epoch; so all who carry a change out ask the
+same containers, epoch by epoch.
 """
 
 from __future__ import annotations
@@ -21,11 +22,19 @@ import msgspec
 
 from taskyard.brokers.base import Operation, Put
 from taskyard.brokers.common import CHUNK
+from taskyard.brokers.lane import draining_text
 from taskyard.brokers.redis.inbox import PutCall
 from taskyard.brokers.redis.placement import HOME, Placements, call
+from taskyard.brokers.redis.replies import draining_queue
 from taskyard.brokers.redis.split import MOVED, TRY_AGAIN, Splits, still_splitting
 from taskyard.brokers.schedules import DueSchedules, Schedule
-from taskyard.errors import BrokerUnavailable, DuplicateId, TaskyardError
+from taskyard.errors import (
+    BrokerUnavailable,
+    DuplicateId,
+    EnqueueError,
+    QueueDraining,
+    TaskyardError,
+)
 
 __all__ = ["RedisSchedules"]
 
@@ -126,9 +135,9 @@ class RedisSchedules:
                 yield from self._finish(old.name, number, since, _read_put(packed))
             elif code == _BEGUN and put is not None:
                 [number] = change
-                made, taken = yield from self._finish(old.name, number, epoch, put)
-                if taken:
-                    raise _duplicate(old.name, put, taken)
+                made, refusal = yield from self._finish(old.name, number, epoch, put)
+                if refusal is not None:
+                    raise refusal
                 if made:  # else others were faster: it is not as it was, or they were refused
                     return True
             else:
@@ -141,22 +150,21 @@ class RedisSchedules:
         yield from self._placements.load([queue])
         return self._placements.epoch(queue)
 
-    def _finish(self, name: str, number: int, epoch: int, put: Put) -> Operation[tuple[bool, str]]:
+    def _finish(
+        self, name: str, number: int, epoch: int, put: Put
+    ) -> Operation[tuple[bool, EnqueueError | None]]:
         """Carry out a change that has begun.
 
         Returns:
-            Whether it is made, as far as that is known still; and if it cannot be, the id that
-            has a record.
+            Whether it is made, as far as that is known still; and why not, if it never will be.
         """
         container, answer = yield from self._store(name, number, epoch, put)
-        taken = answer.decode() if isinstance(answer, bytes) else ""
-        what = "refused" if taken else "stored"
+        refusal = _refusal(name, put, answer)
+        what = "stored" if refusal is None else "refused"
         made = yield call("changed", HOME, name, number, what, container)
-        return bool(made), taken
+        return bool(made), refusal
 
-    def _store(
-        self, name: str, number: int, epoch: int, put: Put
-    ) -> Operation[tuple[int, int | bytes]]:
+    def _store(self, name: str, number: int, epoch: int, put: Put) -> Operation[tuple[int, object]]:
         """Let messages be stored, once; returns which container answered what."""
         queue, lot = put.group.queue, (_source(name), number, 0, 0, True)
         for _ in range(ROUNDS):
@@ -206,8 +214,14 @@ def _schedules(replies: Sequence[Any]) -> list[Schedule]:
     ]
 
 
-def _duplicate(name: str, put: Put, id_: str) -> DuplicateId:
-    return DuplicateId(
-        f"{put.group}: the id {id_!r} has a record already; nothing was stored, and the schedule"
-        f" {name!r} is as it was. Leave the id out, or choose another"
-    )
+def _refusal(name: str, put: Put, answer: object) -> EnqueueError | None:
+    """Why a container did not store the messages of a schedule; None: it did."""
+    fate = f"nothing was stored, and the schedule {name!r} is as it was"
+    if (queue := draining_queue(answer)) is not None:
+        return QueueDraining(draining_text(queue, fate))
+    if isinstance(answer, bytes):
+        return DuplicateId(
+            f"{put.group}: the id {answer.decode()!r} has a record already; {fate}. Leave the id"
+            f" out, or choose another"
+        )
+    return None

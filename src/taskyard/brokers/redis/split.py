@@ -18,7 +18,7 @@ from taskyard.errors import BrokerUnavailable, NotFound, PartitionConflict
 __all__ = ["MOVED", "STORED", "TRY_AGAIN", "SplitProgress", "Splits", "still_splitting"]
 
 STORED, MOVED, TRY_AGAIN = 1, 2, 3
-"""What a container answers to a put."""
+"""What a container answers to a put, unless it refuses it for an id or a queue that drains."""
 
 PAGE = 500
 """How much one call looks at."""

@@ -29,7 +29,15 @@ from taskyard.brokers.base import (
 )
 from taskyard.brokers.clock import wall_clock
 from taskyard.brokers.common import CHUNK, REAPED, in_chunks
-from taskyard.brokers.lane import GroupPolicy, conflict_text, merged, with_member
+from taskyard.brokers.lane import (
+    Gate,
+    GroupPolicy,
+    conflict_text,
+    draining_text,
+    merged,
+    with_member,
+)
+from taskyard.brokers.sqlite import gates
 from taskyard.brokers.sqlite.claims import Claimer, find_claim, keep_claim, servable
 from taskyard.brokers.sqlite.database import Settings
 from taskyard.brokers.sqlite.drivers import Read, SQLiteAsyncDriver, SQLiteDriver, Write
@@ -49,7 +57,7 @@ from taskyard.brokers.sqlite.records import (
 from taskyard.brokers.sqlite.schedules import SQLiteSchedules
 from taskyard.brokers.sqlite.settle import Settler, promote, store_due
 from taskyard.brokers.sqlite.transaction import NEVER, Transaction
-from taskyard.errors import BrokerError, DuplicateId, PolicyConflict
+from taskyard.errors import BrokerError, DuplicateId, PolicyConflict, QueueDraining
 from taskyard.message import State
 
 __all__ = ["SQLiteBroker", "no_probe"]
@@ -209,8 +217,18 @@ class SQLiteBroker:
 
     def release(self, group: Group, shard: str) -> Operation[bool]:
         """See `Broker.release`."""
-        released: bool = yield Write(partial(_release, group=group, shard=shard))
+        released: bool = yield Write(partial(gates.release, group=group, shard=shard))
         return released
+
+    def park(self, group: Group, shard: str) -> Operation[bool]:
+        """See `Broker.park`."""
+        parked: bool = yield Write(partial(gates.park, group=group, shard=shard))
+        return parked
+
+    def set_gate(self, queue: str, gate: Gate) -> Operation[Gate]:
+        """See `Broker.set_gate`."""
+        before: Gate = yield Write(partial(gates.set_gate, queue=queue, gate=gate))
+        return before
 
     def tidy(self) -> Operation[int]:
         """See `Broker.tidy`."""
@@ -353,6 +371,8 @@ def _put(tx: Transaction, puts: Sequence[Put]) -> None:
     for put in puts:
         due = put.due or (tx.now + put.delay if put.delay else 0)
         group = tx.group(put.group)
+        if put.bodies and tx.gate(put.group.queue) is Gate.DRAINING:
+            raise QueueDraining(draining_text(put.group.queue))
         if put.member and put.member not in group.policy.members:
             policy = with_member(group.policy, put.member)
             group = tx.store_group(put.group, policy, declared=group.declared)
@@ -440,8 +460,12 @@ def _extend(tx: Transaction, tokens: Sequence[int], lease: int) -> list[int]:
 
 def _counts(connection: Connection) -> list[Counts]:
     counted: dict[int, Counts] = {}
-    for id_, queue, name in connection.execute("SELECT id, queue, name FROM taskyard_group"):
-        counted[id_] = Counts(Group(queue, name), totals=dict.fromkeys(TOTALS, 0))
+    for id_, queue, name, gate in connection.execute(
+        "SELECT id, queue, name, gate FROM taskyard_group LEFT JOIN taskyard_gate USING (queue)"
+    ):
+        counted[id_] = Counts(
+            Group(queue, name), totals=dict.fromkeys(TOTALS, 0), gate=Gate(gate or Gate.OPEN)
+        )
     for id_, name, value in connection.execute(
         "SELECT grp, name, value FROM taskyard_counter WHERE grp > 0"
     ):
@@ -484,20 +508,6 @@ def _discard_dead(tx: Transaction, query: DeadQuery) -> int:
         tx.count(group, "discarded", 1)
     finish_records(tx, [(item.id, State.DISCARDED, None, None) for _, item in removed if item.id])
     return len(removed)
-
-
-def _release(tx: Transaction, group: Group, shard: str) -> bool:
-    row = tx.known_group(group)
-    if row is None:
-        return False
-    lanes = Lanes(tx)
-    lane = lanes.find(row, shard)
-    if lane is None or not lane.parked:
-        return False
-    lane.parked = False
-    lanes.relocate(lane)
-    lanes.save()
-    return True
 
 
 def _tidy(tx: Transaction, dead_age: int) -> int:

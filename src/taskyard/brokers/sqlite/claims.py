@@ -10,7 +10,7 @@ import msgspec
 
 from taskyard.brokers import lane as rules
 from taskyard.brokers.base import Claim, ClaimedLane, Delivery, GroupWant, Want
-from taskyard.brokers.lane import Flush, Place
+from taskyard.brokers.lane import Flush, Gate, Place
 from taskyard.brokers.sqlite.groups import GroupRow
 from taskyard.brokers.sqlite.lanes import DELIVERY, Lane, Lanes, delivery
 from taskyard.brokers.sqlite.transaction import Transaction
@@ -67,7 +67,9 @@ def servable(tx: Transaction, wants: Sequence[GroupWant]) -> list[tuple[GroupRow
     groups = []
     for want in wants:
         row = tx.known_group(want.group)
-        if row is not None and want.members.issuperset(row.policy.members):
+        if row is None or tx.gate(row.group.queue) is Gate.PAUSED:
+            continue
+        if want.members.issuperset(row.policy.members):
             groups.append((row, want))
     return groups
 
@@ -119,7 +121,7 @@ class Claimer:
             if made is not None:
                 return made
             del self._groups[group_id]  # it has only suspects, and they are not for now
-        return self._drain() if self._want.drain else None
+        return self._drain()
 
     def _next_group(self) -> int | None:
         first = self._tx.execute(
@@ -142,7 +144,8 @@ class Claimer:
 
     def _drain(self) -> Claim | None:
         for group, room in self._groups.values():
-            if not group.policy.within:
+            draining = self._want.drain or self._tx.gate(group.group.queue) is Gate.DRAINING
+            if not (group.policy.within and draining):
                 continue
             taker = _Taker(self._tx, self._lanes, group, room, self._want.bytes, alone=False)
             taker.take(self._lanes.filling(group, room))

@@ -7,7 +7,7 @@ import sqlite3
 import msgspec
 
 from taskyard.brokers.base import Group
-from taskyard.brokers.lane import GroupPolicy
+from taskyard.brokers.lane import Gate, GroupPolicy
 
 __all__ = ["GroupRow", "Groups"]
 
@@ -22,12 +22,13 @@ class GroupRow(msgspec.Struct, frozen=True):
 
 
 class Groups:
-    """A cache of all groups, reloaded when the database says that they changed."""
+    """A cache of groups and gates, reloaded when the database says that they changed."""
 
     def __init__(self) -> None:
         self._version = -1
         self._by_id: dict[int, GroupRow] = {}
         self._by_key: dict[Group, GroupRow] = {}
+        self._gates: dict[str, Gate] = {}
 
     def refresh(self, connection: sqlite3.Connection, version: int) -> None:
         """Reload unless `version` is what is remembered."""
@@ -46,6 +47,10 @@ class Groups:
                     bool(declared),
                 )
             )
+        self._gates = {
+            queue: Gate(gate)
+            for queue, gate in connection.execute("SELECT queue, gate FROM taskyard_gate")
+        }
         self._version = version
 
     def forget(self) -> None:
@@ -60,6 +65,18 @@ class Groups:
     def changed(self, version: int) -> None:
         """Note that this connection itself brought the database to `version`."""
         self._version = version
+
+    def gate(self, queue: str) -> Gate:
+        """What a queue lets through."""
+        return self._gates.get(queue, Gate.OPEN)
+
+    def remember_gate(self, queue: str, gate: Gate) -> None:
+        """Note what a queue lets through from now on."""
+        self._gates[queue] = gate
+
+    def of_queue(self, queue: str) -> list[GroupRow]:
+        """The groups of a queue."""
+        return [row for row in self._by_id.values() if row.group.queue == queue]
 
     def find(self, group: Group) -> GroupRow | None:
         """The row of a group, None when it is unknown."""

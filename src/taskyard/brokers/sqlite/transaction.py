@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import msgspec
 
 from taskyard.brokers.base import Group
-from taskyard.brokers.lane import GroupPolicy
+from taskyard.brokers.lane import Gate, GroupPolicy
 from taskyard.brokers.sqlite.groups import GroupRow, Groups
 from taskyard.brokers.sqlite.wakeup import Doorbells
 
@@ -127,6 +127,25 @@ class Transaction:
         self._groups.changed(self._policies)
         return row
 
+    def gate(self, queue: str) -> Gate:
+        """What a queue lets through."""
+        return self._groups.gate(queue)
+
+    def store_gate(self, queue: str, gate: Gate) -> None:
+        """Say what a queue lets through, and leave what it lets through now to others."""
+        if gate is Gate.OPEN:
+            self.execute("DELETE FROM taskyard_gate WHERE queue = ?", (queue,))
+        else:
+            self.execute(
+                "INSERT INTO taskyard_gate (queue, gate) VALUES (?, ?)"
+                " ON CONFLICT (queue) DO UPDATE SET gate = excluded.gate",
+                (queue, gate.value),
+            )
+        self._policies += 1
+        self._groups.remember_gate(queue, gate)
+        self._groups.changed(self._policies)
+        self._ready.update(row.id for row in self._groups.of_queue(queue))
+
     # Telling others
 
     def has_ready(self, group: GroupRow) -> None:
@@ -243,14 +262,22 @@ class Transaction:
             )
         if (self._ready or self._earliest) and self.any_listener():
             for group_id in sorted(self._ready):
-                still = self.execute(
-                    "SELECT 1 FROM taskyard_lane WHERE grp = ? AND place = 1 LIMIT 1",
-                    (group_id,),
-                ).fetchone()
-                if still is not None:
+                if self._has_claimable(group_id):
                     self._wake_one(group_id, 0)
             for group_id, at in sorted(self._earliest.items()):
                 self._wake_for_time(group_id, at)
+
+    def _has_claimable(self, group_id: int) -> bool:
+        if group_id == _BROKER:
+            return False
+        gate = self._groups.gate(self._groups.by_id(group_id).group.queue)
+        if gate is Gate.PAUSED:
+            return False
+        places = "place IN (1, 2)" if gate is Gate.DRAINING else "place = 1"
+        found = self.execute(
+            f"SELECT 1 FROM taskyard_lane WHERE grp = ? AND {places} LIMIT 1", (group_id,)
+        ).fetchone()
+        return found is not None
 
     def _risen(self) -> list[tuple[int, str, int]]:
         """By how much the broker's own numbers have risen."""

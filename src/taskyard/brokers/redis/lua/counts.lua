@@ -5,7 +5,7 @@
 --       4   gid after which to go on, 0 to begin
 -- Reply {gid to go on after, 0 at the end; per group
 --       {group key, 1 if declared, dead letters, parked lanes, some of their shards,
---       {counter, number…}, bytes of memory, about}…}
+--       {counter, number…}, what its queue lets through, bytes of memory, about}…}
 -- include usage
 
 -- How many groups one call looks at; those of many parked lanes fill a page earlier.
@@ -26,7 +26,7 @@ local function numbers_of(group)
     local shards = number > 0 and call('SRANDMEMBER', parked, SHARDS) or {}
     named = named + #shards
     return {group.key, group.declared and 1 or 0, call('ZCARD', dead_key(gid)), number, shards,
-        numbers, math.floor(group_usage(group, counters))}
+        numbers, group.gate, math.floor(group_usage(group, counters))}
 end
 
 for gid = after + 1, last do

@@ -8,8 +8,8 @@
 --       6   the new number of partitions
 --       7   the index of this one
 -- Reply {last sequence, 1 if it is at it (0: it is through), 1 if it knows all that leaves,
---       packed: of each group key, size, within, bytes, concurrency, max_deliveries, members,
---       declared}
+--       packed: what the queue lets through; of each group key, size, within, bytes, concurrency,
+--       max_deliveries, members, declared}
 -- include sleepers
 
 local queue, epoch = ARGV[4], tonumber(ARGV[5])
@@ -39,4 +39,5 @@ for index, group in ipairs(groups_of(queue)) do
 end
 load_numbers()
 local is_leaving = split[1] == epoch and split[2] == LEAVING
-return {last_sequence, is_leaving and 1 or 0, split[5] and 1 or 0, cmsgpack.pack(policies)}
+return {last_sequence, is_leaving and 1 or 0, split[5] and 1 or 0,
+    cmsgpack.pack({gate_of(queue), policies})}

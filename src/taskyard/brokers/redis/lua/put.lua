@@ -8,15 +8,18 @@
 --           (delay, due and record_ttl in microseconds; due 0: use the delay; ids {} without
 --           records).
 --           For a lot, which is stored once, in front of them: source, number of the lot, number
---           of dead letters, how many a group keeps, and true where an id that has a record is the
---           answer to this lot for good (by default it may come again, without it)
+--           of dead letters, how many a group keeps, and true where an id that has a record, or a
+--           queue that is draining, is the answer to this lot for good (by default it may come
+--           again)
 --       5…  the bodies, in order; then for each dead letter five: key of its group, shard,
 --           task, failure (packed), body
 -- Reply  1: stored; or, where nothing was stored,
 --        2: shards of the queue moved away; 3: not all of its containers know of that yet
+--        {4, queue}: that queue is draining
 --        a string: an id that has a record already
 -- include container
 -- include entry
+-- include gates
 
 if remembered() then
     return 1
@@ -35,8 +38,9 @@ end
 if #puts == 1 and is_plain_put(puts[1]) then
     local key, shard = puts[1][1], puts[1][2]
     local packed = call('HGET', T .. ':groups', key)
-    local gid, _, within, _, _, _, _, _, epoch = unpack(packed and cmsgpack.unpack(packed) or {})
-    if within == 0 and (epoch or 1) == (puts[1][10] or 1)
+    local gid, _, within, _, _, _, _, _, epoch, _, _, _, gate =
+        unpack(packed and cmsgpack.unpack(packed) or {})
+    if within == 0 and gate ~= DRAINING and (epoch or 1) == (puts[1][10] or 1)
         and call('HEXISTS', T .. ':s:' .. gid, shard) == 0
     then
         local entry = fresh_entry(sequences(1), false, ARGV[5])
@@ -53,20 +57,33 @@ end
 
 -- include letters
 
+local NOT_NOW = 4
+
 -- A lot is stored once. What it does not become, goes to the dead letters with it.
 --
--- T:transfers  hash  source -> number of its last lot; if that was refused for good, a space and
---                     the id that has a record
+-- T:transfers  hash  source -> number of its last lot; if that was refused for good, also a space
+--                     and the id that has a record, or `!`: its queue was draining
 local lot = puts[1] and #puts[1] < 6 and table.remove(puts, 1)
 
 -- What was answered to this lot, nil if it is new.
 local function answered()
     local last = call('HGET', T .. ':transfers', lot[1])
     local number = last and tonumber(last:match('^%d+')) or 0
-    if number == lot[2] and last:find(' ', 1, true) then
-        return last:match(' (.*)')
+    local refusal = number == lot[2] and last:match('^%d+([ !].*)')
+    if refusal == '!' then
+        return {NOT_NOW, queue_of(puts[1][1])}
+    elseif refusal then
+        return refusal:sub(2)
     end
     return number >= lot[2] and 1 or nil
+end
+
+-- Says what is wrong with the puts; for good, if the lot wants that.
+local function refused(reply, why)
+    if lot and lot[5] then
+        call('HSET', T .. ':transfers', lot[1], text(lot[2]) .. why)
+    end
+    return reply
 end
 
 local answer = lot and answered()
@@ -82,14 +99,19 @@ if conflicts[MOVED] or conflicts[TRY_AGAIN] then
     return conflicts[MOVED] and MOVED or TRY_AGAIN
 end
 
+for _, item in ipairs(puts) do
+    local group = known_group(item[1])
+    local gate = group and group.gate or gate_of(queue_of(item[1]))
+    if gate == DRAINING and item[6] > 0 then
+        return refused({NOT_NOW, queue_of(item[1])}, '!')
+    end
+end
+
 local ids = {}
 for _, item in ipairs(puts) do
     for _, id in ipairs(item[9]) do
         if ids[id] or has_record(id) then
-            if lot and lot[5] then
-                call('HSET', T .. ':transfers', lot[1], text(lot[2]) .. ' ' .. id)
-            end
-            return id
+            return refused(id, ' ' .. id)
         end
         ids[id] = true
     end

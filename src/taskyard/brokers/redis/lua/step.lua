@@ -241,133 +241,175 @@ do
     end
 end
 
--- Filling one claim
+-- Filling claims
 
-local function count_redelivered(group, entries)
-    local number = 0
-    for _, entry in ipairs(entries) do
-        if entry:byte(BARE) % 2 == HISTORY and read_entry(entry).deliveries > 0 then
-            number = number + 1
-        end
-    end
-    count(group, 'redelivered', number)
-end
-
-local function open_claim(group, parts, entries)
-    local token, deadline = sequences(1), now + want[3]
-    store_claim(token, {group.key, want[2], want[3], #entries, parts}, entries)
-    call('ZADD', CLAIMS, deadline, text(token))
-    count(group, 'running', #entries)
-    count_redelivered(group, entries)
-    return claim_reply(token, group.key, deadline, parts, entries), token
-end
-
--- Fills a claim from the first lanes under `key`; `came_from`: their place.
-local function fill(group, key, came_from, room, otherwise)
-    local parts, entries, served, back = {}, {}, {}, {}
-    local fetch, passed = 1, 0
-    add_ready(group)
-    while room.messages > 0 and passed < PASSED do
-        local popped = call('ZPOPMIN', key, math.min(fetch, room.messages, SPREAD))
-        if #popped == 0 then
-            break
-        end
-        local shards = {}
-        for index = 1, #popped, 2 do
-            shards[#shards + 1] = popped[index]
-        end
-        load_lanes(group, shards)
-        for index, shard in ipairs(shards) do
-            local lane, part = group.lanes[shard], nil
-            if room.messages > 0 then
-                lane.place, lane.turn = came_from, nil
-                part = take_from(lane, room, otherwise, entries)
-            end
-            if part then
-                parts[#parts + 1] = part
-                served[#served + 1] = lane
-            else
-                passed = passed + 1
-                lane.place = nil
-                back[#back + 1] = popped[2 * index]
-                back[#back + 1] = shard
+local suspects, make_claims = false, nil
+do
+    local function count_redelivered(group, entries)
+        local number = 0
+        for _, entry in ipairs(entries) do
+            if entry:byte(BARE) % 2 == HISTORY and read_entry(entry).deliveries > 0 then
+                number = number + 1
             end
         end
-        fetch = fetch * 4
+        count(group, 'redelivered', number)
     end
-    spread('ZADD', key, back, 2)
-    for _, lane in ipairs(served) do
-        settle_down(lane)
-    end
-    return parts, entries
-end
 
-local function first_score(group)
-    if group.head == nil then
+    local function open_claim(group, parts, entries)
+        local token, deadline = sequences(1), now + want[3]
+        store_claim(token, {group.key, want[2], want[3], #entries, parts}, entries)
+        call('ZADD', CLAIMS, deadline, text(token))
+        count(group, 'running', #entries)
+        count_redelivered(group, entries)
+        return claim_reply(token, group.key, deadline, parts, entries), token
+    end
+
+    -- Fills a claim from the first lanes under `key`; `came_from`: their place.
+    local function fill(group, key, came_from, room, otherwise)
+        local parts, entries, served, back = {}, {}, {}, {}
+        local fetch, passed = 1, 0
         add_ready(group)
-        local found = call('ZRANGE', group.ready_key, 0, 0, 'WITHSCORES')
-        group.head = found[2] and tonumber(found[2]) or false
+        while room.messages > 0 and passed < PASSED do
+            local popped = call('ZPOPMIN', key, math.min(fetch, room.messages, SPREAD))
+            if #popped == 0 then
+                break
+            end
+            local shards = {}
+            for index = 1, #popped, 2 do
+                shards[#shards + 1] = popped[index]
+            end
+            load_lanes(group, shards)
+            for index, shard in ipairs(shards) do
+                local lane, part = group.lanes[shard], nil
+                if room.messages > 0 then
+                    lane.place, lane.turn = came_from, nil
+                    part = take_from(lane, room, otherwise, entries)
+                end
+                if part then
+                    parts[#parts + 1] = part
+                    served[#served + 1] = lane
+                else
+                    passed = passed + 1
+                    lane.place = nil
+                    back[#back + 1] = popped[2 * index]
+                    back[#back + 1] = shard
+                end
+            end
+            fetch = fetch * 4
+        end
+        spread('ZADD', key, back, 2)
+        for _, lane in ipairs(served) do
+            settle_down(lane)
+        end
+        return parts, entries
     end
-    return group.head
-end
 
-local function first_group(served)
-    local first
-    for _, group in ipairs(served) do
-        local score = first_score(group)
-        if score and (not first or score < first.head) then
-            first = group
+    local function first_score(group)
+        if group.head == nil then
+            add_ready(group)
+            local found = call('ZRANGE', group.ready_key, 0, 0, 'WITHSCORES')
+            group.head = found[2] and tonumber(found[2]) or false
+        end
+        return group.head
+    end
+
+    local function first_group(served)
+        local first
+        for _, group in ipairs(served) do
+            local score = first_score(group)
+            if score and (not first or score < first.head) then
+                first = group
+            end
+        end
+        return first
+    end
+
+    local function next_claim(served, wanted, alone)
+        local group = first_group(served)
+        while group do
+            local room = new_room(wanted[group.gid], want[5], alone)
+            -- Only a batch's age can be undone after it made a lane ready: by a clock set back.
+            local parts, entries = fill(group, group.ready_key, READY, room, 'age')
+            suspects = suspects or room.suspects
+            group.head = nil
+            if #parts > 0 then
+                return open_claim(group, parts, entries)
+            end
+            for index, other in ipairs(served) do -- it has only suspects, and they are not for now
+                if other == group then
+                    table.remove(served, index)
+                    break
+                end
+            end
+            group = first_group(served)
+        end
+        for _, filling in ipairs(served) do
+            if want[6] or filling.gate == DRAINING then
+                local room = new_room(wanted[filling.gid], want[5], false)
+                local parts, entries = fill(filling, filling.filling_key, LATER, room, 'drain')
+                suspects = suspects or room.suspects
+                if #parts > 0 then
+                    return open_claim(filling, parts, entries)
+                end
+            end
         end
     end
-    return first
-end
 
-local suspects = false
-
-local function next_claim(served, wanted, alone)
-    local group = first_group(served)
-    while group do
-        local room = new_room(wanted[group.gid], want[5], alone)
-        -- Only a batch's age can be undone after it made a lane ready: by a clock set back.
-        local parts, entries = fill(group, group.ready_key, READY, room, 'age')
-        suspects = suspects or room.suspects
-        group.head = nil
-        if #parts > 0 then
-            return open_claim(group, parts, entries)
-        end
-        for index, other in ipairs(served) do -- it has only suspects, and they are not for now
-            if other == group then
-                table.remove(served, index)
+    -- Claims group after group, as it is their turn, until the worker's slots are full.
+    make_claims = function(served, wanted)
+        local claims, tokens, messages = {}, {}, 0
+        while #claims < want[4] and messages < want[9] do
+            local claim, token = next_claim(served, wanted, want[7] and #claims == 0)
+            if not claim then
+                break
+            end
+            claims[#claims + 1], tokens[#tokens + 1] = claim, token
+            messages = messages + #claim - 4
+            if #claim > 4 and read_entry(claim[5]).cap == 1 then
                 break
             end
         end
-        group = first_group(served)
-    end
-    for _, draining in ipairs(want[6] and served or {}) do
-        local room = new_room(wanted[draining.gid], want[5], false)
-        local parts, entries = fill(draining, draining.filling_key, LATER, room, 'drain')
-        suspects = suspects or room.suspects
-        if #parts > 0 then
-            return open_claim(draining, parts, entries)
-        end
+        return claims, tokens
     end
 end
 
--- Claims group after group, as it is their turn, until the worker's slots are full.
-local function make_claims(served, wanted)
-    local claims, tokens, messages = {}, {}, 0
-    while #claims < want[4] and messages < want[9] do
-        local claim, token = next_claim(served, wanted, want[7] and #claims == 0)
-        if not claim then
-            break
+-- Lets in what is due, claims, or falls asleep; returns claims, their tokens, 1 if shards moved.
+local function serve()
+    reap_expired(REAPED, limit)
+    promote_messages(PROMOTED)
+    promote_lanes(PROMOTED)
+    local served, wanted, members, named, moved = {}, {}, {}, {}, nil
+    for _, item in ipairs(want[1]) do
+        local group = known_group(item[1])
+        if not group and want[8] ~= '' then
+            group = made_group(item[1]) -- somebody may sleep on what is not there yet
         end
-        claims[#claims + 1], tokens[#tokens + 1] = claim, token
-        messages = messages + #claim - 4
-        if #claim > 4 and read_entry(claim[5]).cap == 1 then
-            break
+        if group then
+            local known = {}
+            for _, member in ipairs(item[3]) do
+                known[member] = true
+            end
+            members[group.gid], named[#named + 1] = known, group
+            if group.epoch and group.epoch > (item[4] or 1) then
+                moved = 1
+            end
+            if group.gate ~= PAUSED and knows(known, group) then
+                served[#served + 1], wanted[group.gid] = group, item[2]
+            end
         end
     end
-    return claims, tokens
+    local claims, tokens = make_claims(served, wanted)
+    if want[8] ~= '' then
+        if #claims > 0 then
+            forget_sleeper(want[8])
+        else
+            fall_asleep(want[8], named, members, next_at(), want[10])
+        end
+    end
+    if #claims > 0 then
+        pass_on(named)
+    end
+    return claims, tokens, moved
 end
 
 -- The step
@@ -384,40 +426,7 @@ for _, settlement in ipairs(settlements) do
     end
 end
 if want then
-    reap_expired(REAPED, limit)
-    promote_messages(PROMOTED)
-    promote_lanes(PROMOTED)
-    local served, wanted, members, named = {}, {}, {}, {}
-    for _, item in ipairs(want[1]) do
-        local group = known_group(item[1])
-        if not group and want[8] ~= '' then
-            group = made_group(item[1]) -- somebody may sleep on what is not there yet
-        end
-        if group then
-            local known = {}
-            for _, member in ipairs(item[3]) do
-                known[member] = true
-            end
-            members[group.gid], named[#named + 1] = known, group
-            if group.epoch and group.epoch > (item[4] or 1) then
-                moved = 1
-            end
-            if knows(known, group) then
-                served[#served + 1], wanted[group.gid] = group, item[2]
-            end
-        end
-    end
-    claims, tokens = make_claims(served, wanted)
-    if want[8] ~= '' then
-        if #claims > 0 then
-            forget_sleeper(want[8])
-        else
-            fall_asleep(want[8], named, members, next_at(), want[10])
-        end
-    end
-    if #claims > 0 then
-        pass_on(named)
-    end
+    claims, tokens, moved = serve()
 end
 
 store()

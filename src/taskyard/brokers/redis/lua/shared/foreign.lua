@@ -2,7 +2,8 @@
 -- include container
 
 local KINDS = {meta = 'hash', groups = 'hash', names = 'hash', places = 'hash', letters = 'hash',
-    sleepers = 'hash', later = 'zset', due = 'zset', claims = 'zset', buried = 'zset'}
+    sleepers = 'hash', later = 'zset', due = 'zset', claims = 'zset', buried = 'zset',
+    gates = 'hash'}
 
 local function is_foreign(key, kind)
     local found = call('TYPE', key).ok

@@ -1,13 +1,15 @@
 -- Groups: a task of a queue, or the tasks of a common order. Each has a number, the gid.
 --
 -- T:groups       hash  key (queue NUL name) -> gid and what is declared, packed; if the queue was
---                      split also the first four of `T:epochs`
+--                      split also the first four of `T:epochs`, and if the queue is not open its
+--                      gate (else false in place of those four)
 -- T:names        hash  gid -> key
 -- T:g:<gid>      hash  counters: waiting, delayed, running, lanes, and the totals
 -- T:epochs       hash  queue that was split -> packed: epoch of its placement, phase of this
 --                      container in the last split, number of partitions, index of this one,
 --                      whether all that leaves it is known
 -- include container
+-- include gates
 
 -- LEAVING: the lanes of other partitions move away from here. CLOSED: they move here, and those
 -- with a limit of claims wait until nothing of them is left where they were.
@@ -19,9 +21,9 @@ local function load_group(key, packed)
     local group = {key = key, counts = {}, lanes = {}, changed_lanes = {}, turned = {}}
     local gid
     gid, group.size, group.within, group.bytes, group.concurrency, group.max_deliveries,
-        group.members, group.declared, group.epoch, group.phase, group.partitions, group.index =
-        unpack(cmsgpack.unpack(packed))
-    group.gid = gid
+        group.members, group.declared, group.epoch, group.phase, group.partitions, group.index,
+        group.gate = unpack(cmsgpack.unpack(packed))
+    group.gid, group.gate = gid, group.gate or OPEN
     group.state_key = T .. ':s:' .. gid
     group.ready_key = T .. ':r:' .. gid
     group.filling_key = T .. ':f:' .. gid
@@ -34,9 +36,16 @@ local function load_group(key, packed)
 end
 
 local function store_policy(group)
-    call('HSET', T .. ':groups', group.key, cmsgpack.pack({group.gid, group.size, group.within,
-        group.bytes, group.concurrency, group.max_deliveries, group.members, group.declared,
-        group.epoch, group.phase, group.partitions, group.index}))
+    local policy = {group.gid, group.size, group.within, group.bytes, group.concurrency,
+        group.max_deliveries, group.members, group.declared, group.epoch or nil,
+        group.phase or nil, group.partitions or nil, group.index or nil}
+    if group.gate ~= OPEN then
+        for index = #policy + 1, 12 do
+            policy[index] = false
+        end
+        policy[13] = group.gate
+    end
+    call('HSET', T .. ':groups', group.key, cmsgpack.pack(policy))
 end
 
 local function queue_of(key)
@@ -78,9 +87,11 @@ local function made_group(key)
     if not group then
         local gid = new_gid()
         call('HSET', T .. ':names', gid, key)
-        local epoch, phase, partitions, index = unpack(split_of(queue_of(key)))
+        local queue = queue_of(key)
+        local epoch, phase, partitions, index = unpack(split_of(queue))
         group = load_group(key, cmsgpack.pack({gid, 1, 0, 0, 0, 3, {}, false, epoch, phase,
             partitions, index}))
+        group.gate = gate_of(queue)
         store_policy(group)
     end
     return group

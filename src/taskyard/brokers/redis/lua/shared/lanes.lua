@@ -301,6 +301,9 @@ local function make_later(lane, at)
         call('ZREM', group.filling_key, lane.shard)
     else
         call('ZADD', group.filling_key, at, lane.shard)
+        if group.gate == DRAINING then
+            note_ready(group)
+        end
     end
     note_time(group, at)
 end
@@ -331,7 +334,7 @@ end
 -- bring messages back is open, the lane keeps what holds them up.
 local function note_leaving(lane)
     local stays = lane.held > 0 and (lane.parked or lane.blocked > 0)
-    local moves = lane.waiting > 0 and not stays
+    local moves = (lane.waiting > 0 or lane.parked) and not stays
     call(moves and 'SADD' or 'SREM', T .. ':m:' .. lane.group.gid, lane.shard)
 end
 

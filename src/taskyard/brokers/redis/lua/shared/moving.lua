@@ -23,8 +23,13 @@ local function crc32(value)
     return bit.bnot(crc) % 2 ^ 32
 end
 
+-- Whether a shard is in another container, or on its way there.
+local function is_elsewhere(group, shard)
+    return group.partitions and crc32(shard) % group.partitions ~= group.index
+end
+
 local function leaves(group, shard)
-    return group.phase == LEAVING and crc32(shard) % group.partitions ~= group.index
+    return group.phase == LEAVING and is_elsewhere(group, shard)
 end
 
 -- Notes whether an open claim of these lanes can bring something back that is to leave.

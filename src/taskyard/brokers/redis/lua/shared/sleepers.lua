@@ -116,20 +116,29 @@ local function pass_on(served)
     end
 end
 
+-- Whether a worker would get something of a group, as far as that shows.
+local function has_claimable(group)
+    if group.gate == PAUSED then
+        return false
+    end
+    return call('EXISTS', group.ready_key) == 1
+        or group.gate == DRAINING and call('EXISTS', group.filling_key) == 1
+end
+
 -- Wakes whom the script concerns.
 local function announce()
     if (#ready_order == 0 and #time_order == 0) or call('EXISTS', SLEEPERS) == 0 then
         return
     end
     for _, group in ipairs(ready_order) do
-        if call('EXISTS', group.ready_key) == 1 then
+        if has_claimable(group) then
             wake_one(group)
             news_time[group.gid] = nil
         end
     end
     for _, group in ipairs(time_order) do
         local at = news_time[group.gid]
-        if at and not wakes_in_time(group, at) then
+        if at and group.gate ~= PAUSED and not wakes_in_time(group, at) then
             wake_one(group)
         end
     end
