@@ -55,7 +55,8 @@ def queues(watch: float | None, as_json: bool, url: str) -> None:
     \b
     With --json:
       {"broker": URL, "at": time, "queues": [{"queue", "task", "gate": "open", "paused" or
-       "draining", "waiting", "delayed", "running", "dead", "shards", "parked", "oldest": time or null, "oldest_seconds": seconds or null,
+       "draining", "waiting", "delayed", "running", "dead", "shards", "parked",
+       "oldest": time or null, "oldest_seconds": seconds or null,
        "memory": bytes or null, "totals": {"put", "done", "retried", "dead", "discarded",
        "redelivered", "lost", ...},
        "flushes": {"size", "bytes", "age", "drain"}, "rate": per second or null}]}
