@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import random
@@ -23,7 +24,7 @@ from tests.servers.binaries import Binary
 from tests.servers.cluster import RedisCluster, Sentinels
 from tests.servers.fixtures import required
 from tests.servers.proxy import Proxy
-from tests.servers.server import RedisServer
+from tests.servers.server import RedisServer, wait_until
 
 from taskyard.brokers.base import (
     Broker,
@@ -320,6 +321,41 @@ def test_slots_that_move_under_load(
             load.progress()
     load.finish()
     assert not load.said("the broker failed")
+
+
+def is_waited_for(node: RedisServer) -> bool:
+    with node.client() as client:
+        return bool(client.info("clients")["blocked_clients"])
+
+
+async def wait_for_a_push(broker: RedisBroker, cluster: RedisCluster) -> Lot | None:
+    """Wait at an inbox that moves meanwhile, then push where it is; returns what comes."""
+    name = broker.inboxes.name(TASK.queue)
+    slot = key_slot(name.encode())
+    old = cluster.master_of(slot)
+    watch = broker.inboxes.watch(TASK.queue, "courier")
+    try:
+        waiting = asyncio.ensure_future(watch.wait())
+        await asyncio.to_thread(wait_until, lambda: is_waited_for(old), "it waits")
+        [new, *_] = [master for master in cluster.masters() if master is not old]
+        await asyncio.to_thread(cluster.move_slot, slot, new)
+        assert await waiting is None
+        with new.client() as client:
+            client.lpush(name, b"1")
+        assert await watch.wait() is None  # it does not know yet where the queue is
+        driver = broker.async_driver()
+        lot = await driver.run(broker.inboxes.collect(TASK.queue, "courier"))
+        await driver.close()
+        return lot
+    finally:
+        watch.close()
+
+
+def test_an_inbox_that_moves_goes_unnoticed_by_who_waits(redis_cluster: RedisCluster) -> None:
+    broker = RedisBroker(parse_url(f"{redis_cluster.url}?prefix=inbox-{uuid.uuid4().hex[:8]}"))
+    lot = asyncio.run(wait_for_a_push(broker, redis_cluster))
+    assert lot is not None
+    assert lot.values == [b"1"]
 
 
 # What differs where each queue has keys of its own

@@ -355,6 +355,8 @@ def test_a_node_of_a_cluster_by_itself(redis_cluster: RedisCluster) -> None:
         ("redis://:wrong@{}/0", "without any password|password is wrong"),
         ("redis://{}/99", "no database of this number"),
         ("rediss://{}/0?timeout=0.5", "TLS|no answer in time"),
+        ("redis+cluster://{}", "no node of a cluster"),
+        ("redis+sentinel://{}/shop", "does not offer a command"),
     ],
 )
 def test_a_server_that_cannot_be_asked(redis_server: RedisServer, url: str, text: str) -> None:
@@ -366,6 +368,8 @@ def test_a_server_that_cannot_be_asked(redis_server: RedisServer, url: str, text
 def test_a_server_that_is_away_or_silent(redis_server: RedisServer) -> None:
     with pytest.raises(BrokerError, match="Connection refused"):
         examine(parse_url(f"redis://127.0.0.1:{free_port()}"))
+    with pytest.raises(BrokerError, match="Connection refused"):
+        examine(parse_url(f"redis+cluster://127.0.0.1:{free_port()}"))
     with Proxy((redis_server.host, redis_server.port)) as proxy:
         proxy.swallow()
         with pytest.raises(BrokerError, match="no answer in time"):

@@ -145,6 +145,21 @@ def test_all_partitions_are_served_in_turn(harness: Harness) -> None:
     assert len({*served}) == PARTITIONS
 
 
+def test_who_settles_does_not_stay_for_ever_where_there_is_always_more(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskyard.brokers.redis.turns.STAY", 0.0)
+    shards = one_of_each(harness)
+    for _ in range(6):
+        fill(harness, *shards)
+    claim, served = harness.take(), []
+    for _ in range(2 * PARTITIONS):
+        served.append(TOKENS.inside(claim.token)[0])
+        [claim] = harness.step([harness.settlement(claim)], harness.want(claims=1)).claims
+    assert len({*served[:PARTITIONS]}) == PARTITIONS
+    assert served[:PARTITIONS] == served[PARTITIONS:]
+
+
 def test_one_claim_is_of_one_partition(harness: Harness) -> None:
     fill(harness, *SHARDS)
     claims = harness.claims(100, claims=PARTITIONS)

@@ -17,6 +17,7 @@ from tests.servers.server import RedisServer, free_port
 from taskyard import Yard
 from taskyard.brokers.base import GroupWant, Want
 from taskyard.errors import BrokerError, BrokerInaccessible, PartitionConflict, PolicyError
+from taskyard.task import Task
 
 
 def add(a: int, b: int) -> int:
@@ -177,6 +178,23 @@ def test_a_claim_that_somebody_removed_holds_up_nobody(redis_server: RedisServer
         yard.driver.run(yard.broker.reap(["gone"]))
         yard.run_worker(burst=True)
         assert result.get(timeout=10) == 7
+
+
+def test_a_server_that_is_emptied_may_place_queues_anew(redis_server: RedisServer) -> None:
+    def declare(yard: Yard) -> Task[[int], None]:
+        yard.queue("two", partitions=2)
+        return yard.task(name="note", queue="two", shard="number")(lambda number: None)
+
+    with Yard(redis_server.url) as old, Yard(redis_server.url) as new:
+        want = Want([GroupWant(declare(old).group, 1)], "worker", lease=30_000_000)
+        assert old.driver.run(old.broker.step([], want)).claims == []  # it knows where it was
+        redis_server.client().flushall()
+        new.queue("another", partitions=2)
+        new.task(name="other", queue="another")(add).enqueue(1, 2)
+        declare(new).enqueue(1)
+        assert old.driver.run(old.broker.step([], want)).claims == []
+        old.driver.run(old.broker.tidy())
+        assert len(old.driver.run(old.broker.step([], want)).claims) == 1
 
 
 def test_a_partition_that_fails_costs_no_claims_of_others(redis_server: RedisServer) -> None:

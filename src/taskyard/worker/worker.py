@@ -17,7 +17,13 @@ import msgspec
 
 from taskyard.brokers.base import AsyncDriver, Broker, Dead, Group
 from taskyard.brokers.lane import GroupPolicy
-from taskyard.errors import BrokerError, BrokerInaccessible, BrokerUnavailable, WorkerError
+from taskyard.errors import (
+    BrokerError,
+    BrokerInaccessible,
+    BrokerUnavailable,
+    TaskyardError,
+    WorkerError,
+)
 from taskyard.scheduling import Plan
 from taskyard.task import Task
 from taskyard.worker.courier import Courier
@@ -319,7 +325,7 @@ class Worker:
                 await driver.run(self.broker.reap())
                 while await driver.run(self.broker.tidy()):
                     pass
-            except BrokerError as error:
+            except TaskyardError as error:
                 log.warning("housekeeping failed: %s", error)
             self._check_memory()
             await asyncio.sleep(TIDY_EVERY * random.uniform(0.5, 1))

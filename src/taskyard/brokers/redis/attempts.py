@@ -22,6 +22,7 @@ from taskyard.brokers.redis.failures import (
     Remedy,
     exhausted,
     final,
+    named_by,
     remedy,
     will_be_over_soon,
 )
@@ -361,8 +362,7 @@ class _Attempts:
         helps = remedy(error)
         job.turns += 1
         if helps is Remedy.REDIRECT:
-            host, _, port = error.text.split(" ")[-1].rpartition(":")
-            named = Address(host or address.host, int(port))
+            named = named_by(error, address)
             if not self._scene.directory.redirect(job.call.tag, named):
                 job.end(final(address, error))
                 return

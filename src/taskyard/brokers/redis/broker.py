@@ -339,7 +339,9 @@ class RedisBroker:
 
     def tidy(self) -> Operation[int]:
         total = yield from self._everywhere(partial(_tidy, self._dead_age))
-        return total + (yield from self._splits.resume())
+        total += yield from self._splits.resume()
+        yield from self._placements.renew()
+        return total
 
 
 def _chunks(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:

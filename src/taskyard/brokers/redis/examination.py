@@ -20,7 +20,7 @@ from taskyard.brokers.redis.doctor import (
     server_name,
     too_old,
 )
-from taskyard.brokers.redis.failures import NotRedis, Refusal, final
+from taskyard.brokers.redis.failures import NoAnswer, NotRedis, Refusal, final
 from taskyard.brokers.redis.options import Address, RedisOptions
 from taskyard.brokers.redis.placement import HOME
 from taskyard.brokers.redis.scripts import load_script
@@ -126,6 +126,8 @@ def examine(options: RedisOptions) -> list[Report]:
             reports.append(
                 Report(address, server_name(facts), facts.replicas, find(facts), losses(facts))
             )
+    except NoAnswer as error:  # of sentinels, or of the nodes of a cluster
+        raise final(error.address, error.error) from error
     except (RedisError, Refusal, NotRedis, OSError) as error:
         raise final(address, common_error(error)) from error
     return reports

@@ -24,6 +24,7 @@ __all__ = [
     "exhausted",
     "final",
     "is_reply",
+    "named_by",
     "refusal",
     "remedy",
     "told",
@@ -144,6 +145,17 @@ def remedy(error: Exception) -> Remedy:
     if isinstance(error, PermissionError):
         return Remedy.NONE
     return Remedy.RECONNECT if isinstance(error, OSError | NotConfirmed) else Remedy.NONE
+
+
+def named_by(error: Refusal, address: Address) -> Address:
+    """Read which server a redirection names.
+
+    Arguments:
+        error: the redirection.
+        address: who gave it; one that names no host means its own.
+    """
+    host, _, port = error.text.split(" ")[-1].rpartition(":")
+    return Address(host or address.host, int(port))
 
 
 def is_reply(error: Exception) -> bool:

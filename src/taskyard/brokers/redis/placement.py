@@ -147,6 +147,15 @@ class Placements:
             self._check(queue, containers)
             self._known[queue] = Placement(epoch, tuple(containers))
 
+    def renew(self) -> Operation[None]:
+        """Look up again what is known: a server that was emptied may have placed it anew.
+
+        Raises:
+            PartitionConflict: a queue has other containers than was said here.
+        """
+        self._stale |= self._known.keys()
+        yield from self.load(self._known)
+
     def _check(self, queue: str, containers: Sequence[int]) -> None:
         wanted = self._wanted.get(queue)
         if wanted and wanted > len(containers):

@@ -10,7 +10,7 @@ from typing import Any
 from taskyard.brokers.inboxes import Lot
 from taskyard.brokers.redis.calls import Call, container_key
 from taskyard.brokers.redis.connect import pack
-from taskyard.brokers.redis.failures import NoAnswer, Refusal, final
+from taskyard.brokers.redis.failures import NoAnswer, Refusal, Remedy, final, named_by, remedy
 from taskyard.brokers.redis.options import Address, RedisOptions
 from taskyard.brokers.redis.stream import AsyncConnection
 from taskyard.brokers.redis.topology import directory_for
@@ -64,6 +64,8 @@ class InboxWatch:
             return await self._exchange(self._connection)
         except Exception as error:
             self.close()
+            if self._redirects(error):
+                return None  # whoever collects looks where it is now
             raise self._failure(error) from error
         except BaseException:
             self.close()  # an answer is still to come on it
@@ -90,6 +92,15 @@ class InboxWatch:
         if self._address is None:
             raise BrokerUnavailable(f"{self._options.shown}: nobody serves {self._tag}")
         return await AsyncConnection.open(self._options, self._address)
+
+    def _redirects(self, error: Exception) -> bool:
+        """Whether the inbox is on another node now, as a cluster's slots move."""
+        address = self._address
+        if address is None or not isinstance(error, Refusal):
+            return False
+        if remedy(error) is not Remedy.REDIRECT:
+            return False
+        return self._directory.redirect(self._tag, named_by(error, address))
 
     def _failure(self, error: Exception) -> BrokerError:
         if isinstance(error, NoAnswer):

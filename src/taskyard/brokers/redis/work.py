@@ -34,6 +34,7 @@ from taskyard.brokers.redis.absences import Absences
 from taskyard.brokers.redis.calls import Argument, Call, Each
 from taskyard.brokers.redis.placement import TOKENS, Placements, call
 from taskyard.brokers.redis.replies import group_key, read_claim, read_group
+from taskyard.brokers.redis.turns import Turns
 from taskyard.errors import BrokerError
 
 __all__ = ["Steps"]
@@ -63,7 +64,7 @@ class Steps:
         self._placements = placements
         self._dead_limit = dead_limit
         self._afar = afar
-        self._turn = 0
+        self._turns: dict[tuple[int, ...], Turns] = {}
         self._asleep: dict[str, set[int]] = {}
         self._absences = Absences()
 
@@ -125,13 +126,12 @@ class Steps:
         want: Want,
         groups: dict[int, list[GroupWant]],
     ) -> Operation[Step]:
-        # Where something is to be settled first, then in turn, so that all are served alike.
-        self._turn += 1
-        rest = [container for container in groups if container not in settled]
-        shift = self._turn % max(1, len(rest))
-        order = [*settled, *rest[shift:], *rest[:shift]]
+        turns = self._turns.setdefault(tuple(groups), Turns())
+        order = turns.order(list(groups), settled) if groups else list(settled)
         steps = yield from self._go_round(order, settled, want, groups)
-        if any(step.claims for step in steps):
+        claim = next((step.claims[0] for step in steps if step.claims), None)
+        if claim is not None:
+            turns.gave(TOKENS.inside(claim.token)[0])
             if want.listener is not None:
                 yield from self._stay_awake(want.listener, ())
             return _joined(steps)
