@@ -58,8 +58,8 @@ class Outlet(Protocol):
     """Where tasks put messages: the yard."""
 
     @property
-    def middleware(self) -> Sequence[Middleware]:
-        """What is told of calls of `enqueue`."""
+    def around_enqueue(self) -> Sequence[Middleware]:
+        """Middleware that is told of calls of `enqueue`."""
         ...
 
     def put(self, task: Task[..., Any], puts: Sequence[Put]) -> None:
@@ -120,7 +120,7 @@ class Enqueuer(Generic[P, R]):
         """See `Task.enqueue`."""
         message_id, put = self._one(args, kwargs)
         outlet = self._task.outlet
-        if outlet.middleware:
+        if outlet.around_enqueue:
             with self._around(message_id) as call:
                 call.add_headers([put])
                 outlet.put(self._task, [put])
@@ -133,7 +133,7 @@ class Enqueuer(Generic[P, R]):
         """See `Task.aenqueue`."""
         message_id, put = self._one(args, kwargs)
         outlet = self._task.outlet
-        if outlet.middleware:
+        if outlet.around_enqueue:
             with self._around(message_id) as call:
                 call.add_headers([put])
                 await outlet.put_async(self._task, [put])
@@ -168,7 +168,7 @@ class Enqueuer(Generic[P, R]):
         """Middleware around a call; without an id, around one of many items."""
         task = self._task
         call = EnqueueCall(task.name, task.policy.queue, message_id, many=not message_id)
-        middleware = task.outlet.middleware
+        middleware = task.outlet.around_enqueue
         return around_enqueue(middleware, call) if middleware else nullcontext(call)
 
     def _results(self, chunks: list[Sequence[str]]) -> Results[R]:

@@ -251,8 +251,7 @@ def around_enqueue(middleware: Sequence[Middleware], call: EnqueueCall) -> Itera
     around, error = Around(), None
     try:
         for one in middleware:
-            if overrides(one, "enqueue"):
-                around.enter(one.enqueue(call))
+            around.enter(one.enqueue(call))
         yield call
     except BaseException as raised:
         error = raised

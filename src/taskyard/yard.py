@@ -23,7 +23,7 @@ from taskyard.buffered import Buffered, Buffers
 from taskyard.coalesce import AsyncCoalescer, Coalescer
 from taskyard.enqueue import Enqueuer
 from taskyard.errors import BrokerError, NotFound, PolicyError
-from taskyard.middleware import Middleware
+from taskyard.middleware import Middleware, overrides
 from taskyard.payload import decode_plain
 from taskyard.policy import Backoff, Batch, OnError, Retry, ShardKey, checked_name, policy
 from taskyard.result import RecordReader, Result
@@ -94,6 +94,7 @@ class Yard:
         plans: the schedules that this program declares, by name.
         schedules: all schedules that the broker knows.
         middleware: what is told of messages on their way, the outermost first.
+        around_enqueue: those of them that are told of calls of `enqueue`.
 
     Raises:
         BrokerError: the URL is wrong, or the server could not be started.
@@ -106,6 +107,7 @@ class Yard:
         self.tasks: dict[str, Task[..., Any]] = {}
         self.plans: dict[str, Plan] = {}
         self.middleware: list[Middleware] = []
+        self.around_enqueue: list[Middleware] = []
         self.dead = DeadLetters(self)
         self.schedules = Timetable(self)
         self._driver: Driver | None = None
@@ -390,6 +392,8 @@ class Yard:
         if not isinstance(middleware, Middleware):
             raise PolicyError(f"a middleware is an instance of Middleware, not {middleware!r}")
         self.middleware.append(middleware)
+        if overrides(middleware, "enqueue"):
+            self.around_enqueue.append(middleware)
 
     # Storing (called by tasks)
 

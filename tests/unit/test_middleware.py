@@ -79,6 +79,7 @@ def test_without_middleware_messages_have_no_headers(yard: Yard) -> None:
     add.enqueue(1)
     add.enqueue_many([2, 3])
     assert [body[0] for body in stored(yard)] == [0x93] * 3
+    assert yard.around_enqueue == []  # it overrides nothing, so nobody looks at it
 
 
 async def test_async_calls_and_many_messages(yard: Yard) -> None:

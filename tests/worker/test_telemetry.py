@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import CollectorRegistry
-from tests.worker.support import Clock
+from tests.worker.support import Another, Clock
 
 from taskyard import Batch, Retry, Yard, current_context, discard, fail, retry
 from taskyard.errors import BrokerUnavailable, EnqueueError
@@ -207,14 +207,11 @@ def test_baggage_comes_along(yard: Yard, spans: Spans) -> None:
     assert seen == ["a", None]
 
 
-def test_a_message_without_a_trace_begins_one(yard: Yard, spans: Spans) -> None:
-    middleware = yard.middleware.pop()
-
+def test_a_message_without_a_trace_begins_one(yard: Yard, another: Another, spans: Spans) -> None:
     @yard.task(name="note")
     def note() -> None: ...
 
-    note.enqueue()
-    yard.use_middleware(middleware)
+    another().remote("note").enqueue()
     yard.run_worker(burst=True)
     run = spans.only("run note")
     assert run.parent is None
