@@ -63,7 +63,7 @@ class Hooks:
         self._claimed = [one.claimed for one in middleware if overrides(one, "claimed")]
         self._run = [one.run for one in middleware if overrides(one, "run")]
         self._settled = [one.settled for one in middleware if overrides(one, "settled")]
-        self._complained: set[str] = set()
+        self._sound = {"claimed", "run", "settled"}  # hooks that have not failed yet
         # By identity: a settlement lives until it is stored, and only then is told of.
         self._pending: dict[int, tuple[Settlement, Settled]] = {}
 
@@ -148,14 +148,16 @@ class Hooks:
             self._complain(hook, error)
 
     def _complain(self, hook: str, error: BaseException) -> None:
-        # Once: it would be the same with every message.
-        if hook not in self._complained:
-            self._complained.add(hook)
-            log.error(
-                "a middleware failed in %s(); this is not logged again by this worker",
-                hook,
-                exc_info=error,
-            )
+        # Once: it would be the same with every message. Of several threads one removes it.
+        try:
+            self._sound.remove(hook)
+        except KeyError:
+            return
+        log.error(
+            "a middleware failed in %s(); this is not logged again by this worker",
+            hook,
+            exc_info=error,
+        )
 
 
 def _claimed(claim: Claim, now: int) -> Claimed:
