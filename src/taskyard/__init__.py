@@ -13,6 +13,7 @@ from taskyard.errors import (
     TaskyardError,
 )
 from taskyard.message import Failure, State
+from taskyard.middleware import Claimed, EnqueueCall, Middleware, Settled, SettledMessage
 from taskyard.policy import Batch, Retry
 from taskyard.result import Result, Results
 from taskyard.schedule import RegularSchedule, cron, every, rrule
@@ -23,19 +24,24 @@ __all__ = [
     "Batch",
     "BatchFailed",
     "BatchTask",
+    "Claimed",
     "Context",
     "DiscardMessage",
+    "EnqueueCall",
     "FailMessage",
     "Failure",
     "Gate",
     "Handler",
     "MessageInfo",
+    "Middleware",
     "RegularSchedule",
     "Result",
     "ResultTimeout",
     "Results",
     "Retry",
     "RetryMessage",
+    "Settled",
+    "SettledMessage",
     "State",
     "Task",
     "TaskDiscarded",

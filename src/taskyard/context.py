@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import timedelta
 from typing import NoReturn
@@ -29,6 +29,7 @@ class MessageInfo(msgspec.Struct, frozen=True, gc=False):
         attempt: the number of this attempt, from 1. Retries count up, lost workers do not.
         delivery: the number of this delivery, from 1. Everything counts up that may have run.
         priority: its priority.
+        headers: what middleware of its producer gave to it.
     """
 
     id: str
@@ -36,6 +37,7 @@ class MessageInfo(msgspec.Struct, frozen=True, gc=False):
     attempt: int
     delivery: int
     priority: int
+    headers: Mapping[str, str] = {}
 
     @property
     def redelivered(self) -> bool:

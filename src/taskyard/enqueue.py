@@ -6,6 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
 
@@ -15,6 +16,7 @@ from taskyard.brokers.base import Put
 from taskyard.coalesce import CHUNK_BYTES, CHUNK_MESSAGES
 from taskyard.errors import EnqueueError, PayloadError, PolicyError
 from taskyard.message import IdMaker, is_text
+from taskyard.middleware import EnqueueCall, Middleware, around_enqueue
 from taskyard.policy import LONGEST, PRIORITIES, seconds
 from taskyard.result import RecordReader, Result, Results
 from taskyard.sharding import shard_text
@@ -54,6 +56,11 @@ OPTION_NAMES = frozenset(Options.__struct_fields__)
 
 class Outlet(Protocol):
     """Where tasks put messages: the yard."""
+
+    @property
+    def around_enqueue(self) -> Sequence[Middleware]:
+        """Middleware that is told of calls of `enqueue`."""
+        ...
 
     def put(self, task: Task[..., Any], puts: Sequence[Put]) -> None:
         """Store messages."""
@@ -112,30 +119,57 @@ class Enqueuer(Generic[P, R]):
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Result[R]:
         """See `Task.enqueue`."""
         message_id, put = self._one(args, kwargs)
-        self._task.outlet.put(self._task, [put])
+        outlet = self._task.outlet
+        if outlet.around_enqueue:
+            with self._around(message_id) as call:
+                call.add_headers([put])
+                outlet.put(self._task, [put])
+                call.messages = 1
+        else:
+            outlet.put(self._task, [put])
         return self._task.result(message_id)
 
     async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> Result[R]:
         """See `Task.aenqueue`."""
         message_id, put = self._one(args, kwargs)
-        await self._task.outlet.put_async(self._task, [put])
+        outlet = self._task.outlet
+        if outlet.around_enqueue:
+            with self._around(message_id) as call:
+                call.add_headers([put])
+                await outlet.put_async(self._task, [put])
+                call.messages = 1
+        else:
+            await outlet.put_async(self._task, [put])
         return self._task.result(message_id)
 
     def enqueue_many(self, items: Iterable[Any]) -> Results[R]:
         """See `Task.enqueue_many`."""
         chunks = []
-        for ids, puts in self._chunks(items):
-            self._task.outlet.put(self._task, puts)
-            chunks.append(ids)
+        with self._around() as call:
+            for ids, puts in self._chunks(items):
+                call.add_headers(puts)
+                self._task.outlet.put(self._task, puts)
+                call.messages += len(ids)
+                chunks.append(ids)
         return self._results(chunks)
 
     async def aenqueue_many(self, items: Iterable[Any]) -> Results[R]:
         """See `Task.aenqueue_many`."""
         chunks = []
-        for ids, puts in self._chunks(items):
-            await self._task.outlet.put_async(self._task, puts)
-            chunks.append(ids)
+        with self._around() as call:
+            for ids, puts in self._chunks(items):
+                call.add_headers(puts)
+                await self._task.outlet.put_async(self._task, puts)
+                call.messages += len(ids)
+                chunks.append(ids)
         return self._results(chunks)
+
+    def _around(self, message_id: str = "") -> AbstractContextManager[EnqueueCall]:
+        """Middleware around a call; without an id, around one of many items."""
+        task = self._task
+        call = EnqueueCall(task.name, task.policy.queue, message_id, many=not message_id)
+        middleware = task.outlet.around_enqueue
+        return around_enqueue(middleware, call) if middleware else nullcontext(call)
 
     def _results(self, chunks: list[Sequence[str]]) -> Results[R]:
         return Results(chunks, self._task.reader, self._task.codec.decode_result)

@@ -5,14 +5,27 @@ from __future__ import annotations
 import os
 import threading
 import traceback as tracebacks
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import thread as futures
 from enum import StrEnum
 from typing import Any, Generic, TypeVar, overload
 
 import msgspec
 
-__all__ = ["Envelope", "Failure", "IdMaker", "Ids", "Reason", "State", "is_text", "read_envelope"]
+__all__ = [
+    "Envelope",
+    "Failure",
+    "IdMaker",
+    "Ids",
+    "Reason",
+    "State",
+    "is_text",
+    "packed_headers",
+    "read_envelope",
+    "read_headers",
+    "read_id",
+    "with_headers",
+]
 
 T = TypeVar("T")
 
@@ -54,7 +67,11 @@ class Reason(StrEnum):
 
 
 class Envelope(msgspec.Struct, Generic[T], array_like=True, gc=False):
-    """A message as it is stored: an array of id, payload and, in order groups, its task."""
+    """A message as it is stored: an array of id, payload and, in order groups, its task.
+
+    One with headers has a fourth element, a map of texts; see `with_headers`. As whoever decodes an
+    envelope passes over it, only those who want the headers pay for them.
+    """
 
     id: str
     payload: T
@@ -139,6 +156,63 @@ def read_envelope(body: bytes) -> Envelope[Any] | None:
         return _lenient.decode(body)
     except (msgspec.MsgspecError, RecursionError, ValueError):
         return None
+
+
+def read_id(body: bytes) -> str:
+    """Read the id of a stored message; "" when it is no envelope."""
+    try:
+        return _raw.decode(body).id
+    except (msgspec.MsgspecError, RecursionError, ValueError):
+        return ""
+
+
+_raw = msgspec.msgpack.Decoder(Envelope[msgspec.Raw])
+
+
+# Headers
+
+_BARE, _HEADED = b"\x93", b"\x94"
+"""What the array of a message begins with: three elements, or a fourth one with headers."""
+
+
+class _Headed(msgspec.Struct, array_like=True, gc=False):
+    id: msgspec.Raw
+    payload: msgspec.Raw
+    task: msgspec.Raw
+    headers: dict[str, str]
+
+
+_headed = msgspec.msgpack.Decoder(_Headed)
+_encode_headers = msgspec.msgpack.Encoder(order="sorted").encode
+
+
+def packed_headers(headers: Mapping[str, str]) -> bytes:
+    """Encode headers for `with_headers`.
+
+    Raises:
+        ValueError: they are no texts by texts.
+    """
+    return _encode_headers(msgspec.convert(headers, dict[str, str]))
+
+
+def with_headers(body: bytes, packed: bytes) -> bytes:
+    """Give headers to a message that has none.
+
+    Arguments:
+        body: the message, as it would be stored.
+        packed: what `packed_headers` made.
+    """
+    return _HEADED + body[1:] + packed if body.startswith(_BARE) else body
+
+
+def read_headers(body: bytes) -> dict[str, str]:
+    """Read the headers of a stored message; none when it has none, or is no message."""
+    if not body.startswith(_HEADED):
+        return {}
+    try:
+        return _headed.decode(body).headers
+    except (msgspec.MsgspecError, RecursionError, ValueError):
+        return {}
 
 
 class Ids(Sequence[str]):

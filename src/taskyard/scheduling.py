@@ -13,7 +13,7 @@ import msgspec
 from taskyard.brokers.base import Group, Operation, Put
 from taskyard.brokers.schedules import Schedule, Schedules
 from taskyard.errors import NotFound, PolicyError
-from taskyard.message import Envelope, is_text
+from taskyard.message import Envelope, is_text, packed_headers, read_headers, with_headers
 from taskyard.schedule import CatchUp, Due, When, due
 
 __all__ = [
@@ -100,7 +100,9 @@ class Plan(msgspec.Struct, frozen=True):
 def with_id(body: bytes, message_id: str) -> bytes:
     """A message with another id."""
     envelope = _read_envelope(body)
-    return _encode_envelope(Envelope(message_id, envelope.payload, envelope.task))
+    made = _encode_envelope(Envelope(message_id, envelope.payload, envelope.task))
+    headers = read_headers(body)
+    return with_headers(made, packed_headers(headers)) if headers else made
 
 
 _encode = msgspec.msgpack.Encoder().encode

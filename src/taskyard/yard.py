@@ -24,6 +24,7 @@ from taskyard.buffered import Buffered, Buffers
 from taskyard.coalesce import AsyncCoalescer, Coalescer
 from taskyard.enqueue import Enqueuer
 from taskyard.errors import BrokerError, NotFound, PolicyError
+from taskyard.middleware import Middleware, overrides
 from taskyard.payload import decode_plain
 from taskyard.policy import Backoff, Batch, OnError, Retry, ShardKey, checked_name, policy
 from taskyard.result import RecordReader, Result
@@ -93,6 +94,8 @@ class Yard:
         dead: the dead letters.
         plans: the schedules that this program declares, by name.
         schedules: all schedules that the broker knows.
+        middleware: what is told of messages on their way, the outermost first.
+        around_enqueue: those of them that are told of calls of `enqueue`.
 
     Raises:
         BrokerError: the URL is wrong, or the server could not be started.
@@ -104,6 +107,8 @@ class Yard:
         self.broker = _broker(LOCAL_URL if start_server and broker == "" else broker)
         self.tasks: dict[str, Task[..., Any]] = {}
         self.plans: dict[str, Plan] = {}
+        self.middleware: list[Middleware] = []
+        self.around_enqueue: list[Middleware] = []
         self.dead = DeadLetters(self)
         self.schedules = Timetable(self)
         self._driver: Driver | None = None
@@ -373,6 +378,23 @@ class Yard:
             )
         self.plans[chosen] = plan
         return chosen
+
+    def use_middleware(self, middleware: Middleware) -> None:
+        """Let a middleware be told of what is enqueued from now on, and of what workers do.
+
+        Those that were added before are around it.
+
+        Arguments:
+            middleware: an instance of a subclass of `Middleware`.
+
+        Raises:
+            PolicyError: it is none.
+        """
+        if not isinstance(middleware, Middleware):
+            raise PolicyError(f"a middleware is an instance of Middleware, not {middleware!r}")
+        self.middleware.append(middleware)
+        if overrides(middleware, "enqueue"):
+            self.around_enqueue.append(middleware)
 
     # Storing (called by tasks)
 

@@ -17,7 +17,19 @@ from hypothesis import strategies as st
 
 from taskyard import Failure, State, TaskFailed, Yard, current_context
 from taskyard.errors import TaskyardError
-from taskyard.message import Envelope, IdMaker, Ids, Reason, is_text, read_envelope
+from taskyard.message import (
+    Envelope,
+    IdMaker,
+    Ids,
+    Reason,
+    is_text,
+    packed_headers,
+    read_envelope,
+    read_headers,
+    read_id,
+    with_headers,
+)
+from taskyard.scheduling import with_id
 
 # Ids
 
@@ -108,6 +120,54 @@ def test_what_is_no_envelope_is_none() -> None:
     assert read_envelope(msgspec.msgpack.encode(Envelope("id", [1]))) == Envelope("id", [1], "")
     for body in (b"", b"\xc1", b"{}", msgspec.msgpack.encode({"id": 1}), b"\x91" * 100_000):
         assert read_envelope(body) is None
+
+
+# Headers
+
+BODY = msgspec.msgpack.encode(Envelope("id", [1, {"a": b"2"}], "task"))
+
+
+def test_a_message_without_headers_is_as_short_as_ever() -> None:
+    assert BODY[0] == 0x93
+    assert read_headers(BODY) == {}
+    assert read_id(BODY) == "id"
+
+
+def test_headers_come_back_and_the_rest_is_the_same() -> None:
+    headed = with_headers(BODY, packed_headers({"b": "2", "a": "é"}))
+    assert read_headers(headed) == {"a": "é", "b": "2"}
+    assert read_envelope(headed) == read_envelope(BODY)
+    assert read_id(headed) == "id"
+    assert msgspec.msgpack.decode(headed) == [*msgspec.msgpack.decode(BODY), {"a": "é", "b": "2"}]
+
+
+def test_another_id_leaves_the_headers() -> None:
+    headed = with_headers(BODY, packed_headers({"a": "1"}))
+    assert with_id(BODY, "other") == msgspec.msgpack.encode(
+        Envelope("other", [1, {"a": b"2"}], "task")
+    )
+    other = with_id(headed, "other")
+    assert read_headers(other) == {"a": "1"}
+    assert read_envelope(other) == Envelope("other", [1, {"a": b"2"}], "task")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"\x94", b"\x94" + BODY[1:], BODY[:-1], b"\xc1", b"\x94" + BODY[1:] + b"\x81\x01\x02"],
+)
+def test_headers_that_cannot_be_read_are_none(body: bytes) -> None:
+    assert read_headers(body) == {}
+
+
+@pytest.mark.parametrize("body", [b"", b"\x94", b"\xc1", b"\x91" * 100_000])
+def test_an_id_that_cannot_be_read_is_empty(body: bytes) -> None:
+    assert read_id(body) == ""
+
+
+@pytest.mark.parametrize("headers", [{"a": 1}, {1: "a"}, {"a": "\ud800"}, {"a": b"b"}])
+def test_headers_are_texts(headers: Any) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        packed_headers(headers)
 
 
 # Failures

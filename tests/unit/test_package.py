@@ -13,7 +13,18 @@ from types import ModuleType
 import taskyard
 
 # Loaded by the parts that use them, never by `import taskyard`.
-HEAVY = {"attr", "attrs", "click", "hiredis", "pydantic", "redis", "rich", "sqlite3"}
+HEAVY = {
+    "attr",
+    "attrs",
+    "click",
+    "hiredis",
+    "opentelemetry",
+    "prometheus_client",
+    "pydantic",
+    "redis",
+    "rich",
+    "sqlite3",
+}
 
 
 def public_modules() -> list[ModuleType]:

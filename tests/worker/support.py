@@ -94,6 +94,7 @@ class WorkerThread:
             WorkerSettings(**settings),
             progress=self._progressed,
             plans=yard.plans,
+            middleware=yard.middleware,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._began = threading.Event()

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from taskyard.brokers.base import Delivery
 from taskyard.context import Context, MessageInfo
 from taskyard.errors import BatchFailed, Verdict
+from taskyard.message import read_headers
 from taskyard.policy import Batch
 from taskyard.task import Task
 from taskyard.values import brief
@@ -52,7 +53,12 @@ class Entry(NamedTuple):
         """What its handler may know of it."""
         message = self.message
         return MessageInfo(
-            self.id, message.sequence, message.attempts + 1, message.deliveries + 1, self.priority
+            self.id,
+            message.sequence,
+            message.attempts + 1,
+            message.deliveries + 1,
+            self.priority,
+            read_headers(message.body),
         )
 
 

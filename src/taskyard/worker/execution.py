@@ -14,8 +14,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextvars import Context as Variables
 from types import CoroutineType
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 from taskyard.brokers.base import Back, Claim, Dead, Delivery, Outcome, Retried, Settlement
 from taskyard.context import Context, MessageInfo
@@ -24,11 +25,12 @@ from taskyard.message import Failure, Reason, read_envelope
 from taskyard.task import Task
 from taskyard.worker.bisect import bisect, bisect_ordered
 from taskyard.worker.calls import BatchRun, Call, Entry, Invocation, batches
+from taskyard.worker.hooks import Hooks
 from taskyard.worker.lease import Lease
 from taskyard.worker.own_context import OwnContext, variables_for
 from taskyard.worker.verdict import HandlerTimeout, outcome_of
 
-__all__ = ["Execution"]
+__all__ = ["Execution", "Timing"]
 
 log = logging.getLogger("taskyard.worker")
 
@@ -39,6 +41,8 @@ Instances: TypeAlias = Mapping[tuple[str, str], Any]
 
 
 Script: TypeAlias = Generator[Invocation, Reply, None]
+Timing: TypeAlias = tuple[float, float]
+"""Seconds for which a message waited, and that its call took."""
 
 
 class Execution:
@@ -49,6 +53,7 @@ class Execution:
         tasks: the tasks of its group, by name.
         now: the broker's time at the claim, microseconds.
         lease: for how long it may be run.
+        hooks: the worker's middleware, if there is any.
 
     Attributes:
         claim: what was claimed.
@@ -57,6 +62,8 @@ class Execution:
         is_async: whether it runs on the event loop.
         lease: for how long it may be run.
         started: messages of calls that were begun.
+        timings: how long the messages of ended calls waited and took, by sequence; None if nobody
+            wants to know.
     """
 
     def __init__(
@@ -65,11 +72,14 @@ class Execution:
         tasks: Mapping[str, Task[..., Any]],
         now: int,
         lease: Lease,
+        hooks: Hooks | None = None,
     ) -> None:
         self.claim = claim
         self.is_async = next(iter(tasks.values())).is_async
         self.lease = lease
         self.started = 0
+        self.timings: dict[int, Timing] | None = {} if hooks and hooks.need_times else None
+        self._hooks = hooks if hooks and hooks.are_around_calls else None
         self._tasks = tasks
         self.instances: Instances = {}
         self._clock_offset = now / 1e6 - time.monotonic()
@@ -84,6 +94,10 @@ class Execution:
         self._call_began = 0.0
         self._invoked = 0.0
         self._calls = deque(self._plan())
+
+    def knows(self, task: str) -> bool:
+        """Whether there is a task of this name among those of its group."""
+        return task in self._tasks
 
     # Planning
 
@@ -197,37 +211,62 @@ class Execution:
     def run(self) -> None:
         """Run the calls in this thread."""
         script = self._script()
+        call = self._call if self._hooks is None else self._call_within
         try:
             invocation = next(script)
             while True:
-                try:
-                    value = variables_for(invocation.context).run(
-                        invocation.function, *invocation.args, **invocation.kwargs
-                    )
-                    reply: Reply = (value, None)
-                    if type(value) is CoroutineType:
-                        reply = (None, _not_awaited(value))
-                except BaseException as error:  # noqa: BLE001 - a handler may raise what it likes
-                    reply = (None, error)
-                if invocation.context.timed_out:
-                    reply = (None, _late(invocation, reply[1]))
-                invocation = script.send(reply)
+                invocation = script.send(call(invocation, variables_for(invocation.context)))
         except StopIteration:
             pass
+
+    def _call(self, invocation: Invocation, variables: Variables) -> Reply:
+        try:
+            value = variables.run(invocation.function, *invocation.args, **invocation.kwargs)
+            reply: Reply = (value, None)
+            if type(value) is CoroutineType:
+                reply = (None, _not_awaited(value))
+        except BaseException as error:  # noqa: BLE001 - a handler may raise what it likes
+            reply = (None, error)
+        if invocation.context.timed_out:
+            reply = (None, _late(invocation, reply[1]))
+        return reply
+
+    def _call_within(self, invocation: Invocation, variables: Variables) -> Reply:
+        """Call a handler within the middleware."""
+        hooks = cast("Hooks", self._hooks)
+        around = variables.run(hooks.enter, invocation.context)
+        reply = self._call(invocation, variables)
+        variables.run(hooks.leave, around, reply[1])
+        return reply
 
     async def run_async(self) -> None:
         """Run the calls on this event loop."""
         script = self._script()
+        call = self._await if self._hooks is None else self._await_within
         try:
             invocation = next(script)
             while True:
-                invocation = script.send(await self._await(invocation))
+                invocation = script.send(await call(invocation, variables_for(invocation.context)))
         except StopIteration:
             pass
 
-    async def _await(self, invocation: Invocation) -> Reply:
+    async def _await_within(self, invocation: Invocation, variables: Variables) -> Reply:
+        hooks = cast("Hooks", self._hooks)
+        around = variables.run(hooks.enter, invocation.context)
+        error: BaseException | None = None
+        try:
+            reply = await self._await(invocation, variables)
+            error = reply[1]
+            return reply
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            variables.run(hooks.leave, around, error)
+
+    async def _await(self, invocation: Invocation, variables: Variables) -> Reply:
         function, args, kwargs, context, timeout = invocation
-        call = OwnContext(variables_for(context), function, args, kwargs)
+        call = OwnContext(variables, function, args, kwargs)
         try:
             if timeout is None:
                 return await call, None
@@ -256,6 +295,14 @@ class Execution:
                 yield from self._run_single(call)
             else:
                 yield from self._run_batch(call)
+            if self.timings is not None:
+                self._note_times(call, self.timings)
+
+    def _note_times(self, call: Call, timings: dict[int, Timing]) -> None:
+        began = self._call_began
+        seconds, offset = time.monotonic() - began, began + self._clock_offset
+        for _, message in call.messages:
+            timings[message.sequence] = max(0.0, offset - message.since / 1e6), seconds
 
     def _next_call(self) -> Call | None:
         with self._lock:

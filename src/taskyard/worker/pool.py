@@ -24,6 +24,7 @@ from taskyard.brokers.base import (
 from taskyard.errors import BrokerError, CorruptDatabase, ForeignDatabase, SchemaTooNew
 from taskyard.task import Task
 from taskyard.worker.execution import Execution
+from taskyard.worker.hooks import Hooks
 from taskyard.worker.instances import Instances
 from taskyard.worker.isolation import Isolation
 from taskyard.worker.lease import Lease
@@ -54,6 +55,7 @@ class Host(Protocol):
     owner: str
     messages: int
     isolation: Isolation
+    hooks: Hooks | None
 
     @property
     def stopping(self) -> bool:
@@ -89,6 +91,7 @@ class Run:
         self.task: asyncio.Task[None] | None = None
         self.work: asyncio.Future[Any] | None = None
         self.can_cancel = False
+        self.kept: frozenset[int] | None = None  # what is left after a partial settlement
 
     def lose(self) -> None:
         """The lease was lost: tell the handler, and cancel it if that is possible."""
@@ -119,6 +122,7 @@ class Pool:
         self._host = host
         self._broker = host.broker
         self._settings = host.settings
+        self._hooks = host.hooks
         self.groups = groups
         self._sizes = SliceSizes(host.settings.slice)
         self._settlements: list[Settlement] = []
@@ -155,7 +159,7 @@ class Pool:
         """Start nothing new; with `hard`, give up what runs."""
         self._hard = self._hard or hard
         for run in list(self.held.values()):
-            self._hand_back(run.execution)
+            self._hand_back(run)
             if hard:
                 run.give_up()
             else:
@@ -262,6 +266,8 @@ class Pool:
                     if token in self.held:
                         self.held[token].lose()
                 self._host.note_progress()
+                if self._hooks is not None:
+                    self._hooks.stored(settlements, step.lost)
                 return step
 
     async def _sleep(self, listener: Any, step: Step) -> None:
@@ -285,7 +291,10 @@ class Pool:
 
     def _launch(self, claim: Claim, now: int, asked: float) -> None:
         tasks = self._host.tasks_of(claim.group)
-        run = Run(Execution(claim, tasks, now, Lease(self._settings.lease, asked)))
+        lease = Lease(self._settings.lease, asked)
+        run = Run(Execution(claim, tasks, now, lease, self._hooks))
+        if self._hooks is not None:
+            self._hooks.claimed(claim, now)
         if self._host.stopping:  # it was on its way when the worker was told to stop
             run.execution.stop()
         self.held[claim.token] = run
@@ -315,9 +324,7 @@ class Pool:
         del self.held[claim.token]
         self._host.isolation.has_ended(claim.token)
         if not execution.lease.lost:
-            settlement = execution.settlement()
-            self._settlements.append(settlement)
-            self._note_outcomes(claim, settlement)
+            self._settle(run, execution.settlement())
         self._host.note_progress(execution.started)
         self._changed.set()
 
@@ -334,30 +341,36 @@ class Pool:
             await asyncio.wait({work}, timeout=timeout)
             if work.done():
                 break
-            timeout = self._overrun(execution)
+            timeout = self._overrun(run)
             if self._hard and not work.done():
                 execution.stop(cancelled=True)
                 return  # a thread, or a coroutine that refuses to be cancelled: nobody waits for it
         if not work.cancelled():
             work.result()
 
-    def _overrun(self, execution: Execution) -> float:
-        slice_ = self._settings.slice
+    def _overrun(self, run: Run) -> float:
+        execution, slice_ = run.execution, self._settings.slice
         seconds = execution.running_for()
         if seconds >= slice_:
-            self._hand_back(execution)
+            self._hand_back(run)
         left = None if execution.is_async else execution.check_timeout()
         if left is None:
             return 1.0 if seconds >= slice_ else slice_
         shortest = max(slice_, 0.01)
         return min(left, shortest) if left > 0 else shortest
 
-    def _hand_back(self, execution: Execution) -> None:
-        partial = execution.hand_back()
+    def _hand_back(self, run: Run) -> None:
+        partial = run.execution.hand_back()
         if partial is not None:
-            self._settlements.append(partial)
-            self._note_outcomes(execution.claim, partial)
+            self._settle(run, partial)
             self._changed.set()
+
+    def _settle(self, run: Run, settlement: Settlement) -> None:
+        self._settlements.append(settlement)
+        self._note_outcomes(run.execution.claim, settlement)
+        if self._hooks is not None:
+            self._hooks.note(run.execution, settlement, run.kept)
+            run.kept = settlement.keep
 
     def _note_outcomes(self, claim: Claim, settlement: Settlement) -> None:
         if not settlement.outcomes:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from taskyard.brokers.base import Broker
 from taskyard.errors import WorkerError
+from taskyard.middleware import Middleware
 from taskyard.scheduling import Plan
 from taskyard.task import Task
 from taskyard.worker.settings import WorkerSettings
@@ -79,6 +80,7 @@ class TaskSource(Protocol):
     broker: Broker
     tasks: dict[str, Task[..., Any]]
     plans: dict[str, Plan]
+    middleware: list[Middleware]
 
     def close(self) -> None:
         """Close what is open."""
@@ -155,6 +157,7 @@ def serve(
         owner=owner,
         progress=progress,
         plans=source.plans,
+        middleware=source.middleware,
     )
 
     async def main() -> None:

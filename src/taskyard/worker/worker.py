@@ -9,7 +9,7 @@ import random
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -24,9 +24,11 @@ from taskyard.errors import (
     TaskyardError,
     WorkerError,
 )
+from taskyard.middleware import Middleware
 from taskyard.scheduling import Plan
 from taskyard.task import Task
 from taskyard.worker.courier import Courier
+from taskyard.worker.hooks import make_hooks
 from taskyard.worker.instances import Instances
 from taskyard.worker.isolation import Isolation
 from taskyard.worker.pool import PARTING, RECONNECT, Pool
@@ -55,6 +57,7 @@ class Worker:
         owner: its name in the broker.
         progress: called after every successful exchange with the broker.
         plans: the schedules that the program declares, by name.
+        middleware: what is told of messages, the outermost first.
 
     Raises:
         WorkerError: there are no tasks, or a queue has none.
@@ -69,8 +72,10 @@ class Worker:
         owner: str | None = None,
         progress: Callable[[], None] = lambda: None,
         plans: Mapping[str, Plan] | None = None,
+        middleware: Sequence[Middleware] = (),
     ) -> None:
         self.broker = broker
+        self.hooks = make_hooks(middleware)
         self._plans = plans or {}
         self.settings = settings
         self.owner = owner or make_owner()

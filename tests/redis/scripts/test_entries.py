@@ -15,7 +15,7 @@ from tests.servers.server import RedisServer
 
 from taskyard.brokers.base import Delivery, Group
 from taskyard.brokers.redis.replies import read_claim
-from taskyard.message import read_envelope
+from taskyard.message import Envelope, packed_headers, read_envelope, with_headers
 
 MANY = settings(
     max_examples=150,
@@ -121,7 +121,9 @@ def tasks(redis_server: RedisServer) -> Fragment:
 LENGTHS = [0, 1, 16, 30, 31, 32, 33, 200, 255, 256, 257, 65_535]
 
 
-@pytest.mark.parametrize("rest", [(None,), ({"a": [1, b"2"]}, "task")])
+@pytest.mark.parametrize(
+    "rest", [(None,), ({"a": [1, b"2"]}, "task"), ([1], "task", {"traceparent": "00-1"})]
+)
 def test_ids_of_every_length(ids: Fragment, rest: tuple[Any, ...]) -> None:
     texts = ["x" * length for length in LENGTHS]
     bodies = [msgspec.msgpack.encode((text, *rest)) for text in texts]
@@ -143,7 +145,7 @@ def test_ids_of_every_length(ids: Fragment, rest: tuple[Any, ...]) -> None:
         b"\x92\xc4\x01x\x00",
         b"\x92\x01\x01",
         b"\x91\xa1x",
-        b"\x94\xa1x\x00\x00\x00",
+        b"\x95\xa1x\x00\x00\x00\x00",
         b"\x82\xa1x\x00\xa1y\x00",
         b"not an envelope",
         b"\xff" * 9,
@@ -151,6 +153,13 @@ def test_ids_of_every_length(ids: Fragment, rest: tuple[Any, ...]) -> None:
 )
 def test_bodies_without_an_id(ids: Fragment, tasks: Fragment, body: bytes) -> None:
     assert ids([as_text(body)]) == tasks([as_text(body)]) == [b""]
+
+
+@pytest.mark.parametrize("length", [5, 31, 32, 300])
+def test_tasks_of_bodies_with_headers(tasks: Fragment, length: int) -> None:
+    body = msgspec.msgpack.encode(Envelope("x" * length, [b"bytes", 1.5], "task"))
+    headed = with_headers(body, packed_headers({"traceparent": "00-1"}))
+    assert tasks([as_text(body)], [as_text(headed)]) == [b"task", b"task"]
 
 
 @pytest.mark.parametrize("length", [5, 31, 32, 300])

@@ -63,5 +63,5 @@ end
 -- The id at the beginning of a body, '' when it is no envelope.
 local function body_id(body)
     local array = body:byte(1)
-    return (array == 0x92 or array == 0x93) and text_at(body, 2) or ''
+    return array and array >= 0x92 and array <= 0x94 and text_at(body, 2) or ''
 end

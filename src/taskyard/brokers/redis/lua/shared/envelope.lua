@@ -43,7 +43,8 @@ end
 
 -- The task that a body of an order group names, '' if it names none.
 local function body_task(body)
-    local payload = body:byte(1) == 0x93 and behind(body, 2)
+    local array = body:byte(1)
+    local payload = (array == 0x93 or array == 0x94) and behind(body, 2)
     local task = payload and behind(body, payload)
     return task and text_at(body, task) or ''
 end

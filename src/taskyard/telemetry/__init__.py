@@ -1,0 +1,3 @@
+"""Middleware for what others made: OpenTelemetry and Prometheus. Each needs its extra."""
+
+__all__: list[str] = []
