@@ -1,6 +1,8 @@
 """taskyard: tasks in batches, in order, in time, and never lost."""
 
+from taskyard.codec import Codec
 from taskyard.context import Context, MessageInfo, current_context, discard, fail, retry
+from taskyard.encryption import Keys
 from taskyard.errors import (
     BatchFailed,
     DiscardMessage,
@@ -22,11 +24,13 @@ __all__ = [
     "Batch",
     "BatchFailed",
     "BatchTask",
+    "Codec",
     "Context",
     "DiscardMessage",
     "FailMessage",
     "Failure",
     "Handler",
+    "Keys",
     "MessageInfo",
     "RegularSchedule",
     "Result",
