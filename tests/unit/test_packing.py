@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import pickle
 import random
@@ -39,7 +40,8 @@ from taskyard.scheduling import with_id
 
 pack = msgspec.msgpack.encode
 ID = "0123456789abcdef"
-OLD, NEW = Keys.new(), Keys.new()
+OLD = base64.b64encode(b"\xfb\xff" * 16).decode()
+NEW = base64.b64encode(b"fifteen and more bytes of a key.").decode()
 
 OLD_ONLY = Keys({"old": OLD})
 ROTATED = Keys({"new": NEW, "old": OLD})
@@ -269,6 +271,12 @@ def test_a_salt_is_used_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(set(salts)) == 3
     assert salts[0] == salts[1] != salts[2] == salts[3] != salts[4]
     assert {keys.decrypt(data, ("message", "t", ID)) for data in made} == {b"x"}
+
+
+def test_a_new_key() -> None:
+    keys = Keys({"k": Keys.new()})
+    assert keys.decrypt(keys.encrypt(b"x", ("a",)), ("a",)) == b"x"
+    assert Keys.new() != Keys.new()
 
 
 def test_keys_from_a_text(monkeypatch: pytest.MonkeyPatch) -> None:

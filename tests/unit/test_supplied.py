@@ -21,6 +21,7 @@ from taskyard.supplied import codec_of
 from taskyard.worker.inbox import Reader
 
 ID = "0123456789abcdef"
+OPTIONS: list[Any] = [{}, {"keys": Keys({"k": bytes(32)}), "compression": "zlib"}]
 
 
 class Point:
@@ -78,7 +79,7 @@ def subject(function: Any = move, *, batch: bool = False, **options: Any) -> Any
 def test_a_call_comes_out_as_it_went_in(x: int, by: int | None, twice: bool) -> None:
     named = {"twice": twice} if twice else {}
     args = (Point(x, 2),) if by is None else (Point(x, 2), by)
-    for options in ({}, {"keys": Keys({"k": bytes(32)}), "compression": "zlib"}):
+    for options in OPTIONS:
         made = subject(**options)
         body = made.encode(ID, args, named, group_task="move")
         assert made.decode(body) == (ID, args, named)
@@ -89,7 +90,7 @@ def test_a_call_comes_out_as_it_went_in(x: int, by: int | None, twice: bool) -> 
 
 @given(value=st.none() | st.integers() | st.builds(Point, st.integers(), st.integers()))
 def test_a_result_comes_out_as_it_went_in(value: Any) -> None:
-    for options in ({}, {"keys": Keys({"k": bytes(32)})}):
+    for options in OPTIONS:
         made = subject(**options)
         assert made.decode_result(made.encode_result(value, ID), ID) == value
 
@@ -211,10 +212,12 @@ def test_a_codec_of_a_yard_and_of_a_task() -> None:
     yard = Yard("memory://", codec=Json("yards"))
 
     @yard.task(name="a")
-    def a(point: Point) -> Point: ...
+    def a(point: Point) -> Point:
+        return point
 
     @yard.task(name="b", codec=[Json("own"), Json()])
-    def b(point: Point) -> Point: ...
+    def b(point: Point) -> Point:
+        return point
 
     @yard.task(name="c", codec=())
     def c(number: int) -> None: ...
