@@ -1,7 +1,9 @@
 """taskyard: tasks in batches, in order, in time, and never lost."""
 
 from taskyard.brokers.lane import Gate
+from taskyard.codec import Codec
 from taskyard.context import Context, MessageInfo, current_context, discard, fail, retry
+from taskyard.encryption import Keys
 from taskyard.errors import (
     BatchFailed,
     DiscardMessage,
@@ -25,6 +27,7 @@ __all__ = [
     "BatchFailed",
     "BatchTask",
     "Claimed",
+    "Codec",
     "Context",
     "DiscardMessage",
     "EnqueueCall",
@@ -32,6 +35,7 @@ __all__ = [
     "Failure",
     "Gate",
     "Handler",
+    "Keys",
     "MessageInfo",
     "Middleware",
     "RegularSchedule",

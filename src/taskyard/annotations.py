@@ -132,12 +132,13 @@ def inspect_handler(function: Callable[..., Any], *, task: str, skip_self: bool 
     return Handler(tuple(arguments), returns)
 
 
-def of_items(handler: Handler, task: str) -> tuple[Handler, type]:
+def of_items(handler: Handler, task: str, *, check: bool = True) -> tuple[Handler, type]:
     """What one item of a batch handler's list is, as if it were the argument of a plain handler.
 
     Arguments:
         handler: the batch handler's signature.
         task: the task's name, for errors.
+        check: whether the items must be such as can be sent.
 
     Returns:
         A signature with one argument and one element of the returned list; and what the batch
@@ -156,7 +157,8 @@ def of_items(handler: Handler, task: str) -> tuple[Handler, type]:
             f"Sequence[...] or tuple[..., ...] of items, by position; this one takes "
             f"{handler.described()}"
         )
-    carried(kind, f"task {task!r}: an item of parameter {lists[0].name!r}")
+    if check:
+        carried(kind, f"task {task!r}: an item of parameter {lists[0].name!r}")
     item = Argument("item", Parameter.POSITIONAL_ONLY, kind, required=True)
     sequence = tuple if _bare(lists[0].type)[0] is tuple else list
     return Handler((item,), _item_returned(handler.returns, task)), sequence

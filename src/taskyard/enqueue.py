@@ -175,21 +175,24 @@ class Enqueuer(Generic[P, R]):
         return Results(chunks, self._task.reader, self._task.codec.decode_result)
 
     def _one(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, Put]:
+        given = self._options.id
+        message_id = _ids.take(1)[0] if given is None else _message_id(given)
+        return message_id, self._put_one(message_id, args, kwargs)
+
+    def _put_one(self, message_id: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Put:
         task, options = self._task, self._options
-        message_id = _ids.take(1)[0] if options.id is None else _message_id(options.id)
         body = task.codec.encode(message_id, args, kwargs, group_task=task.envelope_task)
         priority = task.policy.priority if options.priority is None else _priority(options.priority)
-        put = self._put(self._shard(args, kwargs), priority, [body], [message_id])
-        return message_id, put
+        return self._put(self._shard(args, kwargs), priority, [body], [message_id])
 
     def put_of_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Put:
-        """Make the message of a call as `enqueue` does, without storing it.
+        """Make the message of a call as `enqueue` does, without an id and without storing it.
 
         Raises:
             PayloadError: an argument does not fit.
             EnqueueError: its shard cannot be made.
         """
-        return self._one(args, kwargs)[1]
+        return self._put_one("", args, kwargs)
 
     @property
     def task(self) -> Task[P, R]:

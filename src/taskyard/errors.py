@@ -5,6 +5,7 @@
     │   ├── PolicyConflict     ... or what is stored and still waiting under the same name
     │   └── PartitionConflict  ... or the partitions that a queue has
     ├── PayloadError           an argument does not fit the handler, or cannot be encoded
+    │   └── CannotOpen         ... or its payload needs a key, codec or package that is not here
     ├── EnqueueError           a message was refused
     │   ├── DuplicateId        ... because its id is taken
     │   └── QueueDraining      ... because its queue takes none for now
@@ -45,6 +46,7 @@ __all__ = [
     "BrokerError",
     "BrokerInaccessible",
     "BrokerUnavailable",
+    "CannotOpen",
     "CorruptDatabase",
     "DiscardMessage",
     "DuplicateId",
@@ -92,6 +94,13 @@ class PartitionConflict(PolicyError):
 
 class PayloadError(TaskyardError):
     """An argument does not fit the handler's annotations, or cannot be encoded."""
+
+
+class CannotOpen(PayloadError):
+    """A payload needs a key, a codec or a package that this process does not have.
+
+    Another one may: a worker puts such a message off for a while before it gives it up.
+    """
 
 
 class EnqueueError(TaskyardError):

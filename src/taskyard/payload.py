@@ -4,6 +4,9 @@ The payload in the envelope is an array of the arguments by position. Only a cal
 written so, because it leaves a gap before an argument or has keyword-only ones, is a map: names to
 arguments, and 0 to the array. What a call leaves out is not sent, so that the default is always the
 one of the worker's code; and an item of a batch task is sent like the one argument of a plain task.
+
+What is done to a payload after that (`taskyard.packing`) is undone before it is decoded. The codecs
+that users supply are in `taskyard.supplied`.
 """
 
 from __future__ import annotations
@@ -18,22 +21,37 @@ from taskyard.annotations import NOTHING, Handler, check_handler, inspect_handle
 from taskyard.arguments import Arguments, sent
 from taskyard.errors import PayloadError
 from taskyard.message import Envelope
+from taskyard.packing import Foreign, Packing, packed, refused_ext
 from taskyard.values import Value, brief, encode, reason
 
-__all__ = ["PayloadCodec", "decode_plain"]
+__all__ = ["PayloadCodec", "Unnamed"]
 
 _decode_parts = msgspec.msgpack.Decoder(Envelope[list[Raw] | dict[int | str, Raw]]).decode
 _plain = Value(Any, "result")
 _decode_array = msgspec.msgpack.Decoder(list[Raw]).decode
 
 
-def decode_plain(data: bytes) -> Any:
-    """Decode a result without knowing its type: plain data comes out.
+class Unnamed:
+    """Decodes results of tasks that are not known here: plain data comes out.
 
-    Raises:
-        PayloadError: the bytes are broken.
+    Arguments:
+        packing: what may have been done to them.
     """
-    return _plain.decode(data)
+
+    def __init__(self, packing: Packing) -> None:
+        self._packing = packing
+
+    def decode_result(self, data: bytes, message_id: str) -> Any:
+        """Decode a result.
+
+        Raises:
+            PayloadError: the bytes are broken.
+            CannotOpen: a key, codec or package is missing.
+        """
+        found = self._packing.open_result(data, message_id)
+        return (
+            _result_of(self._packing, found) if isinstance(found, Foreign) else _plain.decode(found)
+        )
 
 
 class PayloadCodec:
@@ -46,8 +64,12 @@ class PayloadCodec:
         sequence: what a batch handler wants its items in: list or tuple.
     """
 
-    def __init__(self, task: str, handler: Handler, sequence: type = list) -> None:
+    def __init__(
+        self, task: str, handler: Handler, sequence: type = list, packing: Packing | None = None
+    ) -> None:
         self._task = task
+        self._packing = packing or Packing()
+        self._untouched = self._packing.untouched
         self._arguments = Arguments(handler)
         self._fast = self._arguments.one_pass()
         self._result = Value(Any if handler.returns in NOTHING else handler.returns, "the result")
@@ -63,6 +85,7 @@ class PayloadCodec:
         task: str,
         batch: bool,
         skip_self: bool = False,
+        packing: Packing | None = None,
     ) -> PayloadCodec:
         """Build the codec of a task from its handler.
 
@@ -71,6 +94,7 @@ class PayloadCodec:
             task: the task's name, for errors.
             batch: whether the handler takes a list of items.
             skip_self: whether the handler is a method, whose first parameter is not sent.
+            packing: what is done to what was encoded.
 
         Returns:
             The codec.
@@ -84,7 +108,7 @@ class PayloadCodec:
         if batch:
             handler, sequence = of_items(handler, task)
         check_handler(handler, task)
-        return cls(task, handler, sequence)
+        return cls(task, handler, sequence, packing)
 
     def encode(
         self,
@@ -123,7 +147,7 @@ class PayloadCodec:
         except Exception as error:  # noqa: BLE001 - a user's class may raise what it likes
             found = self._refusal(args, named, error)
             raise found from found.__cause__
-        return body
+        return body if len(body) <= self._untouched else self._pack(body)
 
     def encode_item(self, message_id: str, item: Any, *, group_task: str = "") -> bytes:
         """Encode an item of a batch task; see `encode`."""
@@ -155,6 +179,8 @@ class PayloadCodec:
                 else:
                     body = encode(Envelope(message_id, (item,), group_task))
                     check(body)
+                    if len(body) > self._untouched:
+                        body = self._pack(body)
             except PayloadError as error:
                 raise PayloadError(f"item {len(bodies)}: {error}") from error.__cause__
             except Exception as error:  # noqa: BLE001 - as in `encode`
@@ -189,39 +215,48 @@ class PayloadCodec:
         message_id, args, _ = self.decode(body)
         return message_id, args[0]
 
-    def encode_result(self, value: Any) -> bytes:
+    def encode_result(self, value: Any, message_id: str = "") -> bytes:
         """Encode what a handler returned; of a batch handler, one element of it.
 
         Arguments:
             value: the result.
+            message_id: whose.
 
         Returns:
             The result as bytes.
 
         Raises:
-            PayloadError: it cannot be encoded.
+            PayloadError: it cannot be encoded, or is too large.
         """
         try:
-            return encode(value)
+            if refused_ext(value):
+                raise PayloadError(f"extension {value.code} of MessagePack is taskyard's own")
+            data = encode(value)
         except Exception as error:  # as in `encode`
-            raise self._error(f"the result: {reason(error)}; given {brief(value)}") from error
+            raise self._unencoded(value, error) from error
+        return data if len(data) <= self._untouched else self._pack_result(data, message_id)
 
-    def decode_result(self, data: bytes) -> Any:
+    def decode_result(self, data: bytes, message_id: str = "") -> Any:
         """Decode a result, by the return annotation if there is one.
 
         Arguments:
             data: the result as bytes.
+            message_id: whose.
 
         Returns:
             The result.
 
         Raises:
             PayloadError: the bytes are broken, or do not fit the annotation.
+            CannotOpen: a key, codec or package is missing.
         """
         try:
-            return self._result.decode(data)
+            found = self._packing.open_result(data, message_id)
+            if isinstance(found, Foreign):
+                return _result_of(self._packing, found)
+            return self._result.decode(found)
         except PayloadError as error:
-            raise self._error(str(error)) from error.__cause__
+            raise self._told(error) from error.__cause__
 
     def _encode_call(self, message_id: str, item: Any, group_task: str) -> bytes:
         if self.single:
@@ -243,11 +278,54 @@ class PayloadCodec:
             named: dict[Any, Raw] = payload if isinstance(payload, dict) else {}
             raws = _decode_array(named.pop(0, b"\x90")) if payload is named else payload
         except Exception as error:  # hostile bytes make msgspec raise more than its own errors
+            if (wrapped := packed(body)) is not None:
+                return self._decode_packed(wrapped)
             raise self._error(f"this is no message: {reason(error)}") from error
         try:
             return envelope.id, *self._arguments.decode(raws, named)
         except PayloadError as error:
             raise self._error(str(error)) from error.__cause__
+
+    def _decode_packed(
+        self, envelope: Envelope[Any]
+    ) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
+        """Decode a message to whose payload something was done."""
+        try:
+            found = self._packing.open_body(envelope, self._task)
+            if isinstance(found, Foreign):
+                return envelope.id, *self._call_of(found)
+        except PayloadError as error:
+            raise self._told(error) from error.__cause__
+        return self.decode(encode(Envelope(envelope.id, Raw(found), envelope.task)))
+
+    def _call_of(self, foreign: Foreign) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        codec = self._packing.reader(foreign)
+        try:
+            args, kwargs = codec.decode(foreign.data)
+            return self._arguments.bind(tuple(args), kwargs)
+        except Exception as error:  # the user's, who may raise what it likes
+            raise PayloadError(f"codec {foreign.codec!r}: {reason(error)}") from error
+
+    def _pack(self, body: bytes) -> bytes:
+        try:
+            return self._packing.pack_body(body, self._task)
+        except PayloadError as error:
+            raise self._told(error) from error.__cause__
+
+    def _pack_result(self, data: bytes, message_id: str) -> bytes:
+        try:
+            return self._packing.pack_result(data, message_id)
+        except PayloadError as error:
+            raise self._told(error) from error.__cause__
+
+    def _unencoded(self, value: Any, error: Exception) -> PayloadError:
+        """A result could not be encoded. The text is stored, so it tells nothing of a secret."""
+        given = "" if self._packing.is_secret else f"; given {brief(value)}"
+        return self._error(f"the result: {reason(error)}{given}")
+
+    def _told(self, error: PayloadError) -> PayloadError:
+        """The same error with the name of the task."""
+        return type(error)(f"task {self._task!r}: {error}")
 
     def _refusal(
         self, args: tuple[Any, ...], named: Mapping[str, Any], error: Exception
@@ -264,3 +342,11 @@ class PayloadCodec:
 
     def _error(self, text: str) -> PayloadError:
         return PayloadError(f"task {self._task!r}: {text}")
+
+
+def _result_of(packing: Packing, foreign: Foreign) -> Any:
+    codec = packing.reader(foreign)
+    try:
+        return codec.decode_result(foreign.data)
+    except Exception as error:  # the user's, who may raise what it likes
+        raise PayloadError(f"codec {foreign.codec!r}: {reason(error)}") from error

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
+from taskyard.codec import Codec, checked_codecs
 from taskyard.errors import PolicyError, Verdict
 
 if TYPE_CHECKING:
@@ -21,12 +22,15 @@ __all__ = [
     "Retry",
     "RetryFunction",
     "ShardKey",
+    "checked_limit",
     "checked_name",
     "policy",
     "seconds",
 ]
 
 LONGEST = 100 * 365 * 86_400.0
+LARGEST = 256 << 20
+"""Bytes of a message: half of what Redis takes, so that there is room for what is sent with it."""
 PRIORITIES = range(-1024, 1024)
 
 OnError = Literal["block", "skip", "park"]
@@ -69,6 +73,15 @@ def _whole(name: str, value: object, least: int, most: int) -> int:
     if not least <= value <= most:
         raise PolicyError(f"{name} must be from {least:,} to {most:,}, not {value!r}")
     return value
+
+
+def checked_limit(name: str, value: object) -> int:
+    """Check how many bytes a message may have.
+
+    Raises:
+        PolicyError: it is no number, or no broker could hold so many.
+    """
+    return _whole(name, value, 1, LARGEST)
 
 
 def checked_name(what: str, value: object) -> str:
@@ -168,6 +181,8 @@ class Policy:
     on_error: OnError = "block"
     result_ttl: float | Literal["auto"] | None = "auto"
     linger: float = 1.0
+    max_bytes: int | None = None
+    codec: Codec | Sequence[Codec] | None = None
 
     def __post_init__(self) -> None:
         checked_name("queue", self.queue)
@@ -191,6 +206,10 @@ class Policy:
             if value is not None and not (name == "result_ttl" and value == "auto"):
                 object.__setattr__(self, name, seconds(name, value, open_=True))
         object.__setattr__(self, "linger", seconds("linger", self.linger))
+        if self.max_bytes is not None:
+            checked_limit("max_bytes", self.max_bytes)
+        if self.codec is not None:
+            object.__setattr__(self, "codec", checked_codecs(self.codec))
         self._refuse_contradictions()
 
     def _refuse_contradictions(self) -> None:
@@ -218,6 +237,11 @@ class Policy:
                 f"messages expire after {self.expires:g} s, before their batch is due "
                 f"(within={self.batch.within:g} s): lower within= or raise expires="
             )
+
+    @property
+    def codecs(self) -> tuple[Codec, ...] | None:
+        """The task's own codecs; None: it has those of its yard."""
+        return None if self.codec is None else checked_codecs(self.codec)
 
     @property
     def claims_per_shard(self) -> int | None:

@@ -28,7 +28,9 @@ LONGEST_WAIT = 3600.0
 NOTHING = b"\xc0"
 """None, encoded."""
 
-Decoder = Callable[[bytes], Any]
+Decoder = Callable[[bytes, str], Any]
+"""Makes a result of its bytes and the id of its message."""
+
 _Watch = Generator[Operation[list[Record | None]] | float, Any, Record | None]
 
 
@@ -218,7 +220,7 @@ class Result(Generic[R]):
         if found.state is State.DONE:
             if found.result in (None, NOTHING):  # a batch handler may return None for all
                 return None  # type: ignore[return-value]
-            value: R = self._decode(found.result)
+            value: R = self._decode(found.result, self.id)
             return value
         if found.state is State.DEAD:
             raise TaskFailed(self.id, found.failure or Failure("unknown"))

@@ -11,10 +11,12 @@ from taskyard.brokers.base import Group
 from taskyard.brokers.lane import GroupPolicy
 from taskyard.enqueue import OPTION_NAMES, PLAIN, Enqueuer, Options, Outlet, make_options
 from taskyard.errors import PolicyError
+from taskyard.packing import Packing
 from taskyard.payload import PayloadCodec
 from taskyard.policy import Policy
 from taskyard.result import RecordReader, Result, Results
 from taskyard.sharding import Sharding
+from taskyard.supplied import codec_of
 
 __all__ = ["ORDER", "BatchTask", "Handler", "Task"]
 
@@ -74,6 +76,7 @@ class Task(Generic[P, R]):
         function: Callable[P, Any],
         policy: Policy,
         *,
+        packing: Packing | None = None,
         known: bool = True,
     ) -> None:
         self.outlet = outlet
@@ -83,8 +86,12 @@ class Task(Generic[P, R]):
         self.known = known
         self.is_class = inspect.isclass(function)
         handler = function.handle if self.is_class else function  # type: ignore[attr-defined]
-        self.codec = PayloadCodec.of(
-            handler, task=name, batch=policy.batch is not None, skip_self=self.is_class
+        self.codec = codec_of(
+            handler,
+            task=name,
+            batch=policy.batch is not None,
+            skip_self=self.is_class,
+            packing=(packing or Packing()).of_task(policy.max_bytes, policy.codecs),
         )
         self.is_async = _is_async(handler)
         self._signature = _signature(handler, skip_self=self.is_class)

@@ -21,7 +21,6 @@ from taskyard.scheduling import (
     remove,
     set_paused,
     store,
-    with_id,
 )
 from taskyard.task import Task
 
@@ -103,7 +102,7 @@ def make_plan(
         when,
         put.group.queue,
         put.group.name,
-        with_id(put.bodies[0], ""),  # a random one would make each declaration another
+        put.bodies[0],  # without an id: a random one would make each declaration another
         put.shard,
         put.priority,
         put.record_ttl,

@@ -22,10 +22,14 @@ from taskyard.brokers.lane import Gate
 from taskyard.brokers.urls import LOCAL_URL, open_broker, open_client, start_for
 from taskyard.buffered import Buffered, Buffers
 from taskyard.coalesce import AsyncCoalescer, Coalescer
+from taskyard.codec import Codec
+from taskyard.compression import Compression
+from taskyard.encryption import Keys
 from taskyard.enqueue import Enqueuer
 from taskyard.errors import BrokerError, NotFound, PolicyError
 from taskyard.middleware import Middleware, overrides
-from taskyard.payload import decode_plain
+from taskyard.packing import COMPRESS_ABOVE, LIMIT, Packing
+from taskyard.payload import Unnamed
 from taskyard.policy import Backoff, Batch, OnError, Retry, ShardKey, checked_name, policy
 from taskyard.result import RecordReader, Result
 from taskyard.schedule import CatchUp, When
@@ -87,6 +91,13 @@ class Yard:
         start_server: start a Redis server of one's own at the URL's host and port (the default:
             127.0.0.1:6379), with its data in the folder `taskyard-redis`, and stop it when the
             program ends. One that another process of this machine has started there is used.
+        max_message_bytes: a message, or a result, may have so many bytes before it is compressed.
+        compression: "zlib" or "zstd" (extra `zstd`): how payloads and results are compressed.
+        compress_above: bytes from which on they are.
+        encryption: what they are encrypted with (extra `encryption`): `Keys`, or "env:NAME" for
+            those in an environment variable.
+        codec: encodes arguments and results instead of taskyard. Of several the first one encodes,
+            and all decode.
 
     Attributes:
         broker: where messages wait.
@@ -99,10 +110,24 @@ class Yard:
 
     Raises:
         BrokerError: the URL is wrong, or the server could not be started.
-        MissingExtra: there is no server to start.
+        MissingExtra: there is no server to start, or a package is missing.
+        PolicyError: what was said of payloads is wrong.
     """
 
-    def __init__(self, broker: str | Broker | object = "", *, start_server: bool = False) -> None:
+    def __init__(
+        self,
+        broker: str | Broker | object = "",
+        *,
+        start_server: bool = False,
+        max_message_bytes: int = LIMIT,
+        compression: Compression | None = None,
+        compress_above: int = COMPRESS_ABOVE,
+        encryption: Keys | str | None = None,
+        codec: Codec | Sequence[Codec] | None = None,
+    ) -> None:
+        self._packing = Packing.declared(
+            max_message_bytes, compression, compress_above, encryption, codec
+        )
         self._server = start_for(broker) if start_server else None
         self.broker = _broker(LOCAL_URL if start_server and broker == "" else broker)
         self.tasks: dict[str, Task[..., Any]] = {}
@@ -163,6 +188,8 @@ class Yard:
         on_error: OnError = "block",
         result_ttl: float | timedelta | Literal["auto"] | None = "auto",
         linger: float | timedelta = 1.0,
+        max_bytes: int | None = None,
+        codec: Codec | Sequence[Codec] | None = None,
     ) -> _BatchMaker: ...
     @overload
     def task(
@@ -184,6 +211,8 @@ class Yard:
         on_error: OnError = "block",
         result_ttl: float | timedelta | Literal["auto"] | None = "auto",
         linger: float | timedelta = 1.0,
+        max_bytes: int | None = None,
+        codec: Codec | Sequence[Codec] | None = None,
     ) -> _TaskMaker: ...
     def task(self, function: Any = None, /, *, name: str | None = None, **options: Any) -> Any:
         """Declare a task: `@yard.task`, or `@yard.task(...)` with a policy.
@@ -213,7 +242,9 @@ class Yard:
             result_ttl: seconds for which results are kept; None: not at all; "auto": a day, unless
                 the function is annotated to return None.
             linger: for handler classes: seconds for which an instance is kept without messages.
-            options: the policy: everything from `queue` to `linger`.
+            max_bytes: bytes of a message, or a result, instead of the yard's `max_message_bytes`.
+            codec: instead of the yard's; `()`: none.
+            options: the policy: everything from `queue` to `codec`.
 
         Returns:
             The task, or a decorator that makes it.
@@ -242,7 +273,7 @@ class Yard:
                 f"Give one of them another name=, or its function"
             )
         kind: type[Task[..., Any]] = Task if declared.batch is None else BatchTask
-        task = kind(self, chosen, function, declared)
+        task = kind(self, chosen, function, declared, packing=self._packing)
         self._check_order(task)
         self.tasks[chosen] = task
         return task
@@ -291,6 +322,7 @@ class Yard:
         queue: str | None = None,
         batch: bool = False,
         order: str | None = None,
+        codec: Codec | Sequence[Codec] | None = None,
     ) -> Task[..., Any]:
         """A task that is declared elsewhere, to enqueue messages for it by name.
 
@@ -302,6 +334,7 @@ class Yard:
             queue: its queue; if left out, that of this yard's task of the name, or "default".
             batch: whether its handler takes lists.
             order: its order, if it shares one; known if this yard has the task.
+            codec: its codec, if it is another one than this yard's.
 
         Returns:
             The task; calling it raises.
@@ -311,14 +344,20 @@ class Yard:
         """
         queue, order = self._whereabouts(name, queue, order)
         declared = policy(
-            {"queue": queue, "batch": batch, "order": order, "ordered": order is not None}
+            {
+                "queue": queue,
+                "batch": batch,
+                "order": order,
+                "ordered": order is not None,
+                "codec": codec,
+            }
         )
 
         def elsewhere(*_args: Any, **_kwargs: Any) -> Any:
             raise NotFound(f"task {name!r} is declared elsewhere, so it cannot be called here")
 
         kind: type[Task[..., Any]] = BatchTask if batch else Task
-        return kind(self, name, elsewhere, declared, known=False)
+        return kind(self, name, elsewhere, declared, packing=self._packing, known=False)
 
     def _whereabouts(
         self, name: str, queue: str | None, order: str | None
@@ -449,7 +488,7 @@ class Yard:
 
         `Task.result` gives it by the task's types.
         """
-        return Result(message_id, self._reader, decode_plain)
+        return Result(message_id, self._reader, Unnamed(self._packing).decode_result)
 
     @property
     def reader(self) -> RecordReader:

@@ -130,6 +130,10 @@ def crafted() -> Iterator[bytes]:
     yield b"\x92\xa2id\xdd\xff\xff\xff\xff"  # an array of four thousand million
     yield b"\x92\xa2id\xc6\xff\xff\xff\xff"
     yield b"\x92\xa2id\xc7\x00\x01"  # an extension type
+    yield b"\x92\xa2id\xd4\x40\x00"  # a codec without a name
+    yield b"\x92\xa2id\xc7\x05\x41\xff\xff\xff\xff\x00"  # four gigabytes, compressed
+    yield b"\x92\xa2id\xc7\x05\x42\x00\x00\x00\x01\x28"  # nothing that zstd made
+    yield b"\x92\xa2id\xd4\x43\x00"  # encrypted, in one byte
     yield b"\x92\xa2\xff\xfe\x91\x81\xa4name\xa1x"  # an id that is no text
     yield pack(["id", "x" * 5_000_000])
     yield pack(["id", [{"name": list(range(500_000))}]])

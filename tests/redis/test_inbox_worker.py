@@ -134,7 +134,7 @@ def test_a_worker_that_waits_does_not_poll(
 
 
 def test_what_cannot_be_read_is_a_dead_letter_and_the_rest_goes_on(site: Site) -> None:
-    @site.yard.task(name="own", queue=Q)
+    @site.yard.task(name="own", queue=Q, max_bytes=6_000_000)
     def single(item: dict[str, Any] | list[int] | int) -> None:
         site.seen.put(item)
 
@@ -149,6 +149,7 @@ def test_what_cannot_be_read_is_a_dead_letter_and_the_rest_goes_on(site: Site) -
         b'{"taskyard": {"delay": -1}, "value": 1}': "delay must be at least 0",
         b'{"taskyard": {"task": "other"}, "value": 1}': "no task 'other'",
         b'"\xff"': "utf-8",
+        b'{"text": "' + b"x" * 7_000_000 + b'"}': "bytes when encoded, and the limit is 6,000,000",
     }
     values: list[Any] = [1]
     for number, value in enumerate(bad):

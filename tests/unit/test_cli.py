@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from taskyard import Batch, Yard
+from taskyard import Batch, Keys, Yard
 from taskyard.brokers.base import Counts, Dead, Group, GroupWant, Settlement, Want
 from taskyard.cli.group import COMMANDS, taskyard
 from taskyard.cli.lines import LineTooLong, read_lines
@@ -224,6 +224,22 @@ def test_dead_letters_are_shown(run: Run) -> None:
     assert letter["payload"] == [{"a": "\x1b[31m"}]
     assert letter["error"]["traceback"].startswith("Traceback")
     assert (letter["number"], letter["queue"], letter["reason"]) == (1, "q1", "failed")
+
+
+def test_payloads_that_cannot_be_shown_say_why(run: Run) -> None:
+    keys = Keys({"of-2026": bytes(32)})
+    kinds: list[Any] = [{"encryption": keys}, {"compression": "zlib", "compress_above": 0}]
+    for options in kinds:
+        with Yard("sqlite:///taskyard.db", **options) as yard:
+            yard.remote("q1", queue="q1").enqueue("x" * 100)
+    bury()
+    full = run("dead", "list", "--full").stdout
+    assert "payload:    (encrypted, key 'of-2026')" in full
+    assert f'payload:    "{"x" * 100}"' in full
+    assert "(encrypted, key 'of-2026')" in run("dead", "list").stdout
+    first, second = map(json.loads, run("dead", "list", "--json").stdout.splitlines())
+    assert (first["payload"], first["not_shown"]) == (None, "encrypted, key 'of-2026'")
+    assert (second["payload"], second["not_shown"]) == (["x" * 100], None)
 
 
 def test_more_dead_letters_than_a_page(run: Run) -> None:

@@ -83,7 +83,7 @@ def broker() -> Broker:
 
 @pytest.fixture
 def yard(broker: Broker) -> Yard:
-    return Yard(broker)
+    return Yard(broker, max_message_bytes=2 * CHUNK_BYTES)
 
 
 @pytest.fixture

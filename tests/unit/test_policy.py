@@ -166,7 +166,7 @@ def test_wrong_backoff(backoff: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"retries": 3}, "unknown option retries; a task takes batch, expires, "),
+        ({"retries": 3}, "unknown option retries; a task takes batch, codec, expires, "),
         ({"retries": 3, "delay": 1}, "unknown options delay, retries; a task takes "),
         ({"shards": "user"}, "unknown option shards"),
     ],

@@ -602,7 +602,7 @@ def test_items_are_read_as_they_are_stored(yard: Recording, save: Task[[int], in
 
 
 def test_chunks_are_cut_by_bytes(yard: Recording) -> None:
-    @yard.task
+    @yard.task(max_bytes=8 << 20)
     def store(data: bytes) -> None: ...
 
     store.enqueue_many([bytes(1 << 20)] * 10 + [bytes(6 << 20)] + [b"x"] * 10)

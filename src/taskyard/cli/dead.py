@@ -22,6 +22,7 @@ from taskyard.cli.output import (
     table,
 )
 from taskyard.message import read_envelope
+from taskyard.packing import look
 from taskyard.yard import Yard
 
 __all__ = ["dead"]
@@ -82,7 +83,8 @@ def list_(
       {"number", "queue", "task", "shard", "priority", "id", "reason",
        "error": {"kind", "message", "traceback"}, "attempts", "deliveries",
        "since": time it was enqueued, "at": time it died,
-       "payload": array of the arguments, or null when it cannot be read}
+       "payload": array of the arguments, or null when it cannot be read,
+       "not_shown": why it is null: its key or its codec, say; or null}
 
     Exit code 1 if NUMBERS are given and none of them exists.
 
@@ -229,13 +231,16 @@ def _age_of(letter: DeadLetter) -> str:
     return age(time.time() - letter.at / 1e6)
 
 
-def _payload(letter: DeadLetter) -> Any:
+def _payload(letter: DeadLetter) -> tuple[Any, str]:
+    """Its payload as plain data; or None, and why."""
     envelope = read_envelope(letter.body)
-    return None if envelope is None else envelope.payload
+    return (None, "") if envelope is None else look(envelope.payload)
 
 
 def _payload_text(letter: DeadLetter) -> str:
-    payload = _payload(letter)
+    payload, why = _payload(letter)
+    if why:
+        return f"({why})"
     if payload is None:
         return f"(unreadable) {letter.body[:200]!r}"
     one = isinstance(payload, (list, tuple)) and len(payload) == 1
@@ -291,6 +296,7 @@ def _print_full(letter: DeadLetter) -> None:
 
 def _document(letter: DeadLetter) -> dict[str, Any]:
     failure = letter.failure
+    payload, why = _payload(letter)
     return {
         "number": letter.number,
         "queue": letter.group.queue,
@@ -308,5 +314,6 @@ def _document(letter: DeadLetter) -> dict[str, Any]:
         "deliveries": letter.deliveries,
         "since": instant(letter.since),
         "at": instant(letter.at),
-        "payload": _payload(letter),
+        "payload": payload,
+        "not_shown": why or None,
     }

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 
 from taskyard.brokers.base import Back, Claim, Dead, Delivery, Outcome, Retried, Settlement
 from taskyard.context import Context, MessageInfo
-from taskyard.errors import PayloadError
+from taskyard.errors import CannotOpen, PayloadError
 from taskyard.message import Failure, Reason, read_envelope
 from taskyard.task import Task
 from taskyard.worker.bisect import bisect, bisect_ordered
@@ -28,7 +28,7 @@ from taskyard.worker.calls import BatchRun, Call, Entry, Invocation, batches
 from taskyard.worker.hooks import Hooks
 from taskyard.worker.lease import Lease
 from taskyard.worker.own_context import OwnContext, variables_for
-from taskyard.worker.verdict import HandlerTimeout, outcome_of
+from taskyard.worker.verdict import HandlerTimeout, outcome_of, wait_for_another
 
 __all__ = ["Execution", "Timing"]
 
@@ -325,7 +325,8 @@ class Execution:
         try:
             message_id, args, kwargs = call.task.codec.decode(message.body)
         except PayloadError as unreadable:
-            self._bury_unreadable(call.task, message, unreadable)
+            if self._unread(call, message, unreadable) and call.is_exclusive:
+                self._blocked.add(call.shard)
             return
         entry = Entry(priority, message, message_id, None)
         if self._expired(call.task, entry):
@@ -342,12 +343,15 @@ class Execution:
             self._current = None
 
     def _run_batch(self, call: Call) -> Script:
-        batch = BatchRun(call, self._readable(call))
+        entries, is_stuck = self._readable(call)
+        batch = BatchRun(call, entries)
         if batch.entries:
             error = yield from self._call_range(batch, 0, len(batch.entries))
             if error is not None:
                 yield from self._search(batch, error)
             self._conclude(batch)
+        if is_stuck:
+            self._blocked.add(call.shard)
 
     def _search(self, batch: BatchRun, error: BaseException) -> Script:
         """Find the bad messages of a batch that raised."""
@@ -408,28 +412,46 @@ class Execution:
 
     # What follows
 
-    def _readable(self, call: Call) -> list[Entry]:
-        entries = []
-        for priority, message in call.messages:
+    def _readable(self, call: Call) -> tuple[list[Entry], bool]:
+        """The messages of a batch to run, and whether its shard must wait behind them."""
+        entries: list[Entry] = []
+        for index, (priority, message) in enumerate(call.messages):
             try:
                 message_id, item = call.task.codec.decode_item(message.body)
             except PayloadError as error:
-                self._bury_unreadable(call.task, message, error)
+                # In an exclusive lane it waits as the head, and all others behind it.
+                if call.is_exclusive and entries and isinstance(error, CannotOpen):
+                    self._give_back(call.messages[index:])
+                    return entries, True
+                if self._unread(call, message, error) and call.is_exclusive:
+                    self._give_back(call.messages[index + 1 :])
+                    return entries, True
                 continue
             entry = Entry(priority, message, message_id, item)
             if not self._expired(call.task, entry):
                 entries.append(entry)
-        return entries
+        return entries, False
 
-    def _bury_unreadable(
-        self, task: Task[..., Any], message: Delivery, error: PayloadError
-    ) -> None:
+    def _unread(self, call: Call, message: Delivery, error: PayloadError) -> bool:
+        """Say what becomes of a message that cannot be read; True: it waits for another worker."""
         envelope = read_envelope(message.body)
-        failure = Failure(Reason.UNREADABLE, "PayloadError", str(error))
+        message_id = envelope.id if envelope else ""
+        waits = wait_for_another(message) if isinstance(error, CannotOpen) else None
+        failure = Failure(Reason.UNREADABLE, type(error).__name__, str(error))
         with self._lock:
-            self._outcomes[message.sequence] = Dead(
-                failure, envelope.id if envelope else "", task.name
-            )
+            if waits is None:
+                self._outcomes[message.sequence] = Dead(failure, message_id, call.task.name)
+                return False
+            self._outcomes[message.sequence] = waits
+            if call.task.result_ttl:
+                self._retry_ids[message.sequence] = message_id
+        _log_unopened(call.task, message_id, error, waits)
+        return True
+
+    def _give_back(self, messages: Sequence[tuple[int, Delivery]]) -> None:
+        with self._lock:
+            for _, message in messages:
+                self._outcomes[message.sequence] = Back()
 
     def _expired(self, task: Task[..., Any], entry: Entry) -> bool:
         if task.policy.expires is None or entry.message.attempts:
@@ -449,7 +471,7 @@ class Execution:
             return
         sequence = entry.message.sequence
         try:
-            self._results[sequence] = (entry.id, task.codec.encode_result(value))
+            self._results[sequence] = (entry.id, task.codec.encode_result(value, entry.id))
         except PayloadError as error:
             self._outcomes[sequence] = Dead(Failure.of(error, Reason.FAILED), entry.id, task.name)
 
@@ -496,6 +518,14 @@ def _log_park(call: Call, entry: Entry, error: BaseException) -> None:
         type(error).__name__,  # its text may tell of the payload
         extra={"message_id": entry.id, "task": call.task.name, "shard": call.shard},
     )
+
+
+def _log_unopened(
+    task: Task[..., Any], message_id: str, error: PayloadError, waits: Retried
+) -> None:
+    text = "message %s of task %s is put off by %.0f s, as it cannot be read here: %s"
+    fields = {"message_id": message_id, "task": task.name, "queue": task.policy.queue}
+    log.warning(text, message_id, task.name, waits.delay / 1e6, error, extra=fields)
 
 
 def _log_retry(task: Task[..., Any], entry: Entry, error: BaseException, outcome: Retried) -> None:

@@ -14,9 +14,12 @@ from taskyard.message import Failure, Reason
 from taskyard.policy import LONGEST, Retry, RetryFunction
 from taskyard.task import Task
 
-__all__ = ["HandlerTimeout", "WrongResults", "backoff", "outcome_of"]
+__all__ = ["HandlerTimeout", "WrongResults", "backoff", "outcome_of", "wait_for_another"]
 
 Random = Callable[[], float]
+
+UNOPENED = Retry(count=20, longest=60.0)
+"""How a message waits for a worker that has its key: a quarter of an hour in all."""
 
 
 class HandlerTimeout(TimeoutError):
@@ -78,6 +81,20 @@ def backoff(retry: Retry, attempt: int, random: float) -> float:
         case _:
             delay = retry.delay
     return min(delay, retry.longest) * (1 - retry.jitter * random)
+
+
+def wait_for_another(message: Delivery) -> Retried | None:
+    """Put a message off that this worker cannot read, and another one may.
+
+    Arguments:
+        message: its history. Being put off counts as an attempt, as any retry does.
+
+    Returns:
+        What becomes of it; None: it was put off often enough.
+    """
+    if UNOPENED.count is not None and message.attempts >= UNOPENED.count:
+        return None
+    return Retried(_us(backoff(UNOPENED, message.attempts + 1, 0.0)))
 
 
 def _by_function(
