@@ -74,6 +74,7 @@ _CALLED: Sequence[Sequence[str]] = (
             "LSET",
             "ZADD",
             "ZRANGE",
+            "ZRANGEBYLEX",
             "ZRANGEBYSCORE",
             "ZREVRANGE",
         ),
