@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import shutil
@@ -23,7 +24,15 @@ from redis.exceptions import NoPermissionError, RedisError
 from redis.retry import Retry
 from tests.servers.binaries import Binary, find
 
-__all__ = ["Certificates", "Config", "RedisServer", "ServerError", "free_port", "wait_until"]
+__all__ = [
+    "Certificates",
+    "Config",
+    "RedisServer",
+    "ServerError",
+    "free_port",
+    "give_port_back",
+    "wait_until",
+]
 
 HOST = "127.0.0.1"
 PORTS = range(11_000, 21_000)
@@ -64,7 +73,9 @@ def wait_until(holds: Callable[[], object], what: str, timeout: float = PATIENCE
 
 
 def free_port(taken: Sequence[int] = (), *, bus: bool = False) -> int:
-    """A port that nobody listens on now. Somebody else may be faster, so be ready to try again.
+    """A port that nobody listens on now, and that no other test takes until `give_port_back`.
+
+    Another program may be faster, so be ready to try again.
 
     Arguments:
         taken: these not.
@@ -72,9 +83,38 @@ def free_port(taken: Sequence[int] = (), *, bus: bool = False) -> int:
     """
     for _ in range(1000):
         port = random.choice(PORTS)
-        if port not in taken and _is_free(port) and not (bus and not _is_free(port + 10_000)):
+        if port in taken or not _reserve(port):
+            continue
+        if _is_free(port) and not (bus and not _is_free(port + 10_000)):
             return port
+        give_port_back(port)
     raise ServerError("no port is free")
+
+
+def give_port_back(port: int) -> None:
+    """Let other tests take a port that `free_port` chose."""
+    if (lock := _reserved.pop(port, None)) is not None:
+        os.close(lock)
+
+
+# A server that is down for a while must find its port free, though many tests look for one: each
+# keeps a lock, of all processes, on the file of its port.
+_reserved: dict[int, int] = {}
+
+
+def _reserve(port: int) -> bool:
+    if port in _reserved:
+        return False
+    folder = Path(tempfile.gettempdir(), f"taskyard-ports-{os.getuid()}")
+    folder.mkdir(exist_ok=True)
+    lock = os.open(folder / str(port), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        return False
+    _reserved[port] = lock
+    return True
 
 
 def _is_free(port: int) -> bool:
@@ -220,6 +260,7 @@ class RedisServer:
                 return
             if self._wants_port or "ddress already in use" not in self.log():
                 break
+            give_port_back(self.port)
             self.port = 0
         raise ServerError(f"{self.binary.path} ended at once:\n{self._tail()}")
 
@@ -253,6 +294,8 @@ class RedisServer:
         self._clients.clear()
         if self.running:
             self.kill()
+        if not self._wants_port:
+            give_port_back(self.port)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
