@@ -5,13 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from tests.worker.support import DEADLINE, Another, WorkerThread, until, wait_for, working
 
 from taskyard import Handler, Retry, State, TaskFailed, Yard, current_context
-from taskyard.brokers.base import AsyncDriver, Broker, Listener, Operation
+from taskyard.brokers.base import (
+    AsyncDriver,
+    Broker,
+    Listener,
+    Operation,
+    Settlement,
+    Step,
+    Want,
+)
 from taskyard.errors import (
     BrokerError,
     BrokerInaccessible,
@@ -361,6 +370,53 @@ def test_a_lease_is_renewed_while_a_handler_runs(
         with working(other, lease=0.2):  # would take it
             assert result.get(20) is None
     assert seen == [(1, False)]
+    assert yard.counts()[0].totals.get("lost", 0) == 0
+
+
+class Unsettling:
+    """A broker that stores no settlements for a while, and does everything else.
+
+    Attributes:
+        settles: set when it does.
+        renewals: how often leases were renewed.
+    """
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self.settles = threading.Event()
+        self.renewals = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._broker, name)
+
+    def step(self, settlements: Sequence[Settlement], want: Want | None) -> Operation[Step]:
+        if settlements and not self.settles.is_set():
+            raise BrokerUnavailable("it is too much at once")
+        return self._broker.step(settlements, want)
+
+    def extend(self, *args: Any) -> Operation[list[int]]:
+        self.renewals += 1
+        return self._broker.extend(*args)
+
+
+def test_a_lease_is_renewed_until_the_settlement_is_stored(another: Another, yard: Yard) -> None:
+    """What has ended does not run again because telling the broker of it takes long."""
+    broker: Any = Unsettling(yard.broker)
+    seen: list[int] = []
+
+    def do(number: int) -> None:
+        seen.append(current_context().delivery)
+
+    yard.task(name="do")(do)
+    failing = another(broker)
+    result = failing.task(name="do", result_ttl=60)(do).enqueue(1)
+    with working(failing, lease=0.6):
+        until(lambda: bool(seen))
+        with working(yard, lease=0.6):  # would take it
+            until(lambda: broker.renewals >= 6 or len(seen) > 1)  # by then the lease would be over
+            broker.settles.set()
+            assert result.get(20) is None
+    assert seen == [1]
     assert yard.counts()[0].totals.get("lost", 0) == 0
 
 

@@ -126,6 +126,7 @@ class Pool:
         self.groups = groups
         self._sizes = SliceSizes(host.settings.slice)
         self._settlements: list[Settlement] = []
+        self._under_way: list[Settlement] = []  # those that the broker is being told of
         self._changed = asyncio.Event()
         self._limit: asyncio.Timeout | None = None  # of the exchange that is under way
         self._settling = False
@@ -170,6 +171,10 @@ class Pool:
     def notify(self) -> None:
         """Look again whether something can be claimed."""
         self._changed.set()
+
+    def unsettled(self) -> set[int]:
+        """The claims that have ended here, as far as the broker may not know it yet."""
+        return {item.token for item in (*self._under_way, *self._settlements)} - self.held.keys()
 
     def _finished(self) -> bool:
         return self._host.stopping and not self.held and not self._settlements
@@ -218,7 +223,7 @@ class Pool:
         return step
 
     async def _step(self, settlements: list[Settlement], want: Want | None) -> Step:
-        self._settling = bool(settlements)
+        self._settling, self._under_way = bool(settlements), settlements
         limit = asyncio.timeout(None)
         try:
             async with limit:
@@ -236,7 +241,7 @@ class Pool:
                 )
             return Step([], [], 0)
         finally:
-            self._limit = None
+            self._limit, self._under_way = None, []
 
     def _shorten_exchange(self) -> None:
         """Wait no longer for an answer than it is worth when the worker stops."""

@@ -305,12 +305,14 @@ class Worker:
         while True:
             await asyncio.sleep(lease / 3 * random.uniform(0.9, 1.1))
             held = {token: run for pool in self._pools for token, run in pool.held.items()}
-            if not held:
+            # What has ended must not run again only because telling the broker of it takes long.
+            leased = held.keys() | {token for pool in self._pools for token in pool.unsettled()}
+            if not leased:
                 continue
             asked = time.monotonic()
             unknown: list[int] = []
             try:
-                lost = await driver.run(self.broker.extend(list(held), round(lease * 1e6), unknown))
+                lost = await driver.run(self.broker.extend(list(leased), round(lease * 1e6), unknown))
             except BrokerError as error:
                 log.warning("leases could not be renewed: %s", error)
                 lost, unknown = [], list(held)
