@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -418,6 +419,73 @@ def test_a_lease_is_renewed_until_the_settlement_is_stored(another: Another, yar
             assert result.get(20) is None
     assert seen == [1]
     assert yard.counts()[0].totals.get("lost", 0) == 0
+
+
+class Late:
+    """A broker whose answer to a question for claims takes long.
+
+    Attributes:
+        ahead: seconds by which it is later.
+        renewed: set when leases were renewed.
+    """
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self.ahead = 0.0
+        self.renewed = threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._broker, name)
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead
+
+    def step(self, settlements: Sequence[Settlement], want: Want | None) -> Operation[Step]:
+        step = yield from self._broker.step(settlements, want)
+        self.ahead += 101
+        return step
+
+    def extend(self, *args: Any) -> Operation[list[int]]:
+        self.renewed.set()
+        return self._broker.extend(*args)
+
+
+def test_the_lease_of_what_comes_late_is_renewed_at_once(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker: Any = Late(yard.broker)
+    yard.use(broker)
+    monkeypatch.setattr("taskyard.worker.pool.time", broker)
+    renewed: list[bool] = []
+    # Else that would be in 90 seconds, and the handler does not wait so long.
+    yard.task(name="do")(lambda number: renewed.append(broker.renewed.wait(DEADLINE))).enqueue(1)
+    yard.run_worker(burst=True, lease=300)
+    assert renewed == [True]
+
+
+class Partial:
+    """A broker of which a part cannot be asked for claims when something is settled."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._broker, name)
+
+    def step(self, settlements: Sequence[Settlement], want: Want | None) -> Operation[Step]:
+        if not settlements:
+            return (yield from self._broker.step([], want))
+        step = yield from self._broker.step(settlements, None)
+        return Step(step.lost, [], step.now, step.now, partial=True)
+
+
+def test_a_burst_goes_on_where_not_everywhere_could_be_looked(yard: Yard) -> None:
+    broker: Any = Partial(yard.broker)
+    yard.use(broker)
+    done: list[int] = []
+    yard.task(name="do")(done.append).enqueue_many([1, 2, 3])
+    yard.run_worker(burst=True, concurrency=1)
+    assert sorted(done) == [1, 2, 3]
 
 
 class Flaky:

@@ -74,6 +74,10 @@ class Host(Protocol):
         """Whether there was nothing left for any pool, and no message has ended since."""
         ...
 
+    def renew(self) -> None:
+        """Renew the leases at once."""
+        ...
+
     def note_progress(self, messages: int = 0) -> None:
         """Note a successful exchange with the broker, and messages that ended."""
         ...
@@ -181,7 +185,7 @@ class Pool:
 
     def _has_drained(self, step: Step, ended: int) -> bool:
         idle = not self.held and not self._settlements
-        if not self._settings.burst or not idle or step.suspects:
+        if not self._settings.burst or not idle or step.suspects or step.partial:
             return False
         # What another pool runs, or has run meanwhile, may have put messages for this one.
         if self.drained != ended:
@@ -218,6 +222,8 @@ class Pool:
             step = await self._step(settlements, want)
             for claim in step.claims:
                 self._launch(claim, step.now, self._asked)
+            if step.claims and time.monotonic() - self._asked > self._settings.lease / 3:
+                self._host.renew()  # the answer took so long that the next time may be too late
         finally:
             isolation.is_answered(self, want, step)
         return step

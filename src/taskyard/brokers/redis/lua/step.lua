@@ -26,7 +26,8 @@ local function claim_reply(token, key, deadline, parts, entries)
     return reply
 end
 
--- A call that is repeated
+-- A call that is repeated. Its claims are renewed: who asks again may not have heard of them, so
+-- that nobody could renew them, but is there.
 
 local function reply_again(saved)
     local lost, at, upcoming, suspects, tokens, moved = unpack(cmsgpack.unpack(saved))
@@ -34,8 +35,9 @@ local function reply_again(saved)
     for _, token in ipairs(tokens) do
         local stored = call('LRANGE', claim_key(token), 0, -1)
         if stored[1] then
-            local key, _, _, _, parts = unpack(cmsgpack.unpack(stored[1]))
-            local deadline = tonumber(call('ZSCORE', CLAIMS, text(token)))
+            local key, _, lease, _, parts = unpack(cmsgpack.unpack(stored[1]))
+            local deadline = now + lease
+            call('ZADD', CLAIMS, deadline, text(token))
             table.remove(stored, 1)
             claims[#claims + 1] = claim_reply(token, key, deadline, parts, stored)
         end
