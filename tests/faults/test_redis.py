@@ -250,9 +250,7 @@ def test_a_server_that_is_killed_again_and_again(
     load.finish()
 
 
-def cut_again_and_again(
-    load: Load, proxy: Proxy, chance: random.Random, most: int = 20_000
-) -> int:
+def cut_again_and_again(load: Load, proxy: Proxy, chance: random.Random, most: int = 20_000) -> int:
     cuts = 0
     while load.goes_on:
         direction = "request" if chance.random() < 0.5 else "reply"

@@ -488,6 +488,39 @@ def test_a_burst_goes_on_where_not_everywhere_could_be_looked(yard: Yard) -> Non
     assert sorted(done) == [1, 2, 3]
 
 
+class Once:
+    """A broker that fails once, when something is settled.
+
+    Attributes:
+        steps: of each step, how much it settles, and whether it wants claims.
+    """
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self.steps: list[tuple[int, bool]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._broker, name)
+
+    def step(self, settlements: Sequence[Settlement], want: Want | None) -> Operation[Step]:
+        self.steps.append((len(settlements), want is not None))
+        if settlements and self.steps.count((1, True)) == 1 and self.steps[-1][1]:
+            raise BrokerUnavailable("an answer was lost")
+        return self._broker.step(settlements, want)
+
+
+def test_after_a_failure_what_is_done_is_settled_before_more_is_claimed(yard: Yard) -> None:
+    """If answers go on being lost, each would cost the claims that it tells of."""
+    broker: Any = Once(yard.broker)
+    yard.use(broker)
+    done: list[int] = []
+    yard.task(name="do")(done.append).enqueue_many([1, 2, 3])
+    yard.run_worker(burst=True, concurrency=1)
+    assert sorted(done) == [1, 2, 3]
+    assert broker.steps[:4] == [(0, True), (1, True), (1, False), (0, True)]
+    assert yard.counts()[0].totals.get("lost", 0) == 0
+
+
 class Flaky:
     """A broker that fails for a while."""
 

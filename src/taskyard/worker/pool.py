@@ -239,11 +239,11 @@ class Pool:
         except TimeoutError:
             if not limit.expired():
                 raise
-            if settlements:
+            if self._under_way:
                 log.error(
                     "the broker does not answer; what became of %s claims is not stored: their"
                     " messages are delivered again when the leases end",
-                    len(settlements),
+                    len(self._under_way),
                 )
             return Step([], [], 0)
         finally:
@@ -257,29 +257,39 @@ class Pool:
 
     async def _ask(self, settlements: list[Settlement], want: Want | None) -> Step:
         delay, most = RECONNECT
+        failed = False
         while True:
+            # After a failure what is done comes first: if an answer is lost again, its claims are
+            # nobody's until their leases end.
+            wish = None if failed and settlements else want
             self._asked = time.monotonic()
             try:
-                step = await self._driver.run(self._broker.step(settlements, want))
+                step = await self._driver.run(self._broker.step(settlements, wish))
             except PERMANENT:
                 raise
             except BrokerError as error:
                 log.error("the broker failed, trying again in %.1f s: %s", delay, error)
                 await asyncio.sleep(delay)
-                delay = min(delay * 2, most)
+                delay, failed = min(delay * 2, most), True
                 if self._host.stopping:
                     want = None
                     if self._hard or not settlements:
                         return Step([], [], 0)
             else:
-                for token in step.lost:
-                    log.warning("claim %s had been lost; nothing of it is settled", token)
-                    if token in self.held:
-                        self.held[token].lose()
-                self._host.note_progress()
-                if self._hooks is not None:
-                    self._hooks.stored(settlements, step.lost)
-                return step
+                self._settled(settlements, step)
+                if wish is want or self._host.stopping:
+                    return step
+                settlements = []
+
+    def _settled(self, settlements: list[Settlement], step: Step) -> None:
+        for token in step.lost:
+            log.warning("claim %s had been lost; nothing of it is settled", token)
+            if token in self.held:
+                self.held[token].lose()
+        self._settling, self._under_way = False, []
+        self._host.note_progress()
+        if self._hooks is not None:
+            self._hooks.stored(settlements, step.lost)
 
     async def _sleep(self, listener: Any, step: Step) -> None:
         timeout = LONGEST_SLEEP

@@ -321,7 +321,9 @@ class Worker:
             asked = time.monotonic()
             unknown: list[int] = []
             try:
-                lost = await driver.run(self.broker.extend(list(leased), round(lease * 1e6), unknown))
+                lost = await driver.run(
+                    self.broker.extend(list(leased), round(lease * 1e6), unknown)
+                )
             except BrokerError as error:
                 log.warning("leases could not be renewed: %s", error)
                 lost, unknown = [], list(held)

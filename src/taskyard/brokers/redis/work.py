@@ -184,10 +184,11 @@ class Steps:
                 found += step.claims
                 settled.pop(container, None)
                 told |= settles
-        if want is not None and want.drain and not found and (error := self._absences.error(order)):
+        drains = want is not None and want.drain and not found
+        if drains and (away := self._absences.error(order)):
             # Who works until nothing is left must not take it for empty.
             if not told:
-                raise error
+                raise away
             steps[-1].partial = True
         for container, kept in settled.items():
             self._absences.keep(container, kept)

@@ -10,6 +10,7 @@
 --       5…  results and failures that the settlements name by their index here
 -- Reply {lost tokens, now, next_at, 1 if a suspect was passed over, claims; 1 if shards moved away}
 --       claim: {token, key of its group, deadline, its lanes packed (shared/claims.lua), entries…}
+--       A repeated call gets the claims that are still there, renewed.
 -- include claims
 
 local REAPED, PROMOTED = 4, 500
