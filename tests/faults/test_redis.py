@@ -250,11 +250,11 @@ def test_a_server_that_is_killed_again_and_again(
     load.finish()
 
 
-def cut_again_and_again(load: Load, proxy: Proxy, chance: random.Random) -> int:
+def cut_again_and_again(load: Load, proxy: Proxy, chance: random.Random, most: int = 20_000) -> int:
     cuts = 0
     while load.goes_on:
         direction = "request" if chance.random() < 0.5 else "reply"
-        proxy.cut_after(chance.randrange(20_000), direction, reset=chance.random() < 0.5)
+        proxy.cut_after(chance.randrange(most), direction, reset=chance.random() < 0.5)
         with contextlib.suppress(TimeoutError):
             proxy.wait_cut(0.5)
             cuts += 1
@@ -309,7 +309,8 @@ def test_faults_again_and_again_for_long(
     if fault == "killed":
         assert killed_again_and_again(load, store, chance) > 10
     elif fault == "cut":
-        assert cut_again_and_again(load, proxy, chance) > 10
+        # A step with a thousand messages has to get through before its call is given up.
+        assert cut_again_and_again(load, proxy, chance, 100_000) > 10
         proxy.resume()
     else:
         assert swallowed_again_and_again(load, proxy, chance) > 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import uuid
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ from tests.servers.server import RedisServer
 
 from taskyard.brokers.base import Claim, Listener, Operation, Put, Settlement, Step, Want
 from taskyard.brokers.redis import RedisBroker, parse_url
-from taskyard.brokers.redis.calls import Call, Each
+from taskyard.brokers.redis.absences import Absences
+from taskyard.brokers.redis.calls import Call, Each, container_key
 from taskyard.brokers.redis.placement import TOKENS
 from taskyard.errors import BrokerError, BrokerUnavailable
 
@@ -457,6 +459,99 @@ def test_who_drains_may_settle_again_what_was_refused(
     time.now += 10
     assert harness.step([settlement], harness.want(drain=True)).lost == []
     assert harness.total("done") == 1
+
+
+def test_what_was_settled_as_who_drains_finds_nothing_is_settled(
+    harness: Harness, runner: Severed, time: Time
+) -> None:
+    fill(harness, 1, 2)
+    found = claims(harness)
+    runner.down.add(2)
+    settlements = [harness.settlement(claim) for claim in found.values()]
+    step = harness.step(settlements, harness.want(drain=True))
+    assert step == Step([], [], harness.clock.now, step.next_at, partial=True)
+    assert step.next_at == harness.clock.now + micros(1)
+    with pytest.raises(BrokerUnavailable, match="no answer of 2"):
+        harness.claims(drain=True)
+    runner.down.clear()
+    time.now += 10
+    assert harness.step([], harness.want(drain=True)) == Step([], [], harness.clock.now)
+    assert harness.total("done") == 2
+
+
+def test_who_drains_is_told_of_what_was_kept_and_lost(
+    harness: Harness, broker: RedisBroker, runner: Severed, time: Time
+) -> None:
+    fill(harness, 2)
+    claim = harness.take()
+    runner.down = {2}
+    assert settle_and_claim(harness, claim).lost == []
+    elsewhere = RedisBroker(broker._options, clock=harness.clock)
+    assert runner._driver.run(elsewhere.step([harness.settlement(claim)], None)).lost == []
+    runner.down = {1}
+    time.now += 1.1
+    step = harness.step([], harness.want(drain=True))
+    assert (step.lost, step.claims, step.partial) == ([claim.token], [], True)
+
+
+def test_what_was_settled_before_shards_are_looked_for_is_settled(
+    harness: Harness, runner: Severed
+) -> None:
+    fill(harness, 1)
+    claim = harness.take()
+    call = runner._call
+
+    def moved(one: Call) -> Any:
+        reply = call(one)
+        if (one.script.name, one.tag) == ("step", "1"):
+            runner.down = {0, *SHARDS}
+            return [*reply, 1]
+        return reply
+
+    runner._call = moved  # type: ignore[method-assign]
+    want = harness.want(listener=harness.sleeper())
+    step = harness.step([harness.settlement(claim)], want)
+    assert (step.lost, step.claims, step.partial) == ([], [], True)
+    assert step.next_at == step.now, "it is to look again"
+    with pytest.raises(BrokerUnavailable):
+        harness.step([], want)
+    runner.down.clear()
+    assert harness.total("done") == 1
+
+
+def test_who_is_here_only_for_what_is_kept_is_told_of_too() -> None:
+    absences = Absences()
+    absences.keep(2, [Settlement(5)])
+    assert absences.error([1, 3]) is None
+    assert str(absences.error([1, 2])).startswith("partition {2}: what is to be settled there")
+
+
+def test_a_step_that_is_asked_again_renews_what_it_claimed(
+    harness: Harness, broker: RedisBroker, runner: Severed, redis_server: RedisServer
+) -> None:
+    """Nobody could do so before: the answer was lost."""
+    fill(harness, 1)
+    call, client, numbers = runner._call, redis_server.client(), itertools.count(1)
+
+    def unheard(one: Call) -> Any:
+        if one.script.name != "step":
+            return call(one)
+        key = container_key(broker._options.prefix, one.tag)
+        number = next(numbers)
+        for _ in range(2):
+            harness.clock.advance(20)
+            arguments = (key, "slot", number, harness.clock.now, *one.args)
+            reply = client.eval(one.script.source, 1, *arguments)
+        return reply
+
+    runner._call = unheard  # type: ignore[method-assign]
+    claim = harness.take(lease=30)
+    assert claim.deadline == harness.clock.now + micros(30)
+    runner._call = call  # type: ignore[method-assign]
+    harness.clock.advance(20)
+    assert harness.reap() == 0
+    harness.clock.advance(11)
+    assert harness.reap() == 1
 
 
 # Sleeping

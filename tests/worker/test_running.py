@@ -5,13 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from tests.worker.support import DEADLINE, Another, WorkerThread, until, wait_for, working
 
 from taskyard import Handler, Retry, State, TaskFailed, Yard, current_context
-from taskyard.brokers.base import AsyncDriver, Broker, Listener, Operation
+from taskyard.brokers.base import (
+    AsyncDriver,
+    Broker,
+    Listener,
+    Operation,
+    Settlement,
+    Step,
+    Want,
+)
 from taskyard.errors import (
     BrokerError,
     BrokerInaccessible,
@@ -361,6 +371,153 @@ def test_a_lease_is_renewed_while_a_handler_runs(
         with working(other, lease=0.2):  # would take it
             assert result.get(20) is None
     assert seen == [(1, False)]
+    assert yard.counts()[0].totals.get("lost", 0) == 0
+
+
+class Unsettling:
+    """A broker that stores no settlements for a while, and does everything else.
+
+    Attributes:
+        settles: set when it does.
+        renewals: how often leases were renewed.
+    """
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self.settles = threading.Event()
+        self.renewals = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._broker, name)
+
+    def step(self, settlements: Sequence[Settlement], want: Want | None) -> Operation[Step]:
+        if settlements and not self.settles.is_set():
+            raise BrokerUnavailable("it is too much at once")
+        return self._broker.step(settlements, want)
+
+    def extend(self, *args: Any) -> Operation[list[int]]:
+        self.renewals += 1
+        return self._broker.extend(*args)
+
+
+def test_a_lease_is_renewed_until_the_settlement_is_stored(another: Another, yard: Yard) -> None:
+    """What has ended does not run again because telling the broker of it takes long."""
+    broker: Any = Unsettling(yard.broker)
+    seen: list[int] = []
+
+    def do(number: int) -> None:
+        seen.append(current_context().delivery)
+
+    yard.task(name="do")(do)
+    failing = another(broker)
+    result = failing.task(name="do", result_ttl=60)(do).enqueue(1)
+    with working(failing, lease=0.6):
+        until(lambda: bool(seen))
+        with working(yard, lease=0.6):  # would take it
+            until(lambda: broker.renewals >= 6 or len(seen) > 1)  # by then the lease would be over
+            broker.settles.set()
+            assert result.get(20) is None
+    assert seen == [1]
+    assert yard.counts()[0].totals.get("lost", 0) == 0
+
+
+class Late:
+    """A broker whose answer to a question for claims takes long.
+
+    Attributes:
+        ahead: seconds by which it is later.
+        renewed: set when leases were renewed.
+    """
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self.ahead = 0.0
+        self.renewed = threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._broker, name)
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead
+
+    def step(self, settlements: Sequence[Settlement], want: Want | None) -> Operation[Step]:
+        step = yield from self._broker.step(settlements, want)
+        self.ahead += 101
+        return step
+
+    def extend(self, *args: Any) -> Operation[list[int]]:
+        self.renewed.set()
+        return self._broker.extend(*args)
+
+
+def test_the_lease_of_what_comes_late_is_renewed_at_once(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker: Any = Late(yard.broker)
+    yard.use(broker)
+    monkeypatch.setattr("taskyard.worker.pool.time", broker)
+    renewed: list[bool] = []
+    # Else that would be in 90 seconds, and the handler does not wait so long.
+    yard.task(name="do")(lambda number: renewed.append(broker.renewed.wait(DEADLINE))).enqueue(1)
+    yard.run_worker(burst=True, lease=300)
+    assert renewed == [True]
+
+
+class Partial:
+    """A broker of which a part cannot be asked for claims when something is settled."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._broker, name)
+
+    def step(self, settlements: Sequence[Settlement], want: Want | None) -> Operation[Step]:
+        if not settlements:
+            return (yield from self._broker.step([], want))
+        step = yield from self._broker.step(settlements, None)
+        return Step(step.lost, [], step.now, step.now, partial=True)
+
+
+def test_a_burst_goes_on_where_not_everywhere_could_be_looked(yard: Yard) -> None:
+    broker: Any = Partial(yard.broker)
+    yard.use(broker)
+    done: list[int] = []
+    yard.task(name="do")(done.append).enqueue_many([1, 2, 3])
+    yard.run_worker(burst=True, concurrency=1)
+    assert sorted(done) == [1, 2, 3]
+
+
+class Once:
+    """A broker that fails once, when something is settled.
+
+    Attributes:
+        steps: of each step, how much it settles, and whether it wants claims.
+    """
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self.steps: list[tuple[int, bool]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._broker, name)
+
+    def step(self, settlements: Sequence[Settlement], want: Want | None) -> Operation[Step]:
+        self.steps.append((len(settlements), want is not None))
+        if settlements and self.steps.count((1, True)) == 1 and self.steps[-1][1]:
+            raise BrokerUnavailable("an answer was lost")
+        return self._broker.step(settlements, want)
+
+
+def test_after_a_failure_what_is_done_is_settled_before_more_is_claimed(yard: Yard) -> None:
+    """If answers go on being lost, each would cost the claims that it tells of."""
+    broker: Any = Once(yard.broker)
+    yard.use(broker)
+    done: list[int] = []
+    yard.task(name="do")(done.append).enqueue_many([1, 2, 3])
+    yard.run_worker(burst=True, concurrency=1)
+    assert sorted(done) == [1, 2, 3]
+    assert broker.steps[:4] == [(0, True), (1, True), (1, False), (0, True)]
     assert yard.counts()[0].totals.get("lost", 0) == 0
 
 

@@ -284,6 +284,7 @@ class Step(msgspec.Struct):
         now: the broker's time, microseconds.
         next_at: when something that waits for its time becomes eligible; 0: nothing does.
         suspects: a suspect was passed over, because the worker does not run `alone`.
+        partial: not everywhere could be looked, so there may be more; what was settled counts.
     """
 
     lost: list[int]
@@ -291,6 +292,7 @@ class Step(msgspec.Struct):
     now: int
     next_at: int = 0
     suspects: bool = False
+    partial: bool = False
 
 
 class Record(msgspec.Struct):

@@ -74,6 +74,10 @@ class Host(Protocol):
         """Whether there was nothing left for any pool, and no message has ended since."""
         ...
 
+    def renew(self) -> None:
+        """Renew the leases at once."""
+        ...
+
     def note_progress(self, messages: int = 0) -> None:
         """Note a successful exchange with the broker, and messages that ended."""
         ...
@@ -126,6 +130,7 @@ class Pool:
         self.groups = groups
         self._sizes = SliceSizes(host.settings.slice)
         self._settlements: list[Settlement] = []
+        self._under_way: list[Settlement] = []  # those that the broker is being told of
         self._changed = asyncio.Event()
         self._limit: asyncio.Timeout | None = None  # of the exchange that is under way
         self._settling = False
@@ -171,12 +176,16 @@ class Pool:
         """Look again whether something can be claimed."""
         self._changed.set()
 
+    def unsettled(self) -> set[int]:
+        """The claims that have ended here, as far as the broker may not know it yet."""
+        return {item.token for item in (*self._under_way, *self._settlements)} - self.held.keys()
+
     def _finished(self) -> bool:
         return self._host.stopping and not self.held and not self._settlements
 
     def _has_drained(self, step: Step, ended: int) -> bool:
         idle = not self.held and not self._settlements
-        if not self._settings.burst or not idle or step.suspects:
+        if not self._settings.burst or not idle or step.suspects or step.partial:
             return False
         # What another pool runs, or has run meanwhile, may have put messages for this one.
         if self.drained != ended:
@@ -213,12 +222,14 @@ class Pool:
             step = await self._step(settlements, want)
             for claim in step.claims:
                 self._launch(claim, step.now, self._asked)
+            if step.claims and time.monotonic() - self._asked > self._settings.lease / 3:
+                self._host.renew()  # the answer took so long that the next time may be too late
         finally:
             isolation.is_answered(self, want, step)
         return step
 
     async def _step(self, settlements: list[Settlement], want: Want | None) -> Step:
-        self._settling = bool(settlements)
+        self._settling, self._under_way = bool(settlements), settlements
         limit = asyncio.timeout(None)
         try:
             async with limit:
@@ -228,15 +239,15 @@ class Pool:
         except TimeoutError:
             if not limit.expired():
                 raise
-            if settlements:
+            if self._under_way:
                 log.error(
                     "the broker does not answer; what became of %s claims is not stored: their"
                     " messages are delivered again when the leases end",
-                    len(settlements),
+                    len(self._under_way),
                 )
             return Step([], [], 0)
         finally:
-            self._limit = None
+            self._limit, self._under_way = None, []
 
     def _shorten_exchange(self) -> None:
         """Wait no longer for an answer than it is worth when the worker stops."""
@@ -246,29 +257,39 @@ class Pool:
 
     async def _ask(self, settlements: list[Settlement], want: Want | None) -> Step:
         delay, most = RECONNECT
+        failed = False
         while True:
+            # After a failure what is done comes first: if an answer is lost again, its claims are
+            # nobody's until their leases end.
+            wish = None if failed and settlements else want
             self._asked = time.monotonic()
             try:
-                step = await self._driver.run(self._broker.step(settlements, want))
+                step = await self._driver.run(self._broker.step(settlements, wish))
             except PERMANENT:
                 raise
             except BrokerError as error:
                 log.error("the broker failed, trying again in %.1f s: %s", delay, error)
                 await asyncio.sleep(delay)
-                delay = min(delay * 2, most)
+                delay, failed = min(delay * 2, most), True
                 if self._host.stopping:
                     want = None
                     if self._hard or not settlements:
                         return Step([], [], 0)
             else:
-                for token in step.lost:
-                    log.warning("claim %s had been lost; nothing of it is settled", token)
-                    if token in self.held:
-                        self.held[token].lose()
-                self._host.note_progress()
-                if self._hooks is not None:
-                    self._hooks.stored(settlements, step.lost)
-                return step
+                self._settled(settlements, step)
+                if wish is want or self._host.stopping:
+                    return step
+                settlements = []
+
+    def _settled(self, settlements: list[Settlement], step: Step) -> None:
+        for token in step.lost:
+            log.warning("claim %s had been lost; nothing of it is settled", token)
+            if token in self.held:
+                self.held[token].lose()
+        self._settling, self._under_way = False, []
+        self._host.note_progress()
+        if self._hooks is not None:
+            self._hooks.stored(settlements, step.lost)
 
     async def _sleep(self, listener: Any, step: Step) -> None:
         timeout = LONGEST_SLEEP

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
@@ -90,6 +91,7 @@ class Worker:
         self.isolation = Isolation(self._held, self.notify)
         self._driver: AsyncDriver | None = None
         self._stopping = asyncio.Event()
+        self._renewing = asyncio.Event()
         self._hard = False
         self._drained = False
         self._failure = ""
@@ -214,6 +216,10 @@ class Worker:
             self.notify()
         return self._drained
 
+    def renew(self) -> None:
+        """Renew the leases at once."""
+        self._renewing.set()
+
     def tasks_of(self, group: Group) -> Mapping[str, Task[..., Any]]:
         """The tasks of a group, by name."""
         return self._groups[group]
@@ -303,14 +309,21 @@ class Worker:
     async def _renew(self, driver: AsyncDriver) -> None:
         lease = self.settings.lease
         while True:
-            await asyncio.sleep(lease / 3 * random.uniform(0.9, 1.1))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(lease / 3 * random.uniform(0.9, 1.1)):
+                    await self._renewing.wait()
+            self._renewing.clear()
             held = {token: run for pool in self._pools for token, run in pool.held.items()}
-            if not held:
+            # What has ended must not run again only because telling the broker of it takes long.
+            leased = held.keys() | {token for pool in self._pools for token in pool.unsettled()}
+            if not leased:
                 continue
             asked = time.monotonic()
             unknown: list[int] = []
             try:
-                lost = await driver.run(self.broker.extend(list(held), round(lease * 1e6), unknown))
+                lost = await driver.run(
+                    self.broker.extend(list(leased), round(lease * 1e6), unknown)
+                )
             except BrokerError as error:
                 log.warning("leases could not be renewed: %s", error)
                 lost, unknown = [], list(held)

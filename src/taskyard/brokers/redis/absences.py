@@ -87,11 +87,17 @@ class Absences:
         times = [self._away[one].until for one in containers if one in self._away]
         return max(0.0, min(times) - time.monotonic()) if times else None
 
-    def check(self, containers: Iterable[int]) -> None:
-        """Raise an error if one of these is away."""
-        for container in containers:
-            if container in self._away:
-                raise BrokerUnavailable(str(self._away[container].error))
+    def error(self, containers: Iterable[int]) -> BrokerUnavailable | None:
+        """What to raise for the first of these that is away; None: none is."""
+        away = next((one for one in containers if one in self._away), None)
+        if away is None:
+            return None
+        unsent = f"{_named([away])}: what is to be settled there has not got there yet"
+        return BrokerUnavailable(str(self._away[away].error or unsent))
+
+    def keeps(self, container: int) -> bool:
+        """Whether something is to be settled there."""
+        return container in self._away and bool(self._away[container].kept)
 
     def keep(self, container: int, settlements: Sequence[Settlement]) -> None:
         """Keep settlements until one is reached again."""

@@ -82,7 +82,10 @@ class Steps:
         step = yield from self._step(settled, want)
         if self._outdated(want) and want.listener is not None and not step.claims:
             # It would sleep where it may not be woken any more.
-            return _joined([step, (yield from self._step({}, want))])
+            try:
+                return _joined([step, (yield from self._step({}, want))])
+            except BrokerError:  # what was settled is; the next step meets the error again
+                step.partial, step.next_at = True, step.now
         return step
 
     def _outdated(self, want: Want) -> bool:
@@ -155,10 +158,10 @@ class Steps:
         What is to be settled there is kept, for the first step that gets through.
 
         Raises:
-            BrokerError: none can be reached, and nothing was settled; or one cannot be reached, and
-                there is nothing to claim for who drains the others.
+            BrokerError: none can be reached; or one cannot be reached, and there is nothing to
+                claim for who drains the others. Nothing was settled then.
         """
-        left = list(order)
+        left, told = list(order), False
         reachable = yield from self._reachable(left)
         steps: list[Step] = []
         found: list[Claim] = []
@@ -168,6 +171,7 @@ class Steps:
             needed = wish is not None or container in settled or container in self._absences
             if container not in reachable or not needed:
                 continue
+            settles = container in settled or self._absences.keeps(container)
             try:
                 step = yield from self._try(container, settled.get(container, ()), wish)
             except BrokerError as error:
@@ -179,9 +183,13 @@ class Steps:
                 steps.append(step)
                 found += step.claims
                 settled.pop(container, None)
-        if want is not None and want.drain and not found:
+                told |= settles
+        drains = want is not None and want.drain and not found
+        if drains and (away := self._absences.error(order)):
             # Who works until nothing is left must not take it for empty.
-            self._absences.check(order)
+            if not told:
+                raise away
+            steps[-1].partial = True
         for container, kept in settled.items():
             self._absences.keep(container, kept)
         return steps
@@ -361,6 +369,7 @@ def _joined(steps: Sequence[Step]) -> Step:
         max((step.now for step in steps), default=0),
         min(times, default=0),
         any(step.suspects for step in steps),
+        any(step.partial for step in steps),
     )
 
 

@@ -10,6 +10,7 @@
 --       5…  results and failures that the settlements name by their index here
 -- Reply {lost tokens, now, next_at, 1 if a suspect was passed over, claims; 1 if shards moved away}
 --       claim: {token, key of its group, deadline, its lanes packed (shared/claims.lua), entries…}
+--       A repeated call gets the claims that are still there, renewed.
 -- include claims
 
 local REAPED, PROMOTED = 4, 500
@@ -26,7 +27,8 @@ local function claim_reply(token, key, deadline, parts, entries)
     return reply
 end
 
--- A call that is repeated
+-- A call that is repeated. Its claims are renewed: who asks again may not have heard of them, so
+-- that nobody could renew them, but is there.
 
 local function reply_again(saved)
     local lost, at, upcoming, suspects, tokens, moved = unpack(cmsgpack.unpack(saved))
@@ -34,8 +36,9 @@ local function reply_again(saved)
     for _, token in ipairs(tokens) do
         local stored = call('LRANGE', claim_key(token), 0, -1)
         if stored[1] then
-            local key, _, _, _, parts = unpack(cmsgpack.unpack(stored[1]))
-            local deadline = tonumber(call('ZSCORE', CLAIMS, text(token)))
+            local key, _, lease, _, parts = unpack(cmsgpack.unpack(stored[1]))
+            local deadline = now + lease
+            call('ZADD', CLAIMS, deadline, text(token))
             table.remove(stored, 1)
             claims[#claims + 1] = claim_reply(token, key, deadline, parts, stored)
         end
