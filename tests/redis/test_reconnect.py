@@ -370,7 +370,7 @@ def test_a_command_that_a_script_may_not_use(kind: str, redis_binary: object) ->
         RedisServer(users=["app on >secret ~* &* +@all -rpush"]) as server,
         driven(kind, f"redis://app:secret@{server.host}:{server.port}") as one,
     ):
-        refused(one, "the ACL of this user forbids a command that the scripts use")
+        refused(one, "the ACL of this user forbids RPUSH ")
 
 
 def test_a_database_of_a_cluster(kind: str, redis_binary: object) -> None:

@@ -16,6 +16,7 @@ from taskyard.brokers.redis.calls import Argument, Call, container_key
 from taskyard.brokers.redis.connect import pack
 from taskyard.brokers.redis.failures import (
     Broken,
+    Denial,
     NoAnswer,
     NotConfirmed,
     Refusal,
@@ -24,10 +25,12 @@ from taskyard.brokers.redis.failures import (
     final,
     named_by,
     remedy,
+    stopped_by_acl,
     will_be_over_soon,
 )
 from taskyard.brokers.redis.options import Address, RedisOptions
 from taskyard.brokers.redis.outages import Outages
+from taskyard.brokers.redis.rights import lacking, probe_key, script_probes
 from taskyard.brokers.redis.scripts import UNCONFIRMED, WRITING
 from taskyard.brokers.redis.topology import Directory, directory_for
 
@@ -206,6 +209,7 @@ class _Attempts:
         self._pauses = 0
         self._trouble: tuple[Address | None, Exception] | None = None
         self._drops: list[Address] = []
+        self._stopped: dict[Address, list[tuple[_Job, Refusal]]] = {}
 
     def run(self) -> Generator[Request, Any, list[Any]]:
         try:
@@ -259,6 +263,8 @@ class _Attempts:
                 self._broken(address, jobs, outcome)
             else:
                 self._replied(address, jobs, outcome)
+        while self._stopped:
+            yield from self._explain(*self._stopped.popitem())
         while self._drops:
             yield Drop(self._drops.pop())
 
@@ -359,6 +365,9 @@ class _Attempts:
         )
 
     def _refused(self, job: _Job, address: Address, error: Refusal) -> None:
+        if stopped_by_acl(error):
+            self._stopped.setdefault(address, []).append((job, error))
+            return
         helps = remedy(error)
         job.turns += 1
         if helps is Remedy.REDIRECT:
@@ -370,6 +379,21 @@ class _Attempts:
             job.loads = True
         if helps not in (Remedy.LOAD, Remedy.REDIRECT) or job.turns > TURNS:
             self._failed([job], address, error)
+
+    def _explain(
+        self, address: Address, stopped: list[tuple[_Job, Refusal]]
+    ) -> Generator[Request, Any, None]:
+        """End calls that the ACL stopped; asks for what, as not every server says so."""
+        prefix = self._scene.options.prefix
+        probes = script_probes(probe_key(prefix, stopped[0][0].wire.slot))
+        data = b"".join(pack(command) for _, command in probes)
+        [answers] = yield Exchange([Parcel(address, data, len(probes))], self._timeout)
+        lacks: list[str] = []
+        if not isinstance(answers, Broken):
+            names = [name for name, _ in probes]
+            lacks = lacking(prefix, zip(names, answers, strict=True))
+        for job, error in stopped:
+            self._failed([job], address, Denial(error, lacks) if lacks else error)
 
     def _broken(self, address: Address, jobs: list[_Job], outcome: Broken) -> None:
         for job in jobs:

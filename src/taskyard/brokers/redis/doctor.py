@@ -61,7 +61,7 @@ class Facts:
         has_password: whether it was asked with a password.
         tls: whether it was asked over TLS.
         skew: seconds by which its clock is ahead of this machine's.
-        forbidden: commands that it refused and taskyard needs.
+        forbidden: what it refused and taskyard needs: commands, keys, channels.
         foreign: keys under the prefix that are another application's.
         user: as whom it was asked.
         wait_replicas: how many replicas puts wait for.
@@ -191,7 +191,7 @@ def _about_commands(facts: Facts) -> Iterator[Finding]:
             "problem",
             "access",
             f"user {facts.user} may not do what taskyard needs: {names}",
-            "allow it with ACL SETUSER; the howto on Redis has the whole rule",
+            "allow it with ACL SETUSER; docs/howto/redis.md has the whole rule, under Rights",
         )
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import ssl
+from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from taskyard.errors import BrokerError, BrokerInaccessible, BrokerUnavailable, 
 
 __all__ = [
     "Broken",
+    "Denial",
     "NoAnswer",
     "NotConfirmed",
     "NotRedis",
@@ -27,6 +29,7 @@ __all__ = [
     "named_by",
     "refusal",
     "remedy",
+    "stopped_by_acl",
     "told",
     "will_be_over_soon",
 ]
@@ -44,6 +47,22 @@ class Refusal(Exception):
         super().__init__(f"{code} {text}".strip())
         self.code = code
         self.text = text
+
+
+class Denial(Refusal):
+    """The ACL stopped a script in the middle.
+
+    Attributes:
+        lacks: what it forbids of what scripts need.
+
+    Arguments:
+        error: what the server replied.
+        lacks: see there.
+    """
+
+    def __init__(self, error: Refusal, lacks: Sequence[str]) -> None:
+        super().__init__("NOPERM", error.text)
+        self.lacks = lacks
 
 
 class NotRedis(Exception):
@@ -195,10 +214,20 @@ _CAUSES_OF_ERR = {
     "without any password configured": "it has no password, and the URL gives one",
     "cluster support disabled": "it is no node of a cluster: write redis://, or rediss://",
     "unknown command": "it does not offer a command that is needed",
-    "ACL failure in script": "the ACL of this user forbids a command that the scripts use",
-    "can't run this command": "the ACL of this user forbids a command that the scripts use",
+    "ACL failure in script": "the ACL of this user forbids what a script does",
+    "The user executing the script can't": "the ACL of this user forbids what a script does",
 }
 """Errors that have no code of their own, all of them to be mended by somebody."""
+
+RIGHTS = "docs/howto/redis.md has the rule that it needs, under Rights"
+
+_STOPPED = re.compile(r"can't run this command|ACL failure in script: .* to run ")
+"""Up to Redis 7.0; since 7.2, and in Valkey."""
+
+
+def stopped_by_acl(error: Refusal) -> bool:
+    """Whether a script was stopped by a command that its user may not call."""
+    return error.code == "ERR" and _STOPPED.search(error.text) is not None
 
 
 def _cause_of_err(error: Refusal) -> str:
@@ -211,8 +240,7 @@ def _cause_of_err(error: Refusal) -> str:
 def told(error: Exception) -> str:
     """Say in a few words what went wrong."""
     if isinstance(error, Refusal):
-        cause = _CAUSES.get(error.code) or _cause_of_err(error)
-        return f"{cause} ({error})" if cause else str(error)
+        return _told_of_refusal(error)
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is refused: {error.verify_message}; is ca= right?"
     if isinstance(error, ssl.SSLError):
@@ -224,6 +252,17 @@ def told(error: Exception) -> str:
         named = isinstance(error, socket.gaierror) and error.strerror
         return named or os.strerror(error.errno)
     return str(error) or type(error).__name__
+
+
+def _told_of_refusal(error: Refusal) -> str:
+    if isinstance(error, Denial):
+        return (
+            f"the ACL of this user forbids {', '.join(error.lacks)} ({error.text}): a script was "
+            f"stopped there, and what it had written stays; {RIGHTS}"
+        )
+    cause = _CAUSES.get(error.code) or _cause_of_err(error)
+    text = f"{cause} ({error})" if cause else str(error)
+    return f"{text}; {RIGHTS}" if " ACL " in cause else text
 
 
 def final(address: Address | None, error: Exception) -> Exception:
