@@ -7,7 +7,7 @@ import logging
 import pytest
 from tests.redis.driving import ADD, KINDS, SAY, behind, call
 from tests.servers.proxy import Proxy
-from tests.servers.server import RedisServer, wait_until
+from tests.servers.server import RedisServer, free_port, wait_until
 
 from taskyard.brokers.redis import RedisBroker
 from taskyard.brokers.redis.calls import Call
@@ -61,6 +61,24 @@ def test_an_outage_is_told_once_by_all_calls_and_its_end_too(
             assert max(each.result() for each in begun) == 4 * outage
             ends = f"Redis at {proxy.address} answers again"
             assert lines(told) == [("WARNING", begins), ("INFO", ends)]
+
+
+@pytest.mark.parametrize("stale", ["yes", "no"], ids=["READONLY", "MASTERDOWN"])
+def test_who_is_back_but_refuses_does_not_answer_again(
+    kind: str, stale: str, redis_binary: object, told: pytest.LogCaptureFixture
+) -> None:
+    config = {"replica-serve-stale-data": stale}
+    with RedisServer(config=config) as server, behind(server, kind, retry=600.0) as (proxy, one):
+        proxy.refuse()
+        begun = one.begin(call(ADD, "x"))
+        wait_until(lambda: told.records != [], "a warning")
+        server.client().replicaof("127.0.0.1", free_port())
+        proxy.resume()
+        before = proxy.counters().round_trips
+        wait_until(lambda: proxy.counters().round_trips > before + 10, "refusals")
+        server.client().replicaof("NO", "ONE")
+        assert begun.result() == 1
+    assert [level for level, _ in lines(told)] == ["WARNING", "INFO"]
 
 
 def test_what_is_not_tried_again_is_not_told_beforehand(

@@ -23,6 +23,7 @@ from taskyard.brokers.redis.failures import (
     Remedy,
     exhausted,
     final,
+    is_answer,
     named_by,
     remedy,
     stopped_by_acl,
@@ -322,7 +323,7 @@ class _Attempts:
 
     def _replied(self, address: Address, jobs: list[_Job], replies: list[Any]) -> None:
         following = iter(replies)
-        done = []
+        done, carried_out = [], []
         for job in jobs:
             reply = next(following)
             if job.loads:
@@ -333,10 +334,12 @@ class _Attempts:
                 self._refused(job, address, reply)
             else:
                 done.append((job, reply))
+            if is_answer(reply):
+                carried_out.append(job.call)
         confirmed = self._is_confirmed(jobs)
         doubt = self._unconfirmed(address, list(following)) if confirmed else None
-        if self._scene.outages.any and doubt is None:
-            self._scene.outages.answered(address, [job.call for job, _ in done])
+        if self._scene.outages.any and doubt is None and carried_out:
+            self._scene.outages.answered(address, carried_out)
         for job, reply in done:
             job.doubtful = doubt is not None
             if doubt is None:

@@ -8,7 +8,7 @@ import socket
 import ssl
 from collections.abc import Sequence
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from taskyard.brokers.redis.calls import Call, ScriptError
 from taskyard.brokers.redis.options import Address
@@ -25,6 +25,7 @@ __all__ = [
     "Remedy",
     "exhausted",
     "final",
+    "is_answer",
     "is_reply",
     "named_by",
     "refusal",
@@ -175,6 +176,11 @@ def named_by(error: Refusal, address: Address) -> Address:
     """
     host, _, port = error.text.split(" ")[-1].rpartition(":")
     return Address(host or address.host, int(port))
+
+
+def is_answer(reply: Any) -> bool:
+    """Whether it is a script's own reply, if only that it refuses: the server let it run."""
+    return not isinstance(reply, Refusal) or reply.code == "TASKYARD"
 
 
 def is_reply(error: Exception) -> bool:
