@@ -132,6 +132,7 @@ _REMEDIES = {
     "CLUSTERDOWN": Remedy.RECONNECT,
     "MASTERDOWN": Remedy.RECONNECT,
     "READONLY": Remedy.RECONNECT,
+    "UNBLOCKED": Remedy.RECONNECT,  # it became a replica
 }
 
 _CODE = re.compile(r"-?([A-Z][A-Z0-9]+)(?: |$)")
