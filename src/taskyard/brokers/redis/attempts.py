@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 from taskyard.brokers.redis.calls import Argument, Call, container_key
 from taskyard.brokers.redis.connect import pack
 from taskyard.brokers.redis.failures import (
+    Astray,
     Broken,
     Denial,
     NoAnswer,
@@ -378,6 +379,7 @@ class _Attempts:
             if not self._scene.directory.redirect(job.call.tag, named):
                 job.end(final(address, error))
                 return
+            error = Astray(error)
         if helps is Remedy.LOAD:
             job.loads = True
         if helps not in (Remedy.LOAD, Remedy.REDIRECT) or job.turns > TURNS:

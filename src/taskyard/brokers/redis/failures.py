@@ -16,6 +16,7 @@ from taskyard.brokers.redis.scripts import READING, STORING
 from taskyard.errors import BrokerError, BrokerInaccessible, BrokerUnavailable, NotConfirmed
 
 __all__ = [
+    "Astray",
     "Broken",
     "Denial",
     "NoAnswer",
@@ -64,6 +65,17 @@ class Denial(Refusal):
     def __init__(self, error: Refusal, lacks: Sequence[str]) -> None:
         super().__init__("NOPERM", error.text)
         self.lacks = lacks
+
+
+class Astray(Refusal):
+    """The nodes of a cluster went on sending a call from one to another.
+
+    Arguments:
+        error: the last redirection.
+    """
+
+    def __init__(self, error: Refusal) -> None:
+        super().__init__(error.code, error.text)
 
 
 class NotRedis(Exception):
@@ -266,6 +278,12 @@ def _told_of_refusal(error: Refusal) -> str:
         return (
             f"the ACL of this user forbids {', '.join(error.lacks)} ({error.text}): a script was "
             f"stopped there, and what it had written stays; {RIGHTS}"
+        )
+    if isinstance(error, Astray):
+        return (
+            f"the nodes of the cluster send the call from one to another ({error}): they do not"
+            " agree on who serves its hash slot, since slots are being moved, or a move or a"
+            " failover was not finished; redis-cli --cluster check says which"
         )
     cause = _CAUSES.get(error.code) or _cause_of_err(error)
     text = f"{cause} ({error})" if cause else str(error)
