@@ -59,7 +59,8 @@ TURNS = 5
 
 Check: TypeAlias = Callable[[], Generator[Sequence[Argument], Any, None]]
 """Looks at a server before its first call: a generator that yields commands and gets their
-replies (a `Refusal` for an error), and raises a BrokerError if the server will not do."""
+replies (a `Refusal` for an error), and raises a BrokerError if the server will not do, or a
+`Refusal` if it cannot be looked at, or not yet."""
 
 
 class Wire:
@@ -286,6 +287,9 @@ class _Attempts:
                 if isinstance(reply, Refusal) and remedy(reply) is not Remedy.NONE:
                     self._failed(jobs, address, reply)
                     return False
+        except Refusal as error:
+            self._failed(jobs, address, error)
+            return False
         except StopIteration:
             self._scene.checked.add(address)
             return True

@@ -91,6 +91,11 @@ class Facts:
         return (self.config or {}).get(name, "")
 
     @property
+    def loading(self) -> bool:
+        """Whether it still loads its data."""
+        return self.info.get("loading") == "1"
+
+    @property
     def replicas(self) -> int:
         """How many replicas follow it."""
         return self.number("connected_slaves")
@@ -170,7 +175,7 @@ def _about_role(facts: Facts) -> Iterator[Finding]:
             f"{facts.cluster.get('cluster_slots_ok', '?')} of 16384 hash slots are served",
             "see CLUSTER NODES for who is missing, and bring it back",
         )
-    if facts.info.get("loading") == "1":
+    if facts.loading:
         yield Finding("problem", "loading", "it still loads its data", "wait, and look again")
 
 
@@ -229,6 +234,8 @@ def _persistence(facts: Facts) -> str:
     if facts.info.get("aof_enabled") == "1":
         return facts.setting("appendfsync") or "unknown"
     if facts.info.get("aof_enabled") != "0" or facts.config is None:
+        return "unknown"
+    if facts.loading:  # the file that it loads is not yet the one that it writes
         return "unknown"
     return "snapshots" if facts.setting("save") else "none"
 

@@ -108,7 +108,8 @@ def start_check(
         report: gets each warning and problem; notes are left to `taskyard doctor`.
 
     Returns:
-        Makes the check; it raises a `BrokerError` if the server is too old.
+        Makes the check; it raises a `BrokerError` if the server is too old, and a `Refusal` while
+        it loads its data, as it does not say before how it keeps them.
     """
 
     def check() -> Questions[None]:
@@ -116,6 +117,8 @@ def start_check(
         old = too_old(facts)
         if old is not None:
             raise BrokerError(f"{options.shown}: {old.text}; {old.remedy}")
+        if facts.loading:
+            raise Refusal("LOADING", "it told in INFO")
         for finding in find(facts):
             if finding.level != "note":
                 report(finding)
