@@ -45,19 +45,21 @@ AnyEntry = TypeVar("AnyEntry", bound="Entry")
 
 
 class Entry:
-    """What one call puts: stored whole or not at all.
+    """What one call puts: stored whole or not at all, within a partition.
 
     Attributes:
         puts: the messages.
+        kept: those of them that are stored already, though others were refused.
         messages: how many they are.
         size: their bytes.
         error: why they were not stored.
     """
 
-    __slots__ = ("error", "messages", "puts", "size")
+    __slots__ = ("error", "kept", "messages", "puts", "size")
 
     def __init__(self, puts: Sequence[Put]) -> None:
         self.puts = puts
+        self.kept: list[Put] = []
         self.messages = sum([len(put.bodies) for put in puts])
         self.size = sum([len(body) for put in puts for body in put.bodies])
         self.error: BaseException | None = None
@@ -94,14 +96,17 @@ def put_entries(broker: Broker, entries: Sequence[Entry]) -> Operation[None]:
     parts = _split(broker, entries)[::-1]
     while parts:
         part = parts.pop()
-        merged, stored = _merged(part), list[Put]()
+        merged = _merged(part)
+        stored = [put for entry in part for put in entry.kept]  # for errors to tell of
         try:
             yield from broker.put(list(merged.values()), stored)
         except (BrokerUnavailable, NotConfirmed) as error:
             # It would be the same with any part, and each try can take long.
             left = _left(part, merged, stored)
-            for entry in left + [entry for rest in parts for entry in rest]:
+            for entry in left:
                 entry.error = _copied(error)
+            for entry in (entry for rest in parts for entry in rest):
+                entry.error = _copied(error) if not entry.kept else _partly(error)
             return
         except Exception as error:  # noqa: BLE001  # it is raised where it belongs
             left = _left(part, merged, stored)
@@ -120,8 +125,17 @@ def _left(
         return list(entries)
     done = set(map(id, stored))
     for entry in entries:
-        entry.puts = [put for put in entry.puts if id(merged[_way(put)]) not in done]
+        puts, entry.puts = entry.puts, []
+        for put in puts:
+            (entry.kept if id(merged[_way(put)]) in done else entry.puts).append(put)
     return [entry for entry in entries if entry.puts]
+
+
+def _partly(error: BaseException) -> BaseException:
+    """The error of others, for a call of which something is stored."""
+    made = type(error)(f"{error}; what the call put into other partitions is stored")
+    made.__cause__ = error
+    return made
 
 
 def _copied(error: BaseException) -> BaseException:

@@ -6,9 +6,11 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from tests.redis.driving import KINDS, SAY, call, driven
 from tests.servers.cluster import RedisCluster, Sentinels
 from tests.servers.fixtures import required
 from tests.servers.proxy import Proxy
@@ -18,8 +20,10 @@ from taskyard import Yard
 from taskyard.brokers.redis import RedisBroker, parse_url
 from taskyard.brokers.redis.doctor import Facts, Finding, find, losses, server_name
 from taskyard.brokers.redis.drivers import RedisDriver
-from taskyard.brokers.redis.examination import called_commands, examine, start_check
+from taskyard.brokers.redis.examination import examine, start_check
+from taskyard.brokers.redis.failures import Refusal
 from taskyard.brokers.redis.options import Address
+from taskyard.brokers.redis.rights import called_commands
 from taskyard.brokers.redis.scripts import NAMES, load_script
 from taskyard.cli.group import taskyard
 from taskyard.errors import BrokerError, BrokerInaccessible
@@ -165,6 +169,13 @@ def test_what_is_fine(facts: Facts) -> None:
     assert find(facts) == []
 
 
+def test_who_loads_does_not_say_yet_how_it_keeps_its_data() -> None:
+    for config in (CONFIG, {**CONFIG, "save": "3600 1"}):
+        facts = dataclasses.replace(with_info(loading="1", aof_enabled="0"), config=config)
+        assert [one.subject for one in find(facts)] == ["loading"]
+        assert losses(facts)[0].lost == "cannot be seen from here"
+
+
 def test_protected_mode_of_6_2_protects_only_where_bind_is_left_out() -> None:
     def exposed(bind: str) -> list[Finding]:
         return find(with_config(with_info(redis_version="6.2.5"), bind=bind))
@@ -274,8 +285,8 @@ def test_what_the_user_may_not_do_is_named(kind: str) -> None:
         assert refused("some") == (
             "user some may not do what taskyard needs: HSET, SCRIPT LOAD, SUBSCRIBE"
         )
-        assert "EVALSHA" in refused("keys")
-        assert refused("channels").endswith("needs: PUBLISH, SUBSCRIBE")
+        assert refused("keys").endswith("needs: keys taskyard:*")
+        assert refused("channels").endswith("needs: channels taskyard:*")
         assert server.client().keys() == []
 
 
@@ -401,6 +412,53 @@ def test_a_driver_hears_of_warnings_once_per_server(redis_server: RedisServer) -
         driver.close()
     assert [(one.level, one.subject) for one in heard] == [("warning", "persistence")]
     assert redis_server.client().keys() == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_driver_looks_at_who_loads_when_that_is_over(kind: str) -> None:
+    # It answers between some commands of its file only.
+    slow = {"key-load-delay": 500, "aof-use-rdb-preamble": "no"}
+    heard: list[Finding] = []
+    with RedisServer(binary=required("redis"), appendonly=True, config=slow) as server:
+        with server.client().pipeline(transaction=False) as pipe:
+            for number in range(4000):
+                pipe.set(f"key:{number}", "value")
+            pipe.execute()
+        options = parse_url(server.url)
+        with driven(kind, server.url, check=start_check(options, heard.append)) as one:
+            server.terminate()
+            begun = one.begin(call(SAY, "1"))
+            server.restart()
+            assert begun.result() == 1
+    assert heard == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_who_wants_a_password_at_the_first_look(kind: str) -> None:
+    with RedisServer(binary=required(), password="s3cret") as server:
+        url = f"redis://{server.host}:{server.port}"
+        check = start_check(parse_url(url), lambda _: None)
+        with (
+            driven(kind, url, check=check) as one,
+            pytest.raises(BrokerInaccessible, match="it wants a password, and the URL has none"),
+        ):
+            one.run(call(SAY, "1"))
+
+
+def test_the_first_look_at_who_loads_is_put_off() -> None:
+    heard: list[Finding] = []
+    check = start_check(parse_url("redis://here"), heard.append)()
+    next(check)
+    with pytest.raises(Refusal, match="LOADING"):
+        answer_all(check, "redis_version:7.0.15\nloading:1\naof_enabled:0\n")
+    assert heard == []
+
+
+def answer_all(check: Any, info: str) -> None:
+    """Answer INFO, and nothing else."""
+    check.send(info.encode())
+    while True:
+        check.send(Refusal("NOPERM", "not told"))
 
 
 # The command

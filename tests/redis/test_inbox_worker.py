@@ -18,6 +18,7 @@ import redis
 from redis.crc import key_slot
 from tests.servers.cluster import RedisCluster
 from tests.servers.fixtures import required
+from tests.servers.proxy import Proxy
 from tests.servers.server import RedisServer, wait_until
 from tests.worker.support import DEADLINE, WorkerThread, working
 
@@ -366,6 +367,49 @@ def test_a_key_of_somebody_else_is_complained_of_once(
         assert site.next() == 3
         wait_until(lambda: "is served again" in caplog.text, "the good news")
     assert caplog.text.count("the inbox of queue q1 fails") == 1
+
+
+def test_a_connection_that_is_cut_is_not_complained_of(
+    shared_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        Proxy((shared_server.host, shared_server.port)) as proxy,
+        site_on(f"redis://{proxy.address}", shared_server.client()) as site,
+    ):
+        site.serve(Q)
+        with working(site.yard):
+            site.waiting(shared_server)
+            caplog.clear()
+            for number in range(5):
+                proxy.cut()
+                site.push(number)
+                assert site.next() == number
+                site.waiting(shared_server)
+                site.push("one that was waited for")
+                assert site.next() == "one that was waited for"
+                site.waiting(shared_server)
+            assert [one.getMessage() for one in caplog.records if one.levelname != "INFO"] == []
+
+
+def test_an_outage_is_told_once_by_who_waits_at_an_inbox_too(
+    shared_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        Proxy((shared_server.host, shared_server.port)) as proxy,
+        site_on(f"redis://{proxy.address}?retry=600", shared_server.client()) as site,
+    ):
+        site.serve(Q)
+        with working(site.yard):
+            site.waiting(shared_server)
+            caplog.clear()
+            proxy.refuse()
+            wait_until(lambda: "Connection refused" in caplog.text, "a warning")
+            proxy.resume()
+            site.push(1)
+            assert site.next() == 1
+            site.waiting(shared_server)
+        [told] = [one for one in caplog.records if one.levelname != "INFO"]
+    assert (told.name, told.levelname) == ("taskyard.redis", "WARNING")
 
 
 def test_a_server_that_is_killed_and_comes_back() -> None:

@@ -14,6 +14,7 @@ from tests.servers.server import RedisServer
 from taskyard.brokers.base import Back, Dead, Put, Retried
 from taskyard.brokers.redis import RedisBroker, parse_url
 from taskyard.brokers.redis.placement import HOME, TOKENS, Placement
+from taskyard.coalesce import Entry, put_entries
 from taskyard.errors import DuplicateId, PartitionConflict
 from taskyard.message import Failure
 
@@ -287,6 +288,22 @@ def test_an_id_is_taken_within_its_partition(harness: Harness) -> None:
     harness.put("a", shard="x", keep=60)
     with pytest.raises(DuplicateId):
         harness.put("a", shard="x", keep=60)
+
+
+def test_who_is_refused_hears_of_what_is_stored_elsewhere(harness: Harness, make: Make) -> None:
+    here, there, *_ = one_of_each(harness)
+    harness.put("a", shard=here, keep=60)
+
+    def call(id_: str, *shards: str) -> Entry:
+        puts = [Put(TASK, [body(id_)], shard, ids=[id_], record_ttl=60_000_000) for shard in shards]
+        return Entry(puts)
+
+    partly, whole, other = call("a", here, there), call("a", here), call("b", here, there)
+    new = make(PARTITIONS)  # puts them together, as it does not know the partitions yet
+    new.run(put_entries(new.broker, [partly, whole, other]))
+    assert "messages of other partitions are stored" in str(partly.error)
+    assert "; nothing of the call was stored. " in str(whole.error)
+    assert other.error is None
 
 
 # Counting, and by hand

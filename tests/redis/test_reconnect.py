@@ -370,7 +370,7 @@ def test_a_command_that_a_script_may_not_use(kind: str, redis_binary: object) ->
         RedisServer(users=["app on >secret ~* &* +@all -rpush"]) as server,
         driven(kind, f"redis://app:secret@{server.host}:{server.port}") as one,
     ):
-        refused(one, "the ACL of this user forbids a command that the scripts use")
+        refused(one, "the ACL of this user forbids RPUSH ")
 
 
 def test_a_database_of_a_cluster(kind: str, redis_binary: object) -> None:
@@ -436,6 +436,40 @@ def test_something_else_listens_there(kind: str) -> None:
     for answer in (b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n"):
         with speaking(answer) as address, driven(kind, f"redis://{address}") as one:
             refused(one, "who answers does not speak as a Redis should: Protocol error")
+
+
+@contextmanager
+def hanging_up() -> Iterator[str]:
+    """Somebody who ends his side when a request begins to come, and takes no more of it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with listener.accept()[0] as one:
+                assert b"SETNAME" in one.recv(1024)
+                one.sendall(b"+OK\r\n")
+                one.recv(1)
+                one.shutdown(socket.SHUT_WR)
+                over.wait()
+
+        over = threading.Event()
+        server = threading.Thread(target=serve)
+        server.start()
+        host, port = listener.getsockname()
+        try:
+            yield f"redis://{host}:{port}"
+        finally:
+            over.set()
+            server.join()
+
+
+def test_who_hangs_up_in_the_middle_of_a_request_is_noticed_at_once() -> None:
+    with (
+        hanging_up() as url,
+        driven("async", url, timeout=5.0, retry=0.0) as one,
+        pytest.raises(BrokerUnavailable) as caught,
+    ):
+        one.run(call(ADD, "x" * (32 << 20)))
+    assert "no answer in time" not in str(caught.value)
 
 
 def test_a_call_that_arrives_late_is_known(kind: str, redis_server: RedisServer) -> None:

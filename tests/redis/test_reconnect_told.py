@@ -7,9 +7,10 @@ import logging
 import pytest
 from tests.redis.driving import ADD, KINDS, SAY, behind, call
 from tests.servers.proxy import Proxy
-from tests.servers.server import RedisServer, wait_until
+from tests.servers.server import RedisServer, free_port, wait_until
 
 from taskyard.brokers.redis import RedisBroker
+from taskyard.brokers.redis.attempts import Exchange, Scene, Wire, perform
 from taskyard.brokers.redis.calls import Call
 from taskyard.brokers.redis.doorbell import PATIENCE
 from taskyard.brokers.redis.drivers import RedisDriver
@@ -17,6 +18,7 @@ from taskyard.brokers.redis.failures import NotConfirmed, Refusal, exhausted
 from taskyard.brokers.redis.options import Address, parse_url
 from taskyard.brokers.redis.outages import Outages
 from taskyard.brokers.redis.scripts import NAMES, READING, UNCONFIRMED, load_script
+from taskyard.brokers.redis.topology import Cluster
 from taskyard.errors import BrokerUnavailable
 
 HERE, THERE = Address("here", 1), Address("there", 2)
@@ -63,6 +65,24 @@ def test_an_outage_is_told_once_by_all_calls_and_its_end_too(
             assert lines(told) == [("WARNING", begins), ("INFO", ends)]
 
 
+@pytest.mark.parametrize("stale", ["yes", "no"], ids=["READONLY", "MASTERDOWN"])
+def test_who_is_back_but_refuses_does_not_answer_again(
+    kind: str, stale: str, redis_binary: object, told: pytest.LogCaptureFixture
+) -> None:
+    config = {"replica-serve-stale-data": stale}
+    with RedisServer(config=config) as server, behind(server, kind, retry=600.0) as (proxy, one):
+        proxy.refuse()
+        begun = one.begin(call(ADD, "x"))
+        wait_until(lambda: told.records != [], "a warning")
+        server.client().replicaof("127.0.0.1", free_port())
+        proxy.resume()
+        before = proxy.counters().round_trips
+        wait_until(lambda: proxy.counters().round_trips > before + 10, "refusals")
+        server.client().replicaof("NO", "ONE")
+        assert begun.result() == 1
+    assert [level for level, _ in lines(told)] == ["WARNING", "INFO"]
+
+
 def test_what_is_not_tried_again_is_not_told_beforehand(
     kind: str, redis_server: RedisServer, told: pytest.LogCaptureFixture
 ) -> None:
@@ -101,6 +121,43 @@ def test_the_doorbell_tells_in_the_same_words_what_only_it_meets(
     [(level, text)] = lines(told)
     assert level == "WARNING"
     assert f"Redis at {address}: the ACL of this user forbids it (NOPERM" in text
+
+
+class TwoNodes(Cluster):
+    """Each of which says that the other one serves everything."""
+
+    def find(self, tag: str) -> Address:
+        return super().find(tag) or HERE
+
+    def look_up(self) -> None:
+        self._doubted = False
+
+
+@pytest.mark.parametrize("retry", [0.0, 0.01])
+def test_a_call_that_a_cluster_sends_round_in_circles_is_told_as_that(
+    retry: float, told: pytest.LogCaptureFixture
+) -> None:
+    options = parse_url(f"redis+cluster://here:1?retry={retry}")
+    scene = Scene(options, None, None)
+    scene.directory = TwoNodes(options)
+    course = perform(scene, [of("put")], [Wire()])
+    request = next(course)
+    while True:
+        replies = []
+        if isinstance(request, Exchange):
+            other = THERE if request.parcels[0].address == HERE else HERE
+            replies.append([Refusal("MOVED", f"1 {other}")])
+        try:
+            request = course.send(replies)
+        except StopIteration as end:
+            [outcome] = end.value
+            break
+    assert isinstance(outcome, BrokerUnavailable)
+    for text in (str(outcome), *told.messages):
+        assert "the nodes of the cluster send the call from one to another (MOVED 1 " in text
+        assert "redis-cli --cluster check" in text
+        assert "redis+cluster://" not in text
+    assert "nothing was stored" in str(outcome)
 
 
 # Which answers end an outage

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from tests.conformance.harness import body
 
 from taskyard import Task, Yard
-from taskyard.brokers.base import GroupWant, Operation, Put, Want
+from taskyard.brokers.base import Group, GroupWant, Operation, Put, Want
 from taskyard.brokers.memory import MemoryBroker
 from taskyard.brokers.memory.broker import MemoryAsyncDriver
-from taskyard.coalesce import CHUNK_BYTES, LARGE
+from taskyard.coalesce import CHUNK_BYTES, LARGE, Entry, put_entries
 from taskyard.errors import BrokerError, BrokerUnavailable, DuplicateId, NotConfirmed
 from taskyard.message import read_envelope
 
@@ -445,6 +446,23 @@ def test_what_an_unreachable_partition_refuses_is_told_to_those_concerned() -> N
     with pytest.raises(BrokerUnavailable, match="not stored: b0, b1, b2, b3, b4"):
         block.__exit__(None, None, None)
     assert broker.stored == [f"a{index}" for index in range(5)]
+
+
+def test_who_was_not_asked_hears_of_what_is_stored_elsewhere() -> None:
+    broker = Moved()
+
+    def refuse(ids: list[str]) -> None:
+        if "first" in ids:  # of two, since the first is merged with the second's
+            raise BrokerError("strange") if "second" in ids else BrokerUnavailable("it is down")
+
+    broker.refuse = refuse
+    first, second = (
+        Entry([Put(Group("default", "save"), [body(name)], shard) for shard in shards])
+        for name, shards in (("first", "a"), ("second", "ab"))
+    )
+    broker.driver().run(put_entries(broker, [first, second]))
+    assert str(first.error) == "it is down"
+    assert str(second.error) == "it is down; what the call put into other partitions is stored"
 
 
 FORK = """

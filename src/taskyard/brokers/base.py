@@ -485,7 +485,8 @@ class Broker(Protocol):
         Arguments:
             puts: the messages.
             stored: a list that gets those of `puts` that are stored even if an error is raised,
-                since they are in other partitions than what was refused.
+                since they are in other partitions than what was refused. What it holds before
+                is stored already of the same call: errors tell of that too.
 
         Raises:
             DuplicateId: one of `ids` has a record already.

@@ -15,19 +15,24 @@ from typing import Any, NamedTuple, TypeAlias
 from taskyard.brokers.redis.calls import Argument, Call, container_key
 from taskyard.brokers.redis.connect import pack
 from taskyard.brokers.redis.failures import (
+    Astray,
     Broken,
+    Denial,
     NoAnswer,
     NotConfirmed,
     Refusal,
     Remedy,
     exhausted,
     final,
+    is_answer,
     named_by,
     remedy,
+    stopped_by_acl,
     will_be_over_soon,
 )
 from taskyard.brokers.redis.options import Address, RedisOptions
 from taskyard.brokers.redis.outages import Outages
+from taskyard.brokers.redis.rights import lacking, probe_key, script_probes
 from taskyard.brokers.redis.scripts import UNCONFIRMED, WRITING
 from taskyard.brokers.redis.topology import Directory, directory_for
 
@@ -54,7 +59,8 @@ TURNS = 5
 
 Check: TypeAlias = Callable[[], Generator[Sequence[Argument], Any, None]]
 """Looks at a server before its first call: a generator that yields commands and gets their
-replies (a `Refusal` for an error), and raises a BrokerError if the server will not do."""
+replies (a `Refusal` for an error), and raises a BrokerError if the server will not do, or a
+`Refusal` if it cannot be looked at, or not yet."""
 
 
 class Wire:
@@ -206,6 +212,7 @@ class _Attempts:
         self._pauses = 0
         self._trouble: tuple[Address | None, Exception] | None = None
         self._drops: list[Address] = []
+        self._stopped: dict[Address, list[tuple[_Job, Refusal]]] = {}
 
     def run(self) -> Generator[Request, Any, list[Any]]:
         try:
@@ -259,6 +266,8 @@ class _Attempts:
                 self._broken(address, jobs, outcome)
             else:
                 self._replied(address, jobs, outcome)
+        while self._stopped:
+            yield from self._explain(*self._stopped.popitem())
         while self._drops:
             yield Drop(self._drops.pop())
 
@@ -278,6 +287,9 @@ class _Attempts:
                 if isinstance(reply, Refusal) and remedy(reply) is not Remedy.NONE:
                     self._failed(jobs, address, reply)
                     return False
+        except Refusal as error:
+            self._failed(jobs, address, error)
+            return False
         except StopIteration:
             self._scene.checked.add(address)
             return True
@@ -316,7 +328,7 @@ class _Attempts:
 
     def _replied(self, address: Address, jobs: list[_Job], replies: list[Any]) -> None:
         following = iter(replies)
-        done = []
+        done, carried_out = [], []
         for job in jobs:
             reply = next(following)
             if job.loads:
@@ -327,10 +339,12 @@ class _Attempts:
                 self._refused(job, address, reply)
             else:
                 done.append((job, reply))
+            if is_answer(reply):
+                carried_out.append(job.call)
         confirmed = self._is_confirmed(jobs)
         doubt = self._unconfirmed(address, list(following)) if confirmed else None
-        if self._scene.outages.any and doubt is None:
-            self._scene.outages.answered(address, [job.call for job, _ in done])
+        if self._scene.outages.any and doubt is None and carried_out:
+            self._scene.outages.answered(address, carried_out)
         for job, reply in done:
             job.doubtful = doubt is not None
             if doubt is None:
@@ -359,6 +373,9 @@ class _Attempts:
         )
 
     def _refused(self, job: _Job, address: Address, error: Refusal) -> None:
+        if stopped_by_acl(error):
+            self._stopped.setdefault(address, []).append((job, error))
+            return
         helps = remedy(error)
         job.turns += 1
         if helps is Remedy.REDIRECT:
@@ -366,10 +383,26 @@ class _Attempts:
             if not self._scene.directory.redirect(job.call.tag, named):
                 job.end(final(address, error))
                 return
+            error = Astray(error)
         if helps is Remedy.LOAD:
             job.loads = True
         if helps not in (Remedy.LOAD, Remedy.REDIRECT) or job.turns > TURNS:
             self._failed([job], address, error)
+
+    def _explain(
+        self, address: Address, stopped: list[tuple[_Job, Refusal]]
+    ) -> Generator[Request, Any, None]:
+        """End calls that the ACL stopped; asks for what, as not every server says so."""
+        prefix = self._scene.options.prefix
+        probes = script_probes(probe_key(prefix, stopped[0][0].wire.slot))
+        data = b"".join(pack(command) for _, command in probes)
+        [answers] = yield Exchange([Parcel(address, data, len(probes))], self._timeout)
+        lacks: list[str] = []
+        if not isinstance(answers, Broken):
+            names = [name for name, _ in probes]
+            lacks = lacking(prefix, zip(names, answers, strict=True))
+        for job, error in stopped:
+            self._failed([job], address, Denial(error, lacks) if lacks else error)
 
     def _broken(self, address: Address, jobs: list[_Job], outcome: Broken) -> None:
         for job in jobs:

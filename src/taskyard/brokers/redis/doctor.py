@@ -61,7 +61,7 @@ class Facts:
         has_password: whether it was asked with a password.
         tls: whether it was asked over TLS.
         skew: seconds by which its clock is ahead of this machine's.
-        forbidden: commands that it refused and taskyard needs.
+        forbidden: what it refused and taskyard needs: commands, keys, channels.
         foreign: keys under the prefix that are another application's.
         user: as whom it was asked.
         wait_replicas: how many replicas puts wait for.
@@ -89,6 +89,11 @@ class Facts:
     def setting(self, name: str) -> str:
         """A setting; "" if it is not known."""
         return (self.config or {}).get(name, "")
+
+    @property
+    def loading(self) -> bool:
+        """Whether it still loads its data."""
+        return self.info.get("loading") == "1"
 
     @property
     def replicas(self) -> int:
@@ -170,7 +175,7 @@ def _about_role(facts: Facts) -> Iterator[Finding]:
             f"{facts.cluster.get('cluster_slots_ok', '?')} of 16384 hash slots are served",
             "see CLUSTER NODES for who is missing, and bring it back",
         )
-    if facts.info.get("loading") == "1":
+    if facts.loading:
         yield Finding("problem", "loading", "it still loads its data", "wait, and look again")
 
 
@@ -191,7 +196,7 @@ def _about_commands(facts: Facts) -> Iterator[Finding]:
             "problem",
             "access",
             f"user {facts.user} may not do what taskyard needs: {names}",
-            "allow it with ACL SETUSER; the howto on Redis has the whole rule",
+            "allow it with ACL SETUSER; docs/howto/redis.md has the whole rule, under Rights",
         )
 
 
@@ -229,6 +234,8 @@ def _persistence(facts: Facts) -> str:
     if facts.info.get("aof_enabled") == "1":
         return facts.setting("appendfsync") or "unknown"
     if facts.info.get("aof_enabled") != "0" or facts.config is None:
+        return "unknown"
+    if facts.loading:  # the file that it loads is not yet the one that it writes
         return "unknown"
     return "snapshots" if facts.setting("save") else "none"
 

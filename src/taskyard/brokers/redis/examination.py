@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -23,11 +24,12 @@ from taskyard.brokers.redis.doctor import (
 from taskyard.brokers.redis.failures import NoAnswer, NotRedis, Refusal, final
 from taskyard.brokers.redis.options import Address, RedisOptions
 from taskyard.brokers.redis.placement import HOME
+from taskyard.brokers.redis.rights import is_forbidden, lacking, probe_key, script_probes
 from taskyard.brokers.redis.scripts import load_script
 from taskyard.brokers.redis.topology import directory_for
 from taskyard.errors import BrokerError
 
-__all__ = ["Report", "called_commands", "examine", "look", "start_check"]
+__all__ = ["Report", "examine", "look", "start_check"]
 
 T = TypeVar("T")
 
@@ -41,44 +43,6 @@ CONFIG = (
     "min-replicas-to-write",
     "bind",
     "protected-mode",
-)
-
-# What scripts call, by how many arguments it takes behind the key. They are tried on a key that
-# holds a text, so most end as WRONGTYPE: the ACL is asked before. (What removes keys is behind.)
-_CALLED: Sequence[Sequence[str]] = (
-    (
-        *("EXISTS", "GET", "HGETALL", "HKEYS", "HLEN", "LLEN", "LPOP", "PERSIST", "RPOP", "SCARD"),
-        *("SRANDMEMBER", "TYPE", "ZCARD", "ZPOPMIN", "DEL", "UNLINK"),
-    ),
-    (
-        *(
-            "HDEL",
-            "HEXISTS",
-            "HGET",
-            "HMGET",
-            "HRANDFIELD",
-            "HSCAN",
-            "LINDEX",
-            "LPUSH",
-            "RPUSH",
-            "RPUSHX",
-        ),
-        *("SADD", "SISMEMBER", "SREM", "SSCAN", "ZREM", "ZSCAN", "ZSCORE", "EXPIRE", "PEXPIRE"),
-    ),
-    (
-        *(
-            "HINCRBY",
-            "HSET",
-            "HSETNX",
-            "LRANGE",
-            "LSET",
-            "ZADD",
-            "ZRANGE",
-            "ZRANGEBYLEX",
-            "ZRANGEBYSCORE",
-            "ZREVRANGE",
-        ),
-    ),
 )
 
 
@@ -144,7 +108,8 @@ def start_check(
         report: gets each warning and problem; notes are left to `taskyard doctor`.
 
     Returns:
-        Makes the check; it raises a `BrokerError` if the server is too old.
+        Makes the check; it raises a `BrokerError` if the server is too old, and a `Refusal` while
+        it loads its data, as it does not say before how it keeps them.
     """
 
     def check() -> Questions[None]:
@@ -152,6 +117,8 @@ def start_check(
         old = too_old(facts)
         if old is not None:
             raise BrokerError(f"{options.shown}: {old.text}; {old.remedy}")
+        if facts.loading:
+            raise Refusal("LOADING", "it told in INFO")
         for finding in find(facts):
             if finding.level != "note":
                 report(finding)
@@ -238,38 +205,25 @@ def _open_default() -> Questions[bool | None]:
 
 
 def _forbidden(options: RedisOptions) -> Questions[list[str]]:
-    """Try what taskyard needs; returns what is refused."""
-    refused: list[str] = []
+    """Try what taskyard needs; returns what the user lacks."""
+    answers: list[tuple[str, Any]] = []
     for name, command in _commands(options):
         reply = yield command
-        if _is_forbidden(reply):
-            refused.append(name)
-        elif name == "SUBSCRIBE":
+        answers.append((name, reply))
+        if name == "SUBSCRIBE" and not is_forbidden(reply):
             yield ("UNSUBSCRIBE", *command[1:])
-    if {"DEL", "UNLINK"} <= set(refused):
-        yield ("SET", _probe_key(options), "", "PX", 1)
-    return refused
-
-
-def called_commands() -> list[str]:
-    """The commands that scripts call, as far as `examine` tries them."""
-    return sorted(
-        {"LMOVE", "PUBLISH", "SET", "TIME", *(name for names in _CALLED for name in names)}
-    )
+    return lacking(options.prefix, answers)
 
 
 def _commands(options: RedisOptions) -> Iterator[tuple[str, Sequence[Argument]]]:
-    key = _probe_key(options)
+    key = probe_key(options.prefix, secrets.token_urlsafe(9))
     channel = f"{options.prefix}:wake:doctor"
-    yield "SET", ("SET", key, "text", "EX", 60)
-    yield "LMOVE", ("LMOVE", key, key, "RIGHT", "RIGHT")
+    first, *others = script_probes(key)
+    yield first  # what makes the key
     yield "BLMOVE", ("BLMOVE", key, key, "RIGHT", "LEFT", 1)
-    for count in (1, 2, 0):  # what removes keys comes last
-        for name in _CALLED[count]:
-            yield name, (name, key, *[1] * count)
+    yield from others
     yield "SCRIPT LOAD", ("SCRIPT", "LOAD", "return 1")
     yield "EVALSHA", ("EVALSHA", "e0e1f9fabfc9d4800c877a703b823ac0578ff8db", 1, key)
-    yield "TIME", ("TIME",)
     yield "PING", ("PING",)
     yield "PUBLISH", ("PUBLISH", channel, "")
     yield "SUBSCRIBE", ("SUBSCRIBE", channel)
@@ -277,16 +231,6 @@ def _commands(options: RedisOptions) -> Iterator[tuple[str, Sequence[Argument]]]
         yield "WAIT", ("WAIT", 0, 1)
     if options.kind == "cluster":
         yield "CLUSTER SLOTS", ("CLUSTER", "SLOTS")
-
-
-def _probe_key(options: RedisOptions) -> str:
-    return f"{container_key(options.prefix, 'doctor')}:probe"
-
-
-def _is_forbidden(reply: Any) -> bool:
-    return isinstance(reply, Refusal) and (
-        reply.code == "NOPERM" or (reply.code == "ERR" and "unknown command" in reply.text)
-    )
 
 
 # Keys
@@ -320,7 +264,7 @@ def _checked(reply: Any) -> Any:
     Raises:
         Refusal: it was refused.
     """
-    if isinstance(reply, Exception) and not _is_forbidden(reply):
+    if isinstance(reply, Exception) and not is_forbidden(reply):
         raise reply
     return reply
 

@@ -6,8 +6,9 @@ import os
 import re
 import socket
 import ssl
+from collections.abc import Sequence
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from taskyard.brokers.redis.calls import Call, ScriptError
 from taskyard.brokers.redis.options import Address
@@ -15,7 +16,9 @@ from taskyard.brokers.redis.scripts import READING, STORING
 from taskyard.errors import BrokerError, BrokerInaccessible, BrokerUnavailable, NotConfirmed
 
 __all__ = [
+    "Astray",
     "Broken",
+    "Denial",
     "NoAnswer",
     "NotConfirmed",
     "NotRedis",
@@ -23,10 +26,12 @@ __all__ = [
     "Remedy",
     "exhausted",
     "final",
+    "is_answer",
     "is_reply",
     "named_by",
     "refusal",
     "remedy",
+    "stopped_by_acl",
     "told",
     "will_be_over_soon",
 ]
@@ -44,6 +49,33 @@ class Refusal(Exception):
         super().__init__(f"{code} {text}".strip())
         self.code = code
         self.text = text
+
+
+class Denial(Refusal):
+    """The ACL stopped a script in the middle.
+
+    Attributes:
+        lacks: what it forbids of what scripts need.
+
+    Arguments:
+        error: what the server replied.
+        lacks: see there.
+    """
+
+    def __init__(self, error: Refusal, lacks: Sequence[str]) -> None:
+        super().__init__("NOPERM", error.text)
+        self.lacks = lacks
+
+
+class Astray(Refusal):
+    """The nodes of a cluster went on sending a call from one to another.
+
+    Arguments:
+        error: the last redirection.
+    """
+
+    def __init__(self, error: Refusal) -> None:
+        super().__init__(error.code, error.text)
 
 
 class NotRedis(Exception):
@@ -112,6 +144,7 @@ _REMEDIES = {
     "CLUSTERDOWN": Remedy.RECONNECT,
     "MASTERDOWN": Remedy.RECONNECT,
     "READONLY": Remedy.RECONNECT,
+    "UNBLOCKED": Remedy.RECONNECT,  # it became a replica
 }
 
 _CODE = re.compile(r"-?([A-Z][A-Z0-9]+)(?: |$)")
@@ -158,6 +191,11 @@ def named_by(error: Refusal, address: Address) -> Address:
     return Address(host or address.host, int(port))
 
 
+def is_answer(reply: Any) -> bool:
+    """Whether it is a script's own reply, if only that it refuses: the server let it run."""
+    return not isinstance(reply, Refusal) or reply.code == "TASKYARD"
+
+
 def is_reply(error: Exception) -> bool:
     """Whether the server answered, but did not do what was asked, or not all of it."""
     return isinstance(error, Refusal | NotConfirmed)
@@ -195,10 +233,20 @@ _CAUSES_OF_ERR = {
     "without any password configured": "it has no password, and the URL gives one",
     "cluster support disabled": "it is no node of a cluster: write redis://, or rediss://",
     "unknown command": "it does not offer a command that is needed",
-    "ACL failure in script": "the ACL of this user forbids a command that the scripts use",
-    "can't run this command": "the ACL of this user forbids a command that the scripts use",
+    "ACL failure in script": "the ACL of this user forbids what a script does",
+    "The user executing the script can't": "the ACL of this user forbids what a script does",
 }
 """Errors that have no code of their own, all of them to be mended by somebody."""
+
+RIGHTS = "docs/howto/redis.md has the rule that it needs, under Rights"
+
+_STOPPED = re.compile(r"can't run this command|ACL failure in script: .* to run ")
+"""Up to Redis 7.0; since 7.2, and in Valkey."""
+
+
+def stopped_by_acl(error: Refusal) -> bool:
+    """Whether a script was stopped by a command that its user may not call."""
+    return error.code == "ERR" and _STOPPED.search(error.text) is not None
 
 
 def _cause_of_err(error: Refusal) -> str:
@@ -211,8 +259,7 @@ def _cause_of_err(error: Refusal) -> str:
 def told(error: Exception) -> str:
     """Say in a few words what went wrong."""
     if isinstance(error, Refusal):
-        cause = _CAUSES.get(error.code) or _cause_of_err(error)
-        return f"{cause} ({error})" if cause else str(error)
+        return _told_of_refusal(error)
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is refused: {error.verify_message}; is ca= right?"
     if isinstance(error, ssl.SSLError):
@@ -224,6 +271,23 @@ def told(error: Exception) -> str:
         named = isinstance(error, socket.gaierror) and error.strerror
         return named or os.strerror(error.errno)
     return str(error) or type(error).__name__
+
+
+def _told_of_refusal(error: Refusal) -> str:
+    if isinstance(error, Denial):
+        return (
+            f"the ACL of this user forbids {', '.join(error.lacks)} ({error.text}): a script was "
+            f"stopped there, and what it had written stays; {RIGHTS}"
+        )
+    if isinstance(error, Astray):
+        return (
+            f"the nodes of the cluster send the call from one to another ({error}): they do not"
+            " agree on who serves its hash slot, since slots are being moved, or a move or a"
+            " failover was not finished; redis-cli --cluster check says which"
+        )
+    cause = _CAUSES.get(error.code) or _cause_of_err(error)
+    text = f"{cause} ({error})" if cause else str(error)
+    return f"{text}; {RIGHTS}" if " ACL " in cause else text
 
 
 def final(address: Address | None, error: Exception) -> Exception:

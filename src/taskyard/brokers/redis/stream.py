@@ -114,7 +114,7 @@ class AsyncConnection:
         self._waiter = waiter
         timer = self._loop.call_later(self._timeout, self._fail, TimeoutError("no answer in time"))
         try:
-            await self._send(data)
+            await self._send(data, waiter)
             return await waiter
         finally:
             timer.cancel()
@@ -122,7 +122,8 @@ class AsyncConnection:
             if waiter.done() and not waiter.cancelled():
                 waiter.exception()  # sending failed first
 
-    async def _send(self, data: bytes) -> None:
+    async def _send(self, data: bytes, waiter: asyncio.Future[list[Any]]) -> None:
+        """Send it, unless the connection ends meanwhile, of which the waiter is told."""
         if self._tls is not None:
             data = self._tls.wrap(data)
         try:
@@ -130,8 +131,14 @@ class AsyncConnection:
         except BlockingIOError:
             sent = 0
         if sent < len(data):
-            async with asyncio.timeout(self._timeout):
-                await self._loop.sock_sendall(self._socket, memoryview(data)[sent:])
+            rest = self._loop.sock_sendall(self._socket, memoryview(data)[sent:])
+            sending = self._loop.create_task(rest)
+            try:
+                await asyncio.wait((sending, waiter), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                sending.cancel()
+            if sending.done():
+                sending.result()
 
     def _readable(self) -> None:
         try:
@@ -165,6 +172,7 @@ class AsyncConnection:
         if self._socket.fileno() >= 0:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._loop.remove_reader(self._socket)
+                self._loop.remove_writer(self._socket)  # of a send that is under way
             self._socket.close()
         if self._waiter is not None and not self._waiter.done():
             with contextlib.suppress(RuntimeError):

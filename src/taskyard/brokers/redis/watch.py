@@ -21,6 +21,9 @@ __all__ = ["InboxWatch"]
 BLOCK = 5.0
 """Seconds for which the server holds an answer back. What somebody left behind is noticed then."""
 
+PASSING = 3
+"""How many failures in a row are left to who collects next, which tries again and tells of it."""
+
 
 class InboxWatch:
     """See `Watch`. It must be used on one event loop.
@@ -55,18 +58,24 @@ class InboxWatch:
         self._read = read
         self._connection: AsyncConnection | None = None
         self._address: Address | None = None
+        self._failures = 0
 
     async def wait(self) -> Lot | None:
         """See `Watch.wait`."""
         try:
             if self._connection is None:
                 self._connection = await self._connected()
-            return await self._exchange(self._connection)
+            lot = await self._exchange(self._connection)
+            self._failures = 0
+            return lot
         except Exception as error:
             self.close()
             if self._redirects(error):
                 return None  # whoever collects looks where it is now
-            raise self._failure(error) from error
+            failure = self._failure(error)
+            if self._may_pass(error):
+                return None
+            raise failure from error
         except BaseException:
             self.close()  # an answer is still to come on it
             raise
@@ -101,6 +110,14 @@ class InboxWatch:
         if remedy(error) is not Remedy.REDIRECT:
             return False
         return self._directory.redirect(self._tag, named_by(error, address))
+
+    def _may_pass(self, error: Exception) -> bool:
+        """Whether it may be over with the next attempt: often just a connection was cut."""
+        cause = error.error if isinstance(error, NoAnswer) else error
+        if remedy(cause) is Remedy.NONE and not isinstance(cause, BrokerUnavailable):
+            return False
+        self._failures += 1
+        return self._failures <= PASSING
 
     def _failure(self, error: Exception) -> BrokerError:
         if isinstance(error, NoAnswer):
