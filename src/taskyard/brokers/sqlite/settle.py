@@ -257,7 +257,7 @@ class Settler:
         self._tx.gauge(group, "waiting", len(messages))
 
     def _release(self, lane: Lane | None) -> None:
-        """Count a claim off a lane, right after what it held there: lanes come back in its order."""
+        """Count a claim off a lane after what it held there: lanes come back in its order."""
         if lane is not None:
             lane.held = max(0, lane.held - 1)
             self._lanes.relocate(lane)
