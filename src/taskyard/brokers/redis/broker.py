@@ -37,7 +37,6 @@ from taskyard.brokers.redis.options import RedisOptions
 from taskyard.brokers.redis.outages import Outages
 from taskyard.brokers.redis.placement import (
     FIRST_EPOCH,
-    HOME,
     TOKENS,
     Placements,
     call,
@@ -154,9 +153,7 @@ class RedisBroker:
         self, group: Group, policy: GroupPolicy, *, replace: bool = False
     ) -> Operation[None]:
         for _ in range(ROUNDS):
-            yield from self._placements.load([group.queue])
-            placement = self._placements.known(group.queue)
-            assert placement is not None  # noqa: S101 - it was just loaded
+            placement = (yield from self._placements.load([group.queue]))[group.queue]
             for container in placement.containers:
                 answer = yield from _declare(container, placement.epoch, group, policy, replace)
                 if answer in (MOVED, TRY_AGAIN):
@@ -205,13 +202,11 @@ class RedisBroker:
 
     def _put(self, puts: Sequence[Put], stored: list[Put]) -> Operation[list[Put]]:
         """Put once; returns what was not stored since its queue is being split."""
-        queues = {item.group.queue for item in puts}
-        yield from self._placements.load(queues)
-        epochs = {queue: self._placements.epoch(queue) for queue in queues}
+        placements = yield from self._placements.load({item.group.queue for item in puts})
+        epochs = {queue: placement.epoch for queue, placement in placements.items()}
         parts: dict[int, list[Put]] = defaultdict(list)
         for item in puts:
-            placement = self._placements.known(item.group.queue)
-            parts[placement.of(item.shard) if placement else HOME].append(item)
+            parts[placements[item.group.queue].of(item.shard)].append(item)
         answers = yield Each(
             [_put(container, part, epochs=epochs) for container, part in parts.items()]
         )

@@ -106,11 +106,6 @@ class Placements:
         self._wanted[queue] = partitions
         self.forget(queue)
 
-    def epoch(self, queue: str) -> int:
-        """The epoch of a placement that was looked up."""
-        known = self._known.get(queue)
-        return FIRST_EPOCH if known is None else known.epoch
-
     def known(self, queue: str) -> Placement | None:
         """A placement that was looked up."""
         return self._known.get(queue)
@@ -128,16 +123,28 @@ class Placements:
         """Whether one of these is to be looked up again."""
         return not self._stale.isdisjoint(queues)
 
-    def load(self, queues: Iterable[str]) -> Operation[None]:
+    def load(self, queues: Iterable[str], *, anew: bool = False) -> Operation[dict[str, Placement]]:
         """Look up what is not known yet; queues that are new are placed.
+
+        Arguments:
+            queues: their names.
+            anew: look up what is known, too.
+
+        Returns:
+            Their placements.
 
         Raises:
             PartitionConflict: a queue has other containers than was said here.
         """
         wanted = set(queues)
-        missing = sorted((wanted - self._known.keys()) | (wanted & self._stale))
-        if not missing:
-            return
+        missing = [
+            queue for queue in wanted if anew or queue not in self._known or queue in self._stale
+        ]
+        if missing:
+            yield from self._look_up(sorted(missing))
+        return {queue: self._known[queue] for queue in wanted}
+
+    def _look_up(self, missing: Sequence[str]) -> Operation[None]:
         self._stale.difference_update(missing)
         args: list[Argument] = []
         for queue in missing:
@@ -153,8 +160,7 @@ class Placements:
         Raises:
             PartitionConflict: a queue has other containers than was said here.
         """
-        self._stale |= self._known.keys()
-        yield from self.load(self._known)
+        yield from self.load(self._known, anew=True)
 
     def _check(self, queue: str, containers: Sequence[int]) -> None:
         wanted = self._wanted.get(queue)

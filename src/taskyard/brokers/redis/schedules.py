@@ -147,8 +147,7 @@ class RedisSchedules:
         )
 
     def _epoch(self, queue: str) -> Operation[int]:
-        yield from self._placements.load([queue])
-        return self._placements.epoch(queue)
+        return (yield from self._placements.load([queue]))[queue].epoch
 
     def _finish(
         self, name: str, number: int, epoch: int, put: Put

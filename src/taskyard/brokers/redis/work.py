@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -32,7 +32,7 @@ from taskyard.brokers.base import (
 from taskyard.brokers.common import NO_ATTEMPT
 from taskyard.brokers.redis.absences import Absences
 from taskyard.brokers.redis.calls import Argument, Call, Each
-from taskyard.brokers.redis.placement import TOKENS, Placements, call
+from taskyard.brokers.redis.placement import HOME, TOKENS, Placement, Placements, call
 from taskyard.brokers.redis.replies import group_key, read_claim, read_group
 from taskyard.brokers.redis.turns import Turns
 from taskyard.errors import BrokerError
@@ -47,6 +47,16 @@ HASTE = 0.1
 
 _FIRST_BLOB = 5
 """The index in ARGV behind the packed part."""
+
+
+class _Sought(Want):
+    """What a worker asks for, and where that is looked for.
+
+    Attributes:
+        placements: of the queues of its groups.
+    """
+
+    placements: Mapping[str, Placement] = msgspec.field(default_factory=dict)
 
 
 class Steps:
@@ -90,8 +100,10 @@ class Steps:
         return self._placements.outdated(item.group.queue for item in want.groups)
 
     def _step(self, settled: dict[int, list[Settlement]], want: Want) -> Operation[Step]:
-        groups = yield from self._groups(want)
-        served = list(groups) or [0]
+        placements = yield from self._placements.load(item.group.queue for item in want.groups)
+        groups = _by_container(want, placements)
+        want = _sought(want, placements)
+        served = list(groups) or [HOME]
         alone = len(served) == 1 and served[0] not in self._absences
         if alone and settled.keys() <= groups.keys():
             [container] = served
@@ -100,15 +112,6 @@ class Steps:
             reply = yield self._call(container, settled.get(container, ()), want)
             return self._read(container, reply, want)
         return (yield from self._visit(settled, want, groups))
-
-    def _groups(self, want: Want) -> Operation[dict[int, list[GroupWant]]]:
-        yield from self._placements.load(item.group.queue for item in want.groups)
-        groups: dict[int, list[GroupWant]] = {}
-        for item in want.groups:
-            placement = self._placements.known(item.group.queue)
-            for container in placement.containers if placement else ():
-                groups.setdefault(container, []).append(item)
-        return groups
 
     def _settle_only(self, settled: dict[int, list[Settlement]]) -> Operation[Step]:
         containers = self._placements.containers()
@@ -123,7 +126,7 @@ class Steps:
     def _visit(
         self,
         settled: dict[int, list[Settlement]],
-        want: Want,
+        want: _Sought,
         groups: dict[int, list[GroupWant]],
     ) -> Operation[Step]:
         turns = self._turns.setdefault(tuple(groups), Turns())
@@ -147,7 +150,7 @@ class Steps:
         self,
         order: Sequence[int],
         settled: dict[int, list[Settlement]],
-        want: Want | None,
+        want: _Sought | None,
         groups: dict[int, list[GroupWant]],
     ) -> Operation[list[Step]]:
         """Make a step in one container after the other, but not where it cannot be reached.
@@ -186,7 +189,9 @@ class Steps:
             self._absences.keep(container, kept)
         return steps
 
-    def _fall_asleep(self, want: Want, groups: dict[int, list[GroupWant]]) -> Operation[list[Step]]:
+    def _fall_asleep(
+        self, want: _Sought, groups: dict[int, list[GroupWant]]
+    ) -> Operation[list[Step]]:
         listener = want.listener or ""
         steps: list[Step] = []
         asleep = self._asleep.setdefault(listener, set())
@@ -225,7 +230,7 @@ class Steps:
     # Who can be reached
 
     def _try(
-        self, container: int, settlements: Sequence[Settlement], want: Want | None
+        self, container: int, settlements: Sequence[Settlement], want: _Sought | None
     ) -> Operation[Step]:
         """Make a step in a container, with what was kept for it."""
         kept = self._absences.take(container)
@@ -291,7 +296,9 @@ class Steps:
         """The containers where a listener that ends is registered."""
         return sorted(self._asleep.pop(listener, set()))
 
-    def _call(self, container: int, settlements: Sequence[Settlement], want: Want | None) -> Call:
+    def _call(
+        self, container: int, settlements: Sequence[Settlement], want: _Sought | None
+    ) -> Call:
         blobs: list[Argument] = []
         packed = _pack(
             (
@@ -302,11 +309,15 @@ class Steps:
         )
         return call("step", container, packed, *blobs)
 
-    def _packed(self, want: Want) -> tuple[Any, ...]:
-        epoch = self._placements.epoch
+    def _packed(self, want: _Sought) -> tuple[Any, ...]:
         return (
             [
-                (group_key(item.group), item.messages, tuple(item.members), epoch(item.group.queue))
+                (
+                    group_key(item.group),
+                    item.messages,
+                    tuple(item.members),
+                    want.placements[item.group.queue].epoch,
+                )
                 for item in want.groups
             ],
             want.owner,
@@ -320,7 +331,7 @@ class Steps:
             self._afar,
         )
 
-    def _read(self, container: int, reply: Sequence[Any], want: Want | None) -> Step:
+    def _read(self, container: int, reply: Sequence[Any], want: _Sought | None) -> Step:
         lost, now, next_at, suspects, claims, *moved = reply
         wanted = () if want is None else want.groups
         groups = {group_key(item.group): item.group for item in wanted}
@@ -335,7 +346,30 @@ class Steps:
         return Step(lost_tokens, made, now, next_at, bool(suspects))
 
 
-def _remaining(want: Want, served: Sequence[GroupWant], found: list[Claim]) -> Want | None:
+def _by_container(want: Want, placements: Mapping[str, Placement]) -> dict[int, list[GroupWant]]:
+    groups: dict[int, list[GroupWant]] = {}
+    for item in want.groups:
+        for container in placements[item.group.queue].containers:
+            groups.setdefault(container, []).append(item)
+    return groups
+
+
+def _sought(want: Want, placements: Mapping[str, Placement]) -> _Sought:
+    return _Sought(
+        want.groups,
+        want.owner,
+        want.lease,
+        want.claims,
+        want.bytes,
+        want.drain,
+        want.alone,
+        want.listener,
+        want.messages,
+        placements,
+    )
+
+
+def _remaining(want: _Sought, served: Sequence[GroupWant], found: list[Claim]) -> _Sought | None:
     """What is still wanted after some claims; without the listener, that comes last."""
     messages = want.messages - sum(map(len, found))
     claims = want.claims - len(found)
