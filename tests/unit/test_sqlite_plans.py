@@ -17,8 +17,8 @@ from taskyard.message import Failure
 ORDERED = Group("orders", "ordered")
 BATCH = Group("orders", "batch")
 
-# Not for every message: open claims are few, and so are sleepers and groups.
-FEW = ("taskyard_claim", "taskyard_listener", "taskyard_group", "taskyard_meta")
+# Not for every message: open claims are few, and so are sleepers, groups and gates.
+FEW = ("taskyard_claim", "taskyard_listener", "taskyard_group", "taskyard_gate", "taskyard_meta")
 
 # Lanes of equal times: at most those of one transaction or so. The words depend on the version.
 SORTS_TIES = ("USE TEMP B-TREE FOR RIGHT PART OF ORDER BY", "USE TEMP B-TREE FOR LAST ")
@@ -120,7 +120,7 @@ def test_no_statement_of_daily_work_reads_a_whole_table(traced: Traced) -> None:
         ),
         (
             ["FROM taskyard_lane", "place = 2 AND blocked"],
-            ["SEARCH taskyard_lane USING INDEX taskyard_lane_filling (grp=?)", SORTS_TIES],
+            ["SEARCH taskyard_lane USING INDEX taskyard_lane_filling (grp=? AND at>", SORTS_TIES],
         ),
         (
             ["SELECT grp", "FROM taskyard_lane", "place = 2 AND at <="],

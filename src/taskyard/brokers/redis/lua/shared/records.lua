@@ -1,7 +1,8 @@
 -- Records: what is remembered of a message under its id.
 --
 -- T:k:<id>  hash  gid, ttl (microseconds after the end), state, due, expires (0: not ended),
---                 result, failure or losses, waiters (names of listeners, each followed by a space);
+--                 result, failure or losses,
+--                 waiters (names of listeners, each followed by a space);
 --                 and where the message is: shard, priority, sequence (0: outside its lane)
 -- include lanes
 
