@@ -7,7 +7,8 @@ placement of all queues, and it holds those that have no containers of their own
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from time import monotonic
+from typing import Any, NamedTuple
 from zlib import crc32
 
 from taskyard.brokers.base import Operation
@@ -29,6 +30,8 @@ __all__ = [
 HOME = 0
 FIRST_EPOCH = 1
 """That of queues that were never split."""
+REVIEW = 30.0
+"""Seconds after which producers ask again where their queues are."""
 
 
 def call(name: str, container: int, *args: Argument) -> Call:
@@ -100,6 +103,7 @@ class Placements:
         self._wanted: dict[str, int] = {}
         self._known: dict[str, Placement] = {}
         self._stale: set[str] = set()
+        self._reviewed = monotonic()
 
     def want(self, queue: str, partitions: int) -> None:
         """Say how many containers a queue is to have."""
@@ -146,10 +150,7 @@ class Placements:
 
     def _look_up(self, missing: Sequence[str]) -> Operation[None]:
         self._stale.difference_update(missing)
-        args: list[Argument] = []
-        for queue in missing:
-            args += (queue, self._wanted.get(queue, self._default))
-        _, *found = yield call("places", HOME, *args)
+        _, *found = yield self._question(missing)
         for queue, (epoch, *containers) in zip(missing, found, strict=True):
             self._check(queue, containers)
             self._known[queue] = Placement(epoch, tuple(containers))
@@ -160,7 +161,30 @@ class Placements:
         Raises:
             PartitionConflict: a queue has other containers than was said here.
         """
+        self._reviewed = monotonic()
         yield from self.load(self._known, anew=True)
+
+    def review(self) -> list[Call]:
+        """The call that does so, to be made beside others; none if that was done not long ago."""
+        if monotonic() - self._reviewed < REVIEW:
+            return []
+        self._reviewed = monotonic()
+        return [self._question(sorted(self._known))]
+
+    def reviewed(self, review: Sequence[Call], outcomes: Sequence[Any]) -> None:
+        """Note what `review` brought: what has changed is looked up when it is needed next."""
+        for asked, outcome in zip(review, outcomes, strict=True):
+            if not isinstance(outcome, Exception):
+                for queue, placed in zip(asked.args[::2], outcome[1:], strict=True):
+                    known = self._known[str(queue)]
+                    if [known.epoch, *known.containers] != placed:
+                        self.forget(str(queue))
+
+    def _question(self, queues: Iterable[str]) -> Call:
+        args: list[Argument] = []
+        for queue in queues:
+            args += (queue, self._wanted.get(queue, self._default))
+        return call("places", HOME, *args)
 
     def _check(self, queue: str, containers: Sequence[int]) -> None:
         wanted = self._wanted.get(queue)

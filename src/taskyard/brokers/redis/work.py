@@ -54,9 +54,11 @@ class _Sought(Want):
 
     Attributes:
         placements: of the queues of its groups.
+        anew: whether they were looked up for this.
     """
 
     placements: Mapping[str, Placement] = msgspec.field(default_factory=dict)
+    anew: bool = False
 
 
 class Steps:
@@ -92,17 +94,20 @@ class Steps:
         step = yield from self._step(settled, want)
         if self._outdated(want) and want.listener is not None and not step.claims:
             # It would sleep where it may not be woken any more.
-            return _joined([step, (yield from self._step({}, want))])
+            return _joined([step, (yield from self._step({}, want, anew=True))])
         return step
 
     def _outdated(self, want: Want) -> bool:
         """Whether a reply said that shards of a queue are elsewhere now."""
         return self._placements.outdated(item.group.queue for item in want.groups)
 
-    def _step(self, settled: dict[int, list[Settlement]], want: Want) -> Operation[Step]:
-        placements = yield from self._placements.load(item.group.queue for item in want.groups)
+    def _step(
+        self, settled: dict[int, list[Settlement]], want: Want, *, anew: bool = False
+    ) -> Operation[Step]:
+        queues = {item.group.queue for item in want.groups}
+        placements = yield from self._placements.load(queues, anew=anew)
         groups = _by_container(want, placements)
-        want = _sought(want, placements)
+        want = _sought(want, placements, anew=anew)
         served = list(groups) or [HOME]
         alone = len(served) == 1 and served[0] not in self._absences
         if alone and settled.keys() <= groups.keys():
@@ -317,6 +322,7 @@ class Steps:
                     item.messages,
                     tuple(item.members),
                     want.placements[item.group.queue].epoch,
+                    not want.anew,
                 )
                 for item in want.groups
             ],
@@ -354,7 +360,7 @@ def _by_container(want: Want, placements: Mapping[str, Placement]) -> dict[int, 
     return groups
 
 
-def _sought(want: Want, placements: Mapping[str, Placement]) -> _Sought:
+def _sought(want: Want, placements: Mapping[str, Placement], *, anew: bool) -> _Sought:
     return _Sought(
         want.groups,
         want.owner,
@@ -366,6 +372,7 @@ def _sought(want: Want, placements: Mapping[str, Placement]) -> _Sought:
         want.listener,
         want.messages,
         placements,
+        anew,
     )
 
 
