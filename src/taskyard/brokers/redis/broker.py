@@ -258,7 +258,7 @@ class RedisBroker:
             parts[container].append(inside)
         patience = math.inf if len(parts) == 1 else PATIENCE
         replies = yield Each(
-            call("extend", container, lease, *inside)._replace(retry=patience)
+            call("extend", container, lease, *inside, retry=patience)
             for container, inside in parts.items()
         )
         failures = [reply for reply in replies if isinstance(reply, Exception)]
@@ -458,8 +458,8 @@ def _reap(
 ) -> Operation[int]:
     total, cursor = 0, b"0"
     while cursor:
-        reap = call("reap", container, dead_limit, cursor, *owners)
-        taken, cursor = yield reap._replace(retry=patience)
+        reap = call("reap", container, dead_limit, cursor, *owners, retry=patience)
+        taken, cursor = yield reap
         total += taken
     return total
 
@@ -468,8 +468,8 @@ def _tidy(dead_age: int, container: int, patience: float) -> Operation[int]:
     """Tidy a container, until a chunk of dead letters is gone; whoever wants more calls again."""
     total, cursor = 0, b"0"
     while cursor and total < CHUNK:
-        tidy = call("tidy", container, dead_age, CHUNK, cursor)
-        removed, cursor = yield tidy._replace(retry=patience)
+        tidy = call("tidy", container, dead_age, CHUNK, cursor, retry=patience)
+        removed, cursor = yield tidy
         total += removed
     return total
 

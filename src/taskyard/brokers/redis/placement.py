@@ -6,6 +6,7 @@ placement of all queues, and it holds those that have no containers of their own
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from time import monotonic
 from typing import Any, NamedTuple
@@ -34,9 +35,15 @@ REVIEW = 30.0
 """Seconds after which producers ask again where their queues are."""
 
 
-def call(name: str, container: int, *args: Argument) -> Call:
-    """A call of the script of a name."""
-    return Call(load_script(name), str(container), args)
+def call(
+    name: str,
+    container: int,
+    *args: Argument,
+    retry: float = math.inf,
+    timeout: float = math.inf,
+) -> Call:
+    """A call of the script of a name; `retry` and `timeout`: see `Call`."""
+    return Call(load_script(name), str(container), args, retry, timeout)
 
 
 class Numbering(NamedTuple):

@@ -228,8 +228,7 @@ class Steps:
         if asleep := asleep - later:
             with contextlib.suppress(BrokerError):  # it may be woken in vain, no more
                 yield [
-                    call("leave", container, listener)._replace(retry=HASTE)
-                    for container in sorted(asleep)
+                    call("leave", container, listener, retry=HASTE) for container in sorted(asleep)
                 ]
 
     # Who can be reached
@@ -289,7 +288,7 @@ class Steps:
         self._absences.postpone(containers)  # somebody else may come here meanwhile
         if not containers:
             return {}
-        ask = [call("records", one, "")._replace(retry=HASTE, timeout=ANSWER) for one in containers]
+        ask = [call("records", one, "", retry=HASTE, timeout=ANSWER) for one in containers]
         outcomes = yield Each(ask)
         return {
             container: outcome
