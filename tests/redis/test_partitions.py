@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from zlib import crc32
 
 import pytest
-from tests.conformance.harness import TASK, AsyncRunner, Clock, Harness, SyncRunner, body, micros
+from tests.conformance.harness import TASK, Harness, Make, body, micros
 from tests.servers.cluster import RedisCluster
 from tests.servers.server import RedisServer
 
 from taskyard.brokers.base import Back, Dead, Group, Operation, Put, Retried
-from taskyard.brokers.redis import RedisBroker, parse_url, placement
+from taskyard.brokers.redis import placement
 from taskyard.brokers.redis.placement import HOME, TOKENS, Placement
 from taskyard.brokers.schedules import Schedule
 from taskyard.errors import DuplicateId, PartitionConflict
@@ -23,36 +22,7 @@ OTHER = Group("another", "task")
 FAILURE = Failure("error", "Error", "it failed")
 SHARDS = [str(number) for number in range(40)]
 
-Make = Callable[[int], Harness]
 Server = RedisServer | RedisCluster
-
-
-@pytest.fixture(params=["redis-sync", "redis-async", "cluster-sync"])
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def server(kind: str, request: pytest.FixtureRequest) -> Server:
-    return request.getfixturevalue("redis_cluster" if "cluster" in kind else "redis_server")
-
-
-@pytest.fixture
-def make(kind: str, server: Server) -> Iterator[Make]:
-    """Makes a harness whose queue has so many partitions; all of them share their keys."""
-    prefix, clock = f"partitions-{uuid.uuid4().hex[:8]}", Clock()
-    made: list[Harness] = []
-
-    def make(partitions: int) -> Harness:
-        broker = RedisBroker(parse_url(f"{server.url}?prefix={prefix}"), clock=clock)
-        broker.set_partitions(TASK.queue, partitions)
-        runner = AsyncRunner(broker) if "async" in kind else SyncRunner(broker)
-        made.append(Harness(broker, runner, clock))
-        return made[-1]
-
-    yield make
-    for harness in made:
-        harness.close()
 
 
 @pytest.fixture
@@ -315,7 +285,7 @@ def test_an_idle_partition_costs_nothing(make: Make, server: Server) -> None:
 def keys(server: Server) -> list[str]:
     """The keys of all brokers but what is remembered of calls, and that expires."""
     nodes = [server] if isinstance(server, RedisServer) else server.masters()
-    found = [key.decode() for node in nodes for key in node.client().keys("partitions-*")]
+    found = [key.decode() for node in nodes for key in node.client().keys("shared-*")]
     return [key for key in found if ":call:" not in key]
 
 
