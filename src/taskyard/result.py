@@ -182,7 +182,7 @@ class Result(Generic[R]):
         return self._found(await self._kept().read_async(self.id)).state
 
     def failure(self) -> Failure | None:
-        """Why the message is dead, as data; None if it is not.
+        """Why the message is dead, or was before its dead letter was discarded; else None.
 
         Raises:
             ResultNotKept: the task keeps no results.

@@ -121,6 +121,14 @@ def test_a_draining_worker_gets_what_still_waits_to_fill(batching: Harness) -> N
     assert batching.flushed() == {"drain": 2}
 
 
+def test_a_draining_worker_gets_what_waits_behind_a_suspect(batching: Harness) -> None:
+    batching.put("suspect", shard="a")
+    batching.take(1, drain=True, owner="lost")
+    batching.reap("lost")
+    batching.put("innocent", shard="b")
+    assert names(batching.take(1, drain=True, alone=False)) == ["innocent"]
+
+
 def test_a_draining_worker_gets_full_batches_too(batching: Harness) -> None:
     batching.put("x", shard="1")
     batching.put("a", "b", "c", shard="2")

@@ -9,7 +9,7 @@ import pytest
 from tests.conformance.harness import TASK, Harness, Make, body, deliveries, names
 
 from taskyard.brokers.base import Dead, DeadLetter, DeadQuery, Group, Operation, Retried
-from taskyard.message import Failure, Reason
+from taskyard.message import Failure, Reason, State
 
 OTHER = Group("orders", "mail")
 BROKEN = Failure("failed", "ValueError", "it is broken", "Traceback: …")
@@ -169,6 +169,21 @@ def test_dead_letters_are_discarded_by_hand(harness: Harness) -> None:
     assert harness.discard_dead() == 1
     assert harness.counts().dead == 0
     assert harness.discard_dead() == 0
+
+
+def test_the_record_of_a_discarded_dead_letter_still_says_why_it_died(harness: Harness) -> None:
+    harness.declare(max_deliveries=1)
+    bury(harness, "failed", keep=60)
+    harness.put("lost", keep=60)
+    harness.take(owner="w")
+    harness.reap("w")
+    died_of = [letter.failure for letter in harness.dead()]
+    assert [failure.reason for failure in died_of] == [BROKEN.reason, Reason.WORKER_LOST]
+    harness.discard_dead()
+    found = [harness.record(id_) for id_ in ("failed", "lost")]
+    assert [(record.state, record.failure) for record in found if record] == [
+        (State.DISCARDED, failure) for failure in died_of
+    ]
 
 
 def test_a_thousand_dead_letters_are_retried_and_discarded(harness: Harness) -> None:

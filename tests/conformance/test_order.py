@@ -125,6 +125,21 @@ def test_lanes_take_turns(harness: Harness) -> None:
     assert harness.work_off(1) == ["a0", "b0", "c0", "a1", "b1", "c1", "a2", "b2", "c2"]
 
 
+@pytest.mark.parametrize("end", ["lost", "given back"])
+def test_lanes_come_back_in_the_order_of_their_claim(harness: Harness, end: str) -> None:
+    harness.declare(concurrency=2)
+    harness.put("a", "b", shard="full")
+    harness.take(1)
+    harness.put("c", shard="free")
+    claim = harness.take(2, owner="lost")
+    assert names(claim) == ["b", "c"]
+    if end == "lost":
+        harness.reap("lost")
+    else:
+        harness.settle(claim, every=Back())
+    assert harness.work_off(1) == ["b", "c"]
+
+
 def test_ordered_lanes_take_turns(harness: Harness) -> None:
     harness.declare(concurrency=1)
     for shard in "abc":

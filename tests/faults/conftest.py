@@ -37,10 +37,14 @@ def own_server() -> Iterator[RedisServer]:
 
 @pytest.fixture(params=["sqlite", "redis"])
 def store(request: pytest.FixtureRequest, folder: Path) -> Store:
-    """What shared brokers there are; a module about one of them has its own."""
-    if request.param == "redis":
-        return RedisStore(request.getfixturevalue("durable_server"))
-    return SQLiteStore(folder / "yard.db")
+    """What shared brokers there are; "own redis", on `own_server`, is for those who ask for it."""
+    match request.param:
+        case "own redis":
+            return RedisStore(request.getfixturevalue("own_server"), timeout=1)
+        case "redis":
+            return RedisStore(request.getfixturevalue("durable_server"))
+        case _:
+            return SQLiteStore(folder / "yard.db")
 
 
 @pytest.fixture

@@ -34,10 +34,7 @@ POINTS = [
 
 UNHEARD = ["courier plan", "courier put", "courier collect"]
 
-
-@pytest.fixture
-def store(own_server: RedisServer) -> RedisStore:
-    return RedisStore(own_server, timeout=1)
+pytestmark = pytest.mark.parametrize("store", ["own redis"], indirect=True)
 
 
 @pytest.fixture

@@ -33,10 +33,7 @@ MOMENTS = [
 ]
 LEASE = 0.6
 
-
-@pytest.fixture
-def store(own_server: RedisServer) -> RedisStore:
-    return RedisStore(own_server, timeout=1)
+pytestmark = pytest.mark.parametrize("store", ["own redis"], indirect=True)
 
 
 @pytest.fixture

@@ -2,56 +2,28 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from zlib import crc32
 
 import pytest
-from tests.conformance.harness import TASK, AsyncRunner, Clock, Harness, SyncRunner, body, micros
+from tests.conformance.harness import TASK, Harness, Make, body, micros
 from tests.servers.cluster import RedisCluster
 from tests.servers.server import RedisServer
 
-from taskyard.brokers.base import Back, Dead, Put, Retried
-from taskyard.brokers.redis import RedisBroker, parse_url
+from taskyard.brokers.base import Back, Dead, Group, Operation, Put, Retried
+from taskyard.brokers.redis import placement
 from taskyard.brokers.redis.placement import HOME, TOKENS, Placement
+from taskyard.brokers.schedules import Schedule
 from taskyard.coalesce import Entry, put_entries
 from taskyard.errors import DuplicateId, PartitionConflict
 from taskyard.message import Failure
 
 PARTITIONS = 4
+OTHER = Group("another", "task")
 FAILURE = Failure("error", "Error", "it failed")
 SHARDS = [str(number) for number in range(40)]
 
-Make = Callable[[int], Harness]
 Server = RedisServer | RedisCluster
-
-
-@pytest.fixture(params=["redis-sync", "redis-async", "cluster-sync"])
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def server(kind: str, request: pytest.FixtureRequest) -> Server:
-    return request.getfixturevalue("redis_cluster" if "cluster" in kind else "redis_server")
-
-
-@pytest.fixture
-def make(kind: str, server: Server) -> Iterator[Make]:
-    """Makes a harness whose queue has so many partitions; all of them share their keys."""
-    prefix, clock = f"partitions-{uuid.uuid4().hex[:8]}", Clock()
-    made: list[Harness] = []
-
-    def make(partitions: int) -> Harness:
-        broker = RedisBroker(parse_url(f"{server.url}?prefix={prefix}"), clock=clock)
-        broker.set_partitions(TASK.queue, partitions)
-        runner = AsyncRunner(broker) if "async" in kind else SyncRunner(broker)
-        made.append(Harness(broker, runner, clock))
-        return made[-1]
-
-    yield make
-    for harness in made:
-        harness.close()
 
 
 @pytest.fixture
@@ -135,6 +107,111 @@ def test_fewer_are_not_asked_for(make: Make) -> None:
     assert make(2).work_off() == ["a"]
 
 
+# A server that was emptied: who comes first places the queues anew
+
+
+def empty(server: Server, new: Harness) -> None:
+    """Lose everything; then somebody places the queue, elsewhere than it was."""
+    server.client().flushall()
+    new.broker.set_partitions(OTHER.queue, PARTITIONS)  # type: ignore[attr-defined]
+    new.declare(OTHER)
+    new.declare(concurrency=1)
+
+
+def all_in(shards: Sequence[str]) -> list[str]:
+    return sorted(f"in {shard}" for shard in shards)
+
+
+def test_a_producer_learns_where_an_emptied_server_has_its_queue(
+    make: Make, server: Server
+) -> None:
+    producer, worker = make(PARTITIONS), make(PARTITIONS)
+    fill(producer, *SHARDS)
+    empty(server, worker)
+    for _ in range(2):
+        fill(producer, *SHARDS)
+        assert sorted(worker.work_off()) == all_in(SHARDS)
+
+
+def test_workers_of_an_emptied_server_lead_no_producer_astray(make: Make, server: Server) -> None:
+    producer, old, new = make(PARTITIONS), make(PARTITIONS), make(PARTITIONS)
+    fill(producer, *SHARDS)
+    assert old.work_off()
+    empty(server, new)
+    old.idle_worker()
+    old.declare(concurrency=1)
+    fill(producer, *SHARDS)
+    assert sorted(new.work_off()) == all_in(SHARDS)
+
+
+def test_who_fell_asleep_on_an_emptied_server_is_woken(make: Make, server: Server) -> None:
+    old, new = make(PARTITIONS), make(PARTITIONS)
+    fill(old, *SHARDS)
+    assert old.work_off()
+    empty(server, new)
+    sleeper = old.idle_worker()
+    fill(new, *SHARDS)
+    assert sleeper.is_woken()
+
+
+def test_an_inbox_of_an_emptied_server_goes_where_its_queue_is(make: Make, server: Server) -> None:
+    courier, worker = make(PARTITIONS), make(PARTITIONS)
+    fill(courier, *SHARDS)
+    empty(server, worker)
+    inboxes = courier.broker.inboxes
+    assert inboxes is not None
+    server.client().lpush(inboxes.name(TASK.queue), "value")
+    lot = courier.run(inboxes.collect(TASK.queue, "me"))
+    assert lot is not None
+    assert courier.run(inboxes.store(lot, [Put(TASK, [body("pushed")], "s")])) == []
+    assert worker.work_off() == ["pushed"]
+
+
+def test_a_schedule_of_an_emptied_server_puts_where_its_queue_is(
+    make: Make, server: Server
+) -> None:
+    scheduler, worker = make(PARTITIONS), make(PARTITIONS)
+    fill(scheduler, *SHARDS)
+    empty(server, worker)
+    absent = Schedule("daily", b"", 0)
+    due = Schedule("daily", b"rule", scheduler.clock.now)
+    put = Put(TASK, [body("scheduled")], "s")
+    assert scheduler.run(scheduler.broker.schedules.change(absent, due, put))
+    assert worker.work_off() == ["scheduled"]
+
+
+def test_a_producer_asks_now_and_then_where_its_queue_is(
+    make: Make, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Home alone may lose what it knew, in a failover."""
+    producer, worker = make(PARTITIONS), make(PARTITIONS)
+    fill(producer, *SHARDS)
+    home = worker.broker._options.prefix + ":{0}:places"  # type: ignore[attr-defined]
+    server.client().delete(home)
+    worker.declare()
+    monkeypatch.setattr(placement, "REVIEW", 0.0)
+    fill(producer, "asks beside this")
+    fill(producer, *SHARDS)
+    assert sorted(worker.work_off()) == all_in(SHARDS)
+
+
+def test_a_put_costs_one_call(harness: Harness) -> None:
+    steps: list[object] = []
+
+    def noted(operation: Operation[None]) -> Operation[None]:
+        try:
+            step = next(operation)
+            while True:
+                steps.append(step)
+                step = operation.send((yield step))
+        except StopIteration:
+            pass
+
+    fill(harness, "s")
+    harness.run(noted(harness.broker.put([Put(TASK, [body("one")], "s")])))
+    assert [len(step) for step in steps if isinstance(step, list)] == [1] == [len(steps)]
+
+
 # Serving
 
 
@@ -209,7 +286,7 @@ def test_an_idle_partition_costs_nothing(make: Make, server: Server) -> None:
 def keys(server: Server) -> list[str]:
     """The keys of all brokers but what is remembered of calls, and that expires."""
     nodes = [server] if isinstance(server, RedisServer) else server.masters()
-    found = [key.decode() for node in nodes for key in node.client().keys("partitions-*")]
+    found = [key.decode() for node in nodes for key in node.client().keys("shared-*")]
     return [key for key in found if ":call:" not in key]
 
 

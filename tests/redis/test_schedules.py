@@ -538,6 +538,7 @@ class Chaos:
             self.scene.run(broker.split(Q, self.scene.may_split(self._most)))
         for _ in range(3):
             self.scene.look()
+        self.scene.run(self.scene.broker.tidy())  # it learns where the queue is now
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.conformance.harness import TASK, AsyncRunner, Clock, Harness, SyncRunner, body, micros
+from tests.conformance.harness import TASK, Harness, Make, body, micros
 from tests.redis.splitting import Steps, atomic
-from tests.servers.cluster import RedisCluster
-from tests.servers.server import RedisServer
 
 from taskyard.brokers.base import Back, Dead, Group, Put, Retried
 from taskyard.brokers.lane import Gate, GroupPolicy
-from taskyard.brokers.redis import RedisBroker, parse_url
 from taskyard.brokers.redis.calls import Call
 from taskyard.brokers.redis.placement import TOKENS, Placement, call
 from taskyard.brokers.redis.replies import group_key
@@ -36,28 +32,6 @@ MOVES, STAYS = "a", "e"
 """Shards that a split of one partition into two moves, and does not."""
 MOVES_LATER = "c"
 """One that moves with it too, and again when those two are split."""
-
-Make = Callable[..., Harness]
-
-
-@pytest.fixture(params=["redis-sync", "redis-async", "cluster-sync"])
-def make(request: pytest.FixtureRequest) -> Iterator[Make]:
-    """Makes a harness with a broker of its own; all of them share their keys and clock."""
-    where, kind = request.param.split("-")
-    fixture = "redis_cluster" if where == "cluster" else "redis_server"
-    server: RedisServer | RedisCluster = request.getfixturevalue(fixture)
-    prefix, clock = f"split-{uuid.uuid4().hex[:8]}", Clock()
-    made: list[Harness] = []
-
-    def make(**options: int) -> Harness:
-        broker = RedisBroker(parse_url(f"{server.url}?prefix={prefix}"), clock=clock, **options)
-        runner = SyncRunner(broker) if kind == "sync" else AsyncRunner(broker)
-        made.append(Harness(broker, runner, clock))
-        return made[-1]
-
-    yield make
-    for harness in made:
-        harness.close()
 
 
 @pytest.fixture

@@ -126,7 +126,7 @@ def test_no_statement_of_daily_work_reads_a_whole_table(traced: Traced) -> None:
         ),
         (
             ["FROM taskyard_lane", "place = 2 AND blocked"],
-            ["SEARCH taskyard_lane USING INDEX taskyard_lane_filling (grp=?)", SORTS_TIES],
+            ["SEARCH taskyard_lane USING INDEX taskyard_lane_filling (grp=? AND at>", SORTS_TIES],
         ),
         (
             ["SELECT grp", "FROM taskyard_lane", "place = 2 AND at <="],

@@ -303,7 +303,7 @@ class Record(msgspec.Struct):
         task: the group under which it was put.
         state: its state when asked.
         result: the encoded result, if it is done and returned one.
-        failure: why it is dead.
+        failure: why it is dead, or was before its dead letter was discarded.
     """
 
     id: str

@@ -78,9 +78,11 @@ def item(
     ttl: int = 0,
     member: str = "",
     ids: Sequence[str] = (),
+    unsure: bool = False,
 ) -> Item:
-    """Messages of one lane and priority, as a put stores them."""
-    return (group, shard, priority, delay, due, len(bodies), ttl, member, ids), bodies
+    """Messages of one lane and priority, as a put stores them; `unsure`: whether they go here."""
+    head = (group, shard, priority, delay, due, len(bodies), ttl, member, ids)
+    return (*head, 1, True) if unsure else head, bodies
 
 
 def put(*items: Item | BytesLike, **more: Any) -> Call:
@@ -116,9 +118,11 @@ def want(
     alone: bool = True,
     listener: str = "",
     total: int = 1000,
+    unsure: bool = False,
 ) -> tuple[Any, ...]:
     """What a worker asks for; `messages`: of one claim, `total`: after which it has enough."""
-    served = [(group, messages, members) for group in groups]
+    more = (1, True) if unsure else ()
+    served = [(group, messages, members, *more) for group in groups]
     return (served, owner, lease, claims, bytes_, drain, alone, listener, total)
 
 

@@ -510,3 +510,11 @@ def test_a_thousand_claims_in_one_step(box: Container) -> None:
     reply, changed = box.trace(step(settlements))
     assert reply[0] == []
     assert changed["count 1 done"] == 1000
+
+
+def test_who_may_be_out_of_date_brings_no_group_to_sleep_on(box: Container) -> None:
+    reply, changed = box.trace(claim(listener="ear", unsure=True))
+    assert reply[5:] == [1]
+    assert not [key for key in changed if key.startswith("policy")]
+    box.run(declare())
+    assert box.run(claim(listener="ear", unsure=True))[5:] == []

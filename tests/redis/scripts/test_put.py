@@ -7,6 +7,7 @@ import redis
 from tests.redis.scripts.calls import claim, declare, item, put, settle
 from tests.redis.scripts.container import NOW, Container, Due, Lane, Policy, State, fresh
 
+UNSURE = 5
 RECORD = {"gid": 1, "ttl": 60, "state": "waiting", "due": NOW, "expires": 0, "shard": "a"}
 
 
@@ -30,6 +31,15 @@ def test_the_first_message_of_an_unknown_group(box: Container) -> None:
         "ready 1 a": (0, 1),
         **counted(put=1, waiting=1, lanes=1),
     }
+
+
+def test_who_may_be_out_of_date_brings_no_unknown_group(box: Container) -> None:
+    box.run(put("one", group="q\0known"))
+    both = put(item("two", group="q\0known", unsure=True), item("three", unsure=True))
+    assert box.trace(both) == (UNSURE, {})
+    assert box.run(put("two", group="q\0known", unsure=True)) == 1
+    assert box.run(put("three")) == 1
+    assert box.run(both) == 1
 
 
 def test_more_for_a_lane_that_is_ready_changes_no_place(box: Container) -> None:

@@ -24,7 +24,7 @@ class Kept(msgspec.Struct):
         due: when a delayed or retried message enters its lane.
         expires: when it is forgotten; 0: the message has not ended.
         result: the encoded result.
-        failure: why it is dead.
+        failure: why it is dead, or was before its dead letter was discarded.
     """
 
     group: Group

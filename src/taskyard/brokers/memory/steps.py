@@ -169,7 +169,7 @@ def discard_dead(state: MemoryState, query: DeadQuery) -> int:
     for letter in letters:
         state.letters.remove(letter)
         state.group(letter.group).totals["discarded"] += 1
-        state.end(letter.id, State.DISCARDED)
+        state.end(letter.id, State.DISCARDED, failure=letter.failure)
     return len(letters)
 
 

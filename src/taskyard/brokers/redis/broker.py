@@ -37,7 +37,6 @@ from taskyard.brokers.redis.options import RedisOptions
 from taskyard.brokers.redis.outages import Outages
 from taskyard.brokers.redis.placement import (
     FIRST_EPOCH,
-    HOME,
     TOKENS,
     Placements,
     call,
@@ -50,7 +49,7 @@ from taskyard.brokers.redis.replies import (
     read_record,
 )
 from taskyard.brokers.redis.schedules import RedisSchedules
-from taskyard.brokers.redis.split import MOVED, STORED, TRY_AGAIN, SplitProgress, Splits
+from taskyard.brokers.redis.split import MOVED, STORED, TRY_AGAIN, UNSURE, SplitProgress, Splits
 from taskyard.brokers.redis.work import Steps
 from taskyard.errors import (
     BrokerError,
@@ -154,9 +153,8 @@ class RedisBroker:
         self, group: Group, policy: GroupPolicy, *, replace: bool = False
     ) -> Operation[None]:
         for _ in range(ROUNDS):
-            yield from self._placements.load([group.queue])
-            placement = self._placements.known(group.queue)
-            assert placement is not None  # noqa: S101 - it was just loaded
+            # As it is now: a group must not be made where an emptied server has its queue no more.
+            placement = yield from self._splits.current(group.queue)
             for container in placement.containers:
                 answer = yield from _declare(container, placement.epoch, group, policy, replace)
                 if answer in (MOVED, TRY_AGAIN):
@@ -170,7 +168,7 @@ class RedisBroker:
         """Do what a container needs, or learn what it knows, of a split."""
         if answer == MOVED:
             self._placements.forget(queue)
-        else:
+        elif answer == TRY_AGAIN:
             yield from self._splits.prepare(queue)
 
     def split(self, queue: str, partitions: int = 0) -> Operation[SplitProgress]:
@@ -197,24 +195,36 @@ class RedisBroker:
         """See `Broker.put`. It is atomic within a partition."""
         stored = [] if stored is None else stored
         left: Sequence[Put] = puts
+        unsure = False
         for _ in range(ROUNDS):
-            left = yield from self._put(left, stored)
+            left, unsure = yield from self._put(left, stored, anew=unsure)
             if not left:
                 return
         raise _no_agreement(left[0].group.queue)
 
-    def _put(self, puts: Sequence[Put], stored: list[Put]) -> Operation[list[Put]]:
-        """Put once; returns what was not stored since its queue is being split."""
+    def _put(
+        self, puts: Sequence[Put], stored: list[Put], *, anew: bool
+    ) -> Operation[tuple[list[Put], bool]]:
+        """Put once, where the queues are, or with `anew` where they are now.
+
+        Returns:
+            What was not stored since its queue is elsewhere, or is being split; and whether its
+            placement is to be looked up.
+        """
         queues = {item.group.queue for item in puts}
-        yield from self._placements.load(queues)
-        epochs = {queue: self._placements.epoch(queue) for queue in queues}
+        placements = yield from self._placements.load(queues, anew=anew)
+        epochs = {queue: placement.epoch for queue, placement in placements.items()}
         parts: dict[int, list[Put]] = defaultdict(list)
         for item in puts:
-            placement = self._placements.known(item.group.queue)
-            parts[placement.of(item.shard) if placement else HOME].append(item)
-        answers = yield Each(
-            [_put(container, part, epochs=epochs) for container, part in parts.items()]
-        )
+            parts[placements[item.group.queue].of(item.shard)].append(item)
+        calls = [
+            _put(container, part, epochs=epochs, unsure=not anew)
+            for container, part in parts.items()
+        ]
+        review = self._placements.review()
+        answers = yield Each([*calls, *review])
+        self._placements.reviewed(review, answers[len(calls) :])
+        del answers[len(calls) :]
         answered = list(zip(parts.values(), answers, strict=True))
         stored += [item for part, answer in answered if answer == STORED for item in part]
         for part, answer in answered:
@@ -230,7 +240,7 @@ class RedisBroker:
                 left += part
                 for queue in {item.group.queue for item in part}:
                     yield from self._catch_up(queue, answer)
-        return left
+        return left, UNSURE in answers
 
     # Working
 
@@ -248,7 +258,7 @@ class RedisBroker:
             parts[container].append(inside)
         patience = math.inf if len(parts) == 1 else PATIENCE
         replies = yield Each(
-            call("extend", container, lease, *inside)._replace(retry=patience)
+            call("extend", container, lease, *inside, retry=patience)
             for container, inside in parts.items()
         )
         failures = [reply for reply in replies if isinstance(reply, Exception)]
@@ -355,7 +365,18 @@ def _put(
     letters: Sequence[Argument] = (),
     *,
     epochs: Mapping[str, int] | None = None,
+    unsure: bool = False,
 ) -> Call:
+    """The call that stores messages in a container.
+
+    Arguments:
+        container: its number.
+        puts: the messages.
+        lot: of a lot, what put.lua wants to know of it.
+        letters: of a lot, its dead letters.
+        epochs: of the placements of the queues.
+        unsure: ask whether their groups are new there, as the queues may be elsewhere by now.
+    """
     heads: list[Sequence[Any]] = [lot] if lot else []
     heads += [
         (
@@ -369,6 +390,7 @@ def _put(
             item.member,
             () if item.ids is None else tuple(item.ids),
             FIRST_EPOCH if epochs is None else epochs[item.group.queue],
+            unsure,
         )
         for item in puts
     ]
@@ -436,8 +458,8 @@ def _reap(
 ) -> Operation[int]:
     total, cursor = 0, b"0"
     while cursor:
-        reap = call("reap", container, dead_limit, cursor, *owners)
-        taken, cursor = yield reap._replace(retry=patience)
+        reap = call("reap", container, dead_limit, cursor, *owners, retry=patience)
+        taken, cursor = yield reap
         total += taken
     return total
 
@@ -446,8 +468,8 @@ def _tidy(dead_age: int, container: int, patience: float) -> Operation[int]:
     """Tidy a container, until a chunk of dead letters is gone; whoever wants more calls again."""
     total, cursor = 0, b"0"
     while cursor and total < CHUNK:
-        tidy = call("tidy", container, dead_age, CHUNK, cursor)
-        removed, cursor = yield tidy._replace(retry=patience)
+        tidy = call("tidy", container, dead_age, CHUNK, cursor, retry=patience)
+        removed, cursor = yield tidy
         total += removed
     return total
 

@@ -22,7 +22,7 @@ from taskyard.brokers.redis.options import RedisOptions
 from taskyard.brokers.redis.placement import FIRST_EPOCH, Placement, Placements, call
 from taskyard.brokers.redis.replies import draining_queue, group_key
 from taskyard.brokers.redis.scripts import load_script
-from taskyard.brokers.redis.split import MOVED, TRY_AGAIN, Splits, still_splitting
+from taskyard.brokers.redis.split import STORED, TRY_AGAIN, UNSURE, Splits, still_splitting
 from taskyard.brokers.redis.watch import InboxWatch
 from taskyard.errors import QueueDraining
 from taskyard.message import Failure, Reason
@@ -51,6 +51,7 @@ class PutCall(Protocol):
         letters: Sequence[Argument] = (),
         *,
         epochs: Mapping[str, int] | None = None,
+        unsure: bool = False,
     ) -> Call: ...
 
 
@@ -118,18 +119,21 @@ class RedisInboxes:
         """See `Inboxes.store`."""
         made = _without_twins(items)
         rest: Sequence[int] = range(len(made))
-        planned, epoch = False, lot.epoch
+        planned, unsure, epoch = False, True, lot.epoch
         for _ in range(ROUNDS):
             placement = (yield from self._splits.since(lot.queue, epoch)).as_of(epoch)
             if len(placement.containers) > 1 and not planned:
                 if not (yield from self._plan(lot, made)):
                     return []  # somebody else has stored it all
                 planned = True
-            answers = yield from self._store_parts(placement, lot, made, rest)
-            rest = [index for answer in (MOVED, TRY_AGAIN) for index in answers.get(answer, ())]
+            answers = yield from self._store_parts(placement, lot, made, rest, unsure=unsure)
+            rest = [index for answer, part in answers.items() if answer != STORED for index in part]
             if not rest:
                 return [item for item in made if isinstance(item, Misfit)]
-            if TRY_AGAIN in answers:
+            if UNSURE in answers:
+                yield from self._splits.current(lot.queue)
+                unsure = False
+            elif TRY_AGAIN in answers:
                 yield from self._splits.prepare(lot.queue)
             else:
                 epoch += 1
@@ -152,6 +156,8 @@ class RedisInboxes:
         lot: Lot,
         made: list[Put | Misfit],
         rest: Iterable[int],
+        *,
+        unsure: bool,
     ) -> Operation[dict[int, list[int]]]:
         """Put what is left into its containers; returns to what they answered what."""
         parts: dict[int, list[int]] = defaultdict(list)
@@ -159,7 +165,7 @@ class RedisInboxes:
             parts[placement.of(made[index].shard)].append(index)
         while True:
             replies = yield [
-                self._part(container, placement.epoch, lot, made, indices)
+                self._part(container, placement.epoch, lot, made, indices, unsure=unsure)
                 for container, indices in parts.items()
             ]
             if any(draining_queue(reply) is not None for reply in replies):
@@ -180,6 +186,8 @@ class RedisInboxes:
         lot: Lot,
         made: Sequence[Put | Misfit],
         indices: Sequence[int],
+        *,
+        unsure: bool,
     ) -> Call:
         puts: list[Put] = []
         letters: list[Argument] = []
@@ -195,7 +203,8 @@ class RedisInboxes:
         # A container may have had its part before it was split, or refused that and had less of it
         # since: the epoch tells which.
         head = (f"{lot.queue}@{epoch}", lot.number, len(letters) // 5, self._dead_limit)
-        return self._put(container, _joined(puts), head, letters, epochs={lot.queue: epoch})
+        epochs = {lot.queue: epoch}
+        return self._put(container, _joined(puts), head, letters, epochs=epochs, unsure=unsure)
 
     def _refuse_taken(
         self, parts: dict[int, list[int]], made: list[Put | Misfit], taken: set[str]

@@ -6,8 +6,10 @@ placement of all queues, and it holds those that have no containers of their own
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from time import monotonic
+from typing import Any, NamedTuple
 from zlib import crc32
 
 from taskyard.brokers.base import Operation
@@ -29,11 +31,19 @@ __all__ = [
 HOME = 0
 FIRST_EPOCH = 1
 """That of queues that were never split."""
+REVIEW = 30.0
+"""Seconds after which producers ask again where their queues are."""
 
 
-def call(name: str, container: int, *args: Argument) -> Call:
-    """A call of the script of a name."""
-    return Call(load_script(name), str(container), args)
+def call(
+    name: str,
+    container: int,
+    *args: Argument,
+    retry: float = math.inf,
+    timeout: float = math.inf,
+) -> Call:
+    """A call of the script of a name; `retry` and `timeout`: see `Call`."""
+    return Call(load_script(name), str(container), args, retry, timeout)
 
 
 class Numbering(NamedTuple):
@@ -100,16 +110,12 @@ class Placements:
         self._wanted: dict[str, int] = {}
         self._known: dict[str, Placement] = {}
         self._stale: set[str] = set()
+        self._reviewed = monotonic()
 
     def want(self, queue: str, partitions: int) -> None:
         """Say how many containers a queue is to have."""
         self._wanted[queue] = partitions
         self.forget(queue)
-
-    def epoch(self, queue: str) -> int:
-        """The epoch of a placement that was looked up."""
-        known = self._known.get(queue)
-        return FIRST_EPOCH if known is None else known.epoch
 
     def known(self, queue: str) -> Placement | None:
         """A placement that was looked up."""
@@ -128,21 +134,30 @@ class Placements:
         """Whether one of these is to be looked up again."""
         return not self._stale.isdisjoint(queues)
 
-    def load(self, queues: Iterable[str]) -> Operation[None]:
+    def load(self, queues: Iterable[str], *, anew: bool = False) -> Operation[dict[str, Placement]]:
         """Look up what is not known yet; queues that are new are placed.
+
+        Arguments:
+            queues: their names.
+            anew: look up what is known, too.
+
+        Returns:
+            Their placements.
 
         Raises:
             PartitionConflict: a queue has other containers than was said here.
         """
         wanted = set(queues)
-        missing = sorted((wanted - self._known.keys()) | (wanted & self._stale))
-        if not missing:
-            return
+        missing = [
+            queue for queue in wanted if anew or queue not in self._known or queue in self._stale
+        ]
+        if missing:
+            yield from self._look_up(sorted(missing))
+        return {queue: self._known[queue] for queue in wanted}
+
+    def _look_up(self, missing: Sequence[str]) -> Operation[None]:
         self._stale.difference_update(missing)
-        args: list[Argument] = []
-        for queue in missing:
-            args += (queue, self._wanted.get(queue, self._default))
-        _, *found = yield call("places", HOME, *args)
+        _, *found = yield self._question(missing)
         for queue, (epoch, *containers) in zip(missing, found, strict=True):
             self._check(queue, containers)
             self._known[queue] = Placement(epoch, tuple(containers))
@@ -153,8 +168,30 @@ class Placements:
         Raises:
             PartitionConflict: a queue has other containers than was said here.
         """
-        self._stale |= self._known.keys()
-        yield from self.load(self._known)
+        self._reviewed = monotonic()
+        yield from self.load(self._known, anew=True)
+
+    def review(self) -> list[Call]:
+        """The call that does so, to be made beside others; none if that was done not long ago."""
+        if monotonic() - self._reviewed < REVIEW:
+            return []
+        self._reviewed = monotonic()
+        return [self._question(sorted(self._known))]
+
+    def reviewed(self, review: Sequence[Call], outcomes: Sequence[Any]) -> None:
+        """Note what `review` brought: what has changed is looked up when it is needed next."""
+        for asked, outcome in zip(review, outcomes, strict=True):
+            if not isinstance(outcome, Exception):
+                for queue, placed in zip(asked.args[::2], outcome[1:], strict=True):
+                    known = self._known[str(queue)]
+                    if [known.epoch, *known.containers] != placed:
+                        self.forget(str(queue))
+
+    def _question(self, queues: Iterable[str]) -> Call:
+        args: list[Argument] = []
+        for queue in queues:
+            args += (queue, self._wanted.get(queue, self._default))
+        return call("places", HOME, *args)
 
     def _check(self, queue: str, containers: Sequence[int]) -> None:
         wanted = self._wanted.get(queue)

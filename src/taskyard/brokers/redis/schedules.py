@@ -26,7 +26,7 @@ from taskyard.brokers.lane import draining_text
 from taskyard.brokers.redis.inbox import PutCall
 from taskyard.brokers.redis.placement import HOME, Placements, call
 from taskyard.brokers.redis.replies import draining_queue
-from taskyard.brokers.redis.split import MOVED, TRY_AGAIN, Splits, still_splitting
+from taskyard.brokers.redis.split import MOVED, TRY_AGAIN, UNSURE, Splits, still_splitting
 from taskyard.brokers.schedules import DueSchedules, Schedule
 from taskyard.errors import (
     BrokerUnavailable,
@@ -147,8 +147,7 @@ class RedisSchedules:
         )
 
     def _epoch(self, queue: str) -> Operation[int]:
-        yield from self._placements.load([queue])
-        return self._placements.epoch(queue)
+        return (yield from self._placements.load([queue]))[queue].epoch
 
     def _finish(
         self, name: str, number: int, epoch: int, put: Put
@@ -167,11 +166,15 @@ class RedisSchedules:
     def _store(self, name: str, number: int, epoch: int, put: Put) -> Operation[tuple[int, object]]:
         """Let messages be stored, once; returns which container answered what."""
         queue, lot = put.group.queue, (_source(name), number, 0, 0, True)
+        unsure = True
         for _ in range(ROUNDS):
             placement = (yield from self._splits.since(queue, epoch)).as_of(epoch)
             container = placement.of(put.shard)
-            answer = yield self._put(container, [put], lot, epochs={queue: epoch})
-            if answer == TRY_AGAIN:
+            answer = yield self._put(container, [put], lot, epochs={queue: epoch}, unsure=unsure)
+            if answer == UNSURE:
+                yield from self._splits.current(queue)
+                unsure = False
+            elif answer == TRY_AGAIN:
                 yield from self._splits.prepare(queue)
             elif answer == MOVED:
                 epoch += 1

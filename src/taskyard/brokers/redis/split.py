@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from taskyard.brokers.base import Operation
-from taskyard.brokers.redis.placement import HOME, Placement, Placements, call
+from taskyard.brokers.redis.placement import FIRST_EPOCH, HOME, Placement, Placements, call
 from taskyard.errors import BrokerUnavailable, NotFound, PartitionConflict
 
-__all__ = ["MOVED", "STORED", "TRY_AGAIN", "SplitProgress", "Splits", "still_splitting"]
+__all__ = ["MOVED", "STORED", "TRY_AGAIN", "UNSURE", "SplitProgress", "Splits", "still_splitting"]
 
-STORED, MOVED, TRY_AGAIN = 1, 2, 3
+STORED, MOVED, TRY_AGAIN, UNSURE = 1, 2, 3, 5
 """What a container answers to a put, unless it refuses it for an id or a queue that drains."""
 
 PAGE = 500
@@ -72,8 +72,8 @@ class Splits:
 
     def prepare(self, queue: str) -> Operation[None]:
         """Let all containers know of the last split, as far as that was not done yet."""
-        yield from self._placements.load([queue])
-        for pair in _pairs(queue, self._placements.known(queue)):
+        placements = yield from self._placements.load([queue])
+        for pair in _pairs(queue, placements[queue]):
             yield from self._prepare(pair)
 
     def advance(self, queue: str, partitions: int = 0) -> Operation[SplitProgress]:
@@ -120,17 +120,12 @@ class Splits:
 
     def current(self, queue: str) -> Operation[Placement]:
         """The placement of a queue as it is now."""
-        self._placements.forget(queue)
-        yield from self._placements.load([queue])
-        placement = self._placements.known(queue)
-        assert placement is not None  # noqa: S101 - it was just loaded
-        return placement
+        return (yield from self._placements.load([queue], anew=True))[queue]
 
     def since(self, queue: str, epoch: int) -> Operation[Placement]:
         """The placement of a queue as it is since an epoch or later."""
-        yield from self._placements.load([queue])
-        placement = self._placements.known(queue)
-        if placement is None or placement.epoch < epoch:
+        placement = (yield from self._placements.load([queue]))[queue]
+        if placement.epoch < epoch:
             placement = yield from self.current(queue)
         if placement.epoch < epoch:
             raise still_splitting(queue)
@@ -242,8 +237,8 @@ def _here(container: int) -> Operation[int]:
     return container
 
 
-def _pairs(queue: str, placement: Placement | None) -> Iterator[_Pair]:
-    if placement is None or placement.epoch == 1:
+def _pairs(queue: str, placement: Placement) -> Iterator[_Pair]:
+    if placement.epoch == FIRST_EPOCH:
         return
     numbers = placement.containers
     half = len(numbers) // 2

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -32,7 +32,7 @@ from taskyard.brokers.base import (
 from taskyard.brokers.common import NO_ATTEMPT
 from taskyard.brokers.redis.absences import Absences
 from taskyard.brokers.redis.calls import Argument, Call, Each
-from taskyard.brokers.redis.placement import TOKENS, Placements, call
+from taskyard.brokers.redis.placement import HOME, TOKENS, Placement, Placements, call
 from taskyard.brokers.redis.replies import group_key, read_claim, read_group
 from taskyard.brokers.redis.turns import Turns
 from taskyard.errors import BrokerError
@@ -47,6 +47,18 @@ HASTE = 0.1
 
 _FIRST_BLOB = 5
 """The index in ARGV behind the packed part."""
+
+
+class _Sought(Want):
+    """What a worker asks for, and where that is looked for.
+
+    Attributes:
+        placements: of the queues of its groups.
+        anew: whether they were looked up for this.
+    """
+
+    placements: Mapping[str, Placement] = msgspec.field(default_factory=dict)
+    anew: bool = False
 
 
 class Steps:
@@ -83,7 +95,7 @@ class Steps:
         if self._outdated(want) and want.listener is not None and not step.claims:
             # It would sleep where it may not be woken any more.
             try:
-                return _joined([step, (yield from self._step({}, want))])
+                return _joined([step, (yield from self._step({}, want, anew=True))])
             except BrokerError:  # what was settled is; the next step meets the error again
                 step.partial, step.next_at = True, step.now
         return step
@@ -92,9 +104,14 @@ class Steps:
         """Whether a reply said that shards of a queue are elsewhere now."""
         return self._placements.outdated(item.group.queue for item in want.groups)
 
-    def _step(self, settled: dict[int, list[Settlement]], want: Want) -> Operation[Step]:
-        groups = yield from self._groups(want)
-        served = list(groups) or [0]
+    def _step(
+        self, settled: dict[int, list[Settlement]], want: Want, *, anew: bool = False
+    ) -> Operation[Step]:
+        queues = {item.group.queue for item in want.groups}
+        placements = yield from self._placements.load(queues, anew=anew)
+        groups = _by_container(want, placements)
+        want = _sought(want, placements, anew=anew)
+        served = list(groups) or [HOME]
         alone = len(served) == 1 and served[0] not in self._absences
         if alone and settled.keys() <= groups.keys():
             [container] = served
@@ -103,15 +120,6 @@ class Steps:
             reply = yield self._call(container, settled.get(container, ()), want)
             return self._read(container, reply, want)
         return (yield from self._visit(settled, want, groups))
-
-    def _groups(self, want: Want) -> Operation[dict[int, list[GroupWant]]]:
-        yield from self._placements.load(item.group.queue for item in want.groups)
-        groups: dict[int, list[GroupWant]] = {}
-        for item in want.groups:
-            placement = self._placements.known(item.group.queue)
-            for container in placement.containers if placement else ():
-                groups.setdefault(container, []).append(item)
-        return groups
 
     def _settle_only(self, settled: dict[int, list[Settlement]]) -> Operation[Step]:
         containers = self._placements.containers()
@@ -126,7 +134,7 @@ class Steps:
     def _visit(
         self,
         settled: dict[int, list[Settlement]],
-        want: Want,
+        want: _Sought,
         groups: dict[int, list[GroupWant]],
     ) -> Operation[Step]:
         turns = self._turns.setdefault(tuple(groups), Turns())
@@ -150,7 +158,7 @@ class Steps:
         self,
         order: Sequence[int],
         settled: dict[int, list[Settlement]],
-        want: Want | None,
+        want: _Sought | None,
         groups: dict[int, list[GroupWant]],
     ) -> Operation[list[Step]]:
         """Make a step in one container after the other, but not where it cannot be reached.
@@ -194,7 +202,9 @@ class Steps:
             self._absences.keep(container, kept)
         return steps
 
-    def _fall_asleep(self, want: Want, groups: dict[int, list[GroupWant]]) -> Operation[list[Step]]:
+    def _fall_asleep(
+        self, want: _Sought, groups: dict[int, list[GroupWant]]
+    ) -> Operation[list[Step]]:
         listener = want.listener or ""
         steps: list[Step] = []
         asleep = self._asleep.setdefault(listener, set())
@@ -226,14 +236,13 @@ class Steps:
         if asleep := asleep - later:
             with contextlib.suppress(BrokerError):  # it may be woken in vain, no more
                 yield [
-                    call("leave", container, listener)._replace(retry=HASTE)
-                    for container in sorted(asleep)
+                    call("leave", container, listener, retry=HASTE) for container in sorted(asleep)
                 ]
 
     # Who can be reached
 
     def _try(
-        self, container: int, settlements: Sequence[Settlement], want: Want | None
+        self, container: int, settlements: Sequence[Settlement], want: _Sought | None
     ) -> Operation[Step]:
         """Make a step in a container, with what was kept for it."""
         kept = self._absences.take(container)
@@ -287,7 +296,7 @@ class Steps:
         self._absences.postpone(containers)  # somebody else may come here meanwhile
         if not containers:
             return {}
-        ask = [call("records", one, "")._replace(retry=HASTE, timeout=ANSWER) for one in containers]
+        ask = [call("records", one, "", retry=HASTE, timeout=ANSWER) for one in containers]
         outcomes = yield Each(ask)
         return {
             container: outcome
@@ -299,7 +308,9 @@ class Steps:
         """The containers where a listener that ends is registered."""
         return sorted(self._asleep.pop(listener, set()))
 
-    def _call(self, container: int, settlements: Sequence[Settlement], want: Want | None) -> Call:
+    def _call(
+        self, container: int, settlements: Sequence[Settlement], want: _Sought | None
+    ) -> Call:
         blobs: list[Argument] = []
         packed = _pack(
             (
@@ -310,11 +321,16 @@ class Steps:
         )
         return call("step", container, packed, *blobs)
 
-    def _packed(self, want: Want) -> tuple[Any, ...]:
-        epoch = self._placements.epoch
+    def _packed(self, want: _Sought) -> tuple[Any, ...]:
         return (
             [
-                (group_key(item.group), item.messages, tuple(item.members), epoch(item.group.queue))
+                (
+                    group_key(item.group),
+                    item.messages,
+                    tuple(item.members),
+                    want.placements[item.group.queue].epoch,
+                    not want.anew,
+                )
                 for item in want.groups
             ],
             want.owner,
@@ -328,7 +344,7 @@ class Steps:
             self._afar,
         )
 
-    def _read(self, container: int, reply: Sequence[Any], want: Want | None) -> Step:
+    def _read(self, container: int, reply: Sequence[Any], want: _Sought | None) -> Step:
         lost, now, next_at, suspects, claims, *moved = reply
         wanted = () if want is None else want.groups
         groups = {group_key(item.group): item.group for item in wanted}
@@ -343,7 +359,31 @@ class Steps:
         return Step(lost_tokens, made, now, next_at, bool(suspects))
 
 
-def _remaining(want: Want, served: Sequence[GroupWant], found: list[Claim]) -> Want | None:
+def _by_container(want: Want, placements: Mapping[str, Placement]) -> dict[int, list[GroupWant]]:
+    groups: dict[int, list[GroupWant]] = {}
+    for item in want.groups:
+        for container in placements[item.group.queue].containers:
+            groups.setdefault(container, []).append(item)
+    return groups
+
+
+def _sought(want: Want, placements: Mapping[str, Placement], *, anew: bool) -> _Sought:
+    return _Sought(
+        want.groups,
+        want.owner,
+        want.lease,
+        want.claims,
+        want.bytes,
+        want.drain,
+        want.alone,
+        want.listener,
+        want.messages,
+        placements,
+        anew,
+    )
+
+
+def _remaining(want: _Sought, served: Sequence[GroupWant], found: list[Claim]) -> _Sought | None:
     """What is still wanted after some claims; without the listener, that comes last."""
     messages = want.messages - sum(map(len, found))
     claims = want.claims - len(found)

@@ -506,7 +506,14 @@ def _discard_dead(tx: Transaction, query: DeadQuery) -> int:
     removed = remove_dead(tx, query)
     for group, _ in removed:
         tx.count(group, "discarded", 1)
-    finish_records(tx, [(item.id, State.DISCARDED, None, None) for _, item in removed if item.id])
+    finish_records(
+        tx,
+        [
+            (letter.id, State.DISCARDED, None, msgspec.msgpack.encode(letter.failure))
+            for _, letter in removed
+            if letter.id
+        ],
+    )
     return len(removed)
 
 

@@ -142,13 +142,22 @@ class Claimer:
             taker.take(ready)
             count = min(count * 4, taker.room, 512)
 
+    def _take_filling(self, taker: _Taker) -> None:
+        behind = (0, "")
+        while taker.room > 0 and taker.passed_over < MOST_PASSED_OVER:
+            filling = self._lanes.filling(taker.group, behind, taker.room)
+            if not filling:
+                return
+            behind = (filling[-1].at, filling[-1].shard)
+            taker.take(filling)
+
     def _drain(self) -> Claim | None:
         for group, room in self._groups.values():
             draining = self._want.drain or self._tx.gate(group.group.queue) is Gate.DRAINING
             if not (group.policy.within and draining):
                 continue
             taker = _Taker(self._tx, self._lanes, group, room, self._want.bytes, alone=False)
-            taker.take(self._lanes.filling(group, room))
+            self._take_filling(taker)
             made = self._store(taker)
             if made is not None:
                 return made

@@ -133,10 +133,14 @@ class Lanes:
             limit,
         )
 
-    def filling(self, group: GroupRow, limit: int) -> list[Lane]:
-        """Lanes that wait for something that only time brings."""
+    def filling(self, group: GroupRow, behind: tuple[int, str], limit: int) -> list[Lane]:
+        """Lanes whose batches wait to fill, behind a time and shard."""
         return self._read(
-            group, "place = 2 AND blocked <= ? ORDER BY at, shard LIMIT ?", self._tx.now, limit
+            group,
+            "place = 2 AND blocked <= ? AND (at, shard) > (?, ?) ORDER BY at, shard LIMIT ?",
+            self._tx.now,
+            *behind,
+            limit,
         )
 
     def due(self, limit: int) -> list[Lane]:

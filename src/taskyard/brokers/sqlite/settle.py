@@ -118,7 +118,8 @@ class Settler:
             group, messages, lane_ids = removed
             self._tx.gauge(group, "running", -messages)
             self._tx.count(group, "done", messages)
-            self._release(group, lane_ids)
+            for lane in self._held_lanes(group, lane_ids).values():
+                self._release(lane)
         if settlement.results:
             finish_records(
                 self._tx, [(id_, State.DONE, data, None) for id_, data in settlement.results]
@@ -136,6 +137,7 @@ class Settler:
         tx.count(group, "lost", held.messages)
         cap = cap_after_loss(held.messages)
         alone = held.lanes[0].messages[0][1].cap == 1
+        lanes = self._held_lanes(group, held.lane_ids)
         for part in held.lanes:
             for _, message in part.messages:
                 message.losses += 1
@@ -150,7 +152,7 @@ class Settler:
                 self._bury_lost(group, part)
             else:
                 self._give_back(group, part.shard, part.messages)
-        self._release(group, held.lane_ids)
+            self._release(lanes.get(part.shard))
 
     def _bury_lost(self, group: GroupRow, part: ClaimedLane) -> None:
         (priority, message) = part.messages[0]
@@ -161,29 +163,24 @@ class Settler:
 
     def _apply(self, held: HeldClaim, settlement: Settlement) -> None:
         kept: list[ClaimedLane] = []
+        lanes = self._held_lanes(held.group, held.lane_ids)
         for part in held.lanes:
             running = [entry for entry in part.messages if entry[1].sequence in settlement.keep]
             ended = [entry for entry in part.messages if entry[1].sequence not in settlement.keep]
+            self._end(held.group, part.shard, ended, settlement)
             if running:
                 kept.append(ClaimedLane(part.shard, part.flush, running))
-            self._end(held.group, part.shard, ended, settlement)
+            else:
+                self._release(lanes.pop(part.shard, None))
         remaining = sum(len(part.messages) for part in kept)
         self._tx.gauge(held.group, "running", remaining - held.messages)
         held.messages = remaining
         held.lanes = kept
-        self._shrink(held)
-
-    def _shrink(self, held: HeldClaim) -> None:
-        kept_shards = {part.shard for part in held.lanes}
-        lane_ids = held.lane_ids
-        held.lane_ids = [
-            lane.id for lane in self._held_lanes(held.group, lane_ids) if lane.shard in kept_shards
-        ]
+        held.lane_ids = [lane.id for lane in lanes.values()]
         if held.messages:
             keep_claim(self._tx, held)
         else:
             remove_claim(self._tx, held.token)
-        self._release(held.group, [id_ for id_ in lane_ids if id_ not in held.lane_ids])
 
     def _end(self, group: GroupRow, shard: str, messages: Messages, settlement: Settlement) -> None:
         back: Messages = []
@@ -259,10 +256,13 @@ class Settler:
         self._lanes.relocate(lane)
         self._tx.gauge(group, "waiting", len(messages))
 
-    def _release(self, group: GroupRow, lane_ids: Sequence[int]) -> None:
-        for lane in self._held_lanes(group, lane_ids):
+    def _release(self, lane: Lane | None) -> None:
+        """Count a claim off a lane after what it held there: lanes come back in its order."""
+        if lane is not None:
             lane.held = max(0, lane.held - 1)
             self._lanes.relocate(lane)
 
-    def _held_lanes(self, group: GroupRow, lane_ids: Sequence[int]) -> list[Lane]:
-        return self._lanes.by_ids(group, lane_ids) if lane_ids else []
+    def _held_lanes(self, group: GroupRow, lane_ids: Sequence[int]) -> dict[str, Lane]:
+        """Those of a claim by shard, in its order."""
+        lanes = self._lanes.by_ids(group, lane_ids) if lane_ids else []
+        return {lane.shard: lane for lane in lanes}

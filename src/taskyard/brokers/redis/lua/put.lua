@@ -4,7 +4,8 @@
 -- ARGV  1 slot, 2 number, 3 clock
 --       4   packed: for each lane and priority an array of
 --           group key, shard, priority, delay, due, number of bodies, record_ttl, member, ids,
---           epoch of the placement that the caller knows (by default 1)
+--           epoch of the placement that the caller knows (by default 1), whether he knows it from
+--           an earlier call
 --           (delay, due and record_ttl in microseconds; due 0: use the delay; ids {} without
 --           records).
 --           For a lot, which is stored once, in front of them: source, number of the lot, number
@@ -14,7 +15,8 @@
 --       5…  the bodies, in order; then for each dead letter five: key of its group, shard,
 --           task, failure (packed), body
 -- Reply  1: stored; or, where nothing was stored,
---        2: shards of the queue moved away; 3: not all of its containers know of that yet
+--        2: shards of the queue moved away; 3: not all of its containers know of that yet;
+--        5: a group is new here, so a placement known from earlier may be out of date
 --        {4, queue}: that queue is draining
 --        a string: an id that has a record already
 -- include container
@@ -57,7 +59,7 @@ end
 
 -- include letters
 
-local NOT_NOW = 4
+local NOT_NOW, UNSURE = 4, 5
 
 -- A lot is stored once. What it does not become, goes to the dead letters with it.
 --
@@ -94,9 +96,12 @@ end
 local conflicts = {}
 for _, item in ipairs(puts) do
     conflicts[epoch_conflict(item[1], item[10] or 1) or 0] = true
+    conflicts[item[11] and not known_group(item[1]) and UNSURE or 0] = true
 end
-if conflicts[MOVED] or conflicts[TRY_AGAIN] then
-    return conflicts[MOVED] and MOVED or TRY_AGAIN
+for _, conflict in ipairs({UNSURE, MOVED, TRY_AGAIN}) do
+    if conflicts[conflict] then
+        return conflict
+    end
 end
 
 for _, item in ipairs(puts) do

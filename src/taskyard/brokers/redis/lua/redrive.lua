@@ -50,7 +50,7 @@ for index = 5, #ARGV do
             retry(group, shard, priority, id, letter[12])
         else
             count(group, 'discarded', 1)
-            finish_record(id, 'discarded')
+            finish_letter(id, 'discarded', letter[6], letter[7])
         end
     end
 end

@@ -5,10 +5,12 @@
 --       4   packed: {settlements, want or false, dead letters that a group keeps}
 --           settlement: token, outcomes, results, kept sequences (see shared/claims.lua)
 --           want: groups {{key, messages, members, epoch of the placement that the caller knows
---           (by default 1)}…}, owner, lease (microseconds), claims, bytes,
---           drain, alone, listener or '', messages, whether the listener may be on another node
+--           (by default 1), whether he knows it from an earlier call}…}, owner, lease
+--           (microseconds), claims, bytes, drain, alone, listener or '', messages, whether the
+--           listener may be on another node
 --       5…  results and failures that the settlements name by their index here
--- Reply {lost tokens, now, next_at, 1 if a suspect was passed over, claims; 1 if shards moved away}
+-- Reply {lost tokens, now, next_at, 1 if a suspect was passed over, claims; 1 if shards moved away,
+--       or a placement known from earlier may be out of date: nobody sleeps on groups that are new}
 --       claim: {token, key of its group, deadline, its lanes packed (shared/claims.lua), entries…}
 --       A repeated call gets the claims that are still there, renewed.
 -- include claims
@@ -384,7 +386,9 @@ local function serve()
     local served, wanted, members, named, moved = {}, {}, {}, {}, nil
     for _, item in ipairs(want[1]) do
         local group = known_group(item[1])
-        if not group and want[8] ~= '' then
+        if not group and want[8] ~= '' and item[5] then
+            moved = 1
+        elseif not group and want[8] ~= '' then
             group = made_group(item[1]) -- somebody may sleep on what is not there yet
         end
         if group then

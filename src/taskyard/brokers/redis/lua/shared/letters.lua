@@ -29,6 +29,15 @@ local function drop_letter(gid, number)
     call('HDEL', LETTERS, number)
 end
 
+-- Notes what became of a dead letter, and why it is one: of `failure` and `losses` one says so.
+local function finish_letter(id, state, failure, losses)
+    if losses > 0 then
+        finish_record(id, state, 'losses', losses)
+    else
+        finish_record(id, state, 'failure', failure)
+    end
+end
+
 -- Makes a dead letter of a message that left its lane. Of `failure` (packed by the caller) and
 -- `losses` one says why.
 local function bury(group, shard, priority, message, failure, losses, id, task, limit)
@@ -44,9 +53,5 @@ local function bury(group, shard, priority, message, failure, losses, id, task, 
         drop_letter(group.gid, call('ZRANGE', dead_key(group.gid), 0, 0)[1])
         count(group, 'dead_dropped', 1)
     end
-    if losses > 0 then
-        finish_record(id, 'dead', 'losses', losses)
-    else
-        finish_record(id, 'dead', 'failure', failure)
-    end
+    finish_letter(id, 'dead', failure, losses)
 end

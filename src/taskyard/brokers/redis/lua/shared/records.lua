@@ -1,7 +1,8 @@
 -- Records: what is remembered of a message under its id.
 --
 -- T:k:<id>  hash  gid, ttl (microseconds after the end), state, due, expires (0: not ended),
---                 result, failure, waiters (names of listeners, each followed by a space);
+--                 result, failure or losses,
+--                 waiters (names of listeners, each followed by a space);
 --                 and where the message is: shard, priority, sequence (0: outside its lane)
 -- include lanes
 
@@ -45,7 +46,7 @@ local function finish_record(id, state, field, value)
         return
     end
     local ttl = tonumber(found[1])
-    call('HDEL', key, 'result', 'failure', 'waiters')
+    call('HDEL', key, 'result', 'failure', 'losses', 'waiters')
     call('HSET', key, 'state', state, 'expires', math.max(1, now + ttl))
     if field then
         call('HSET', key, field, value)
