@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
@@ -21,7 +22,19 @@ __all__ = ["InlineAsyncDriver", "InlineBroker", "InlineDriver", "InlineYard", "i
 T = TypeVar("T")
 
 _outer: ContextVar[Tally | None] = ContextVar("taskyard_inline", default=None)
-"""What counts for the outermost `enqueue`, within handlers that it runs."""
+"""Where this is called within a handler: what counts for the outermost `enqueue`.
+
+A task that a handler left running has it too, when it is not open any more.
+"""
+
+DEPTH = 20
+"""How many handlers run within each other; what one enqueues that is deeper runs after it."""
+
+
+def _open_tally() -> Tally | None:
+    """The tally of the outermost `enqueue`, within handlers that it runs."""
+    outer = _outer.get()
+    return outer if outer is not None and outer.is_open else None
 
 
 def inline(
@@ -86,39 +99,42 @@ class InlineYard(YardInTest):
         Raises:
             TestingError: it does not come to an end, or needs an event loop that is in use here.
         """
-        outer, loopless = _outer.get(), loop_runs_here()
-        nested = outer is not None and outer.is_open
-        tally = outer if outer is not None and nested else Tally()
-        token = _outer.set(tally)
-        try:
-            run_here(self._workbench.jobs(self._terms, tally, loopless=loopless), self._loops)
-        finally:
-            _outer.reset(token)
-            self._end(tally, nested)
-        if loopless and not nested:
+        loopless = loop_runs_here()
+        with self._counting() as tally:
+            if tally is not None:
+                run_here(self._workbench.jobs(self._terms, tally, loopless=loopless), self._loops)
+        if loopless and _open_tally() is None:
             self._refuse_loopless()
-        self._raise(tally, nested)
+        self._raise(tally)
 
     async def work_off_async(self) -> None:
         """Do the same on this event loop."""
-        outer = _outer.get()
-        nested = outer is not None and outer.is_open
-        tally = outer if outer is not None and nested else Tally()
+        with self._counting() as tally:
+            if tally is not None:
+                await run_on_loop(self._workbench.jobs(self._terms, tally))
+        self._raise(tally)
+
+    @contextmanager
+    def _counting(self) -> Iterator[Tally | None]:
+        """Give what to count with; None: the outer ones run what there is."""
+        outer = _open_tally()
+        tally = outer or Tally()
+        if tally.depth >= DEPTH:
+            yield None
+            return
+        tally.depth += 1
         token = _outer.set(tally)
         try:
-            await run_on_loop(self._workbench.jobs(self._terms, tally))
+            yield tally
         finally:
             _outer.reset(token)
-            self._end(tally, nested)
-        self._raise(tally, nested)
+            tally.depth -= 1
+            if outer is None:
+                tally.is_open = False
+                self._all.attempts += tally.attempts
 
-    def _end(self, tally: Tally, nested: bool) -> None:
-        if not nested:
-            tally.is_open = False
-            self._all.attempts += tally.attempts
-
-    def _raise(self, tally: Tally, nested: bool) -> None:
-        if self._raise_errors and not nested:
+    def _raise(self, tally: Tally | None) -> None:
+        if self._raise_errors and tally is not None and not tally.is_open:
             raise_failure(tally.attempts)
 
     def _refuse_loopless(self) -> None:

@@ -76,12 +76,14 @@ class Tally:
         attempts: what has run.
         scheduled: messages that schedules have put.
         is_open: whether the call goes on.
+        depth: how many calls there are within each other.
     """
 
     def __init__(self) -> None:
         self.attempts: list[Attempt] = []
         self.scheduled = 0
         self.is_open = True
+        self.depth = 0
 
 
 @dataclass(frozen=True, slots=True)
