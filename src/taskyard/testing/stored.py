@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from taskyard.errors import TestingError
@@ -47,6 +48,7 @@ class StoredYard(YardInTest):
         *,
         advance: bool = False,
         until: datetime | timedelta | None = None,
+        schedules: bool = True,
         raise_errors: bool = True,
         limit: int = LIMIT,
     ) -> Report:
@@ -62,6 +64,7 @@ class StoredYard(YardInTest):
                 done; they alone do not keep it going.
             until: do the same up to this time (of the clock; a timedelta: from now), schedules
                 included, and leave the clock there. A datetime without a zone is local time.
+            schedules: do what the schedules of the program, and others in the yard, say.
             raise_errors: when nothing is left to run, raise the error of the first message that
                 has failed and that no later attempt made up for. With False, errors are only in
                 the report.
@@ -80,7 +83,9 @@ class StoredYard(YardInTest):
                 "an event loop runs in this thread: say `await test_yard.arun_until_idle()`"
             )
         tally = Tally()
-        run_here(self._jobs(tally, advance, until, limit), self._loops)
+        run_here(
+            self._jobs(tally, until, Terms(advance, limit=limit, schedules=schedules)), self._loops
+        )
         return self._ended(tally, raise_errors)
 
     async def arun_until_idle(
@@ -88,6 +93,7 @@ class StoredYard(YardInTest):
         *,
         advance: bool = False,
         until: datetime | timedelta | None = None,
+        schedules: bool = True,
         raise_errors: bool = True,
         limit: int = LIMIT,
     ) -> Report:
@@ -97,15 +103,16 @@ class StoredYard(YardInTest):
         """
         self.check()
         tally = Tally()
-        await run_on_loop(self._jobs(tally, advance, until, limit))
+        await run_on_loop(
+            self._jobs(tally, until, Terms(advance, limit=limit, schedules=schedules))
+        )
         return self._ended(tally, raise_errors)
 
-    def _jobs(
-        self, tally: Tally, advance: bool, until: datetime | timedelta | None, limit: int
-    ) -> Jobs:
+    def _jobs(self, tally: Tally, until: datetime | timedelta | None, terms: Terms) -> Jobs:
         moment = self.clock.now + until if isinstance(until, timedelta) else until
-        end = 0 if moment is None else microseconds_of(moment)
-        return self._workbench.jobs(Terms(advance, end, limit), tally)
+        if moment is not None:
+            terms = replace(terms, until=microseconds_of(moment))
+        return self._workbench.jobs(terms, tally)
 
     def _ended(self, tally: Tally, raise_errors: bool) -> Report:
         if raise_errors:
