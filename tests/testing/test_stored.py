@@ -509,7 +509,7 @@ def test_a_yard_that_goes_on_for_ever(yard: Yard, test_yard: StoredYard) -> None
         again.enqueue(delay=60)
 
     again.enqueue()
-    with pytest.raises(TestingError, match=r"20 attempts \(20 of 'again'\).*until="):
+    with pytest.raises(TestingError, match=r"21 attempts \(21 of 'again'\).*until="):
         test_yard.run_until_idle(advance=True, limit=20)
     report = test_yard.run_until_idle(until=timedelta(minutes=5))
     assert report.done == 5
@@ -520,7 +520,31 @@ def test_more_is_due_than_a_step_takes(yard: Yard, test_yard: StoredYard) -> Non
     def work(number: int) -> None: ...
 
     work.enqueue_many(range(3000), delay=5)
-    assert test_yard.run_until_idle(advance=True).done == 3000
+    assert test_yard.run_until_idle(advance=True, limit=3000).done == 3000
+
+
+def test_what_no_clock_can_do_is_told() -> None:
+    clock = Clock(START)
+    with pytest.raises(TestingError, match="set_back"):
+        clock.advance(-1)
+    with pytest.raises(TestingError, match="advance"):
+        clock.set_back(timedelta(seconds=-1))
+    for wrong in ("soon", float("nan"), float("inf"), None):
+        with pytest.raises(TestingError, match="seconds"):
+            clock.advance(wrong)  # type: ignore[arg-type]
+    with pytest.raises(TestingError, match="datetime"):
+        clock.travel_to(60)  # type: ignore[arg-type]
+    assert clock.now == START
+    clock.travel_to(datetime(2031, 1, 1))  # noqa: DTZ001 - local time is what is tried
+    assert clock.now.timestamp() == datetime(2031, 1, 1).timestamp()  # noqa: DTZ001
+
+
+def test_what_is_no_yard_or_no_clock_is_told(yard: Yard) -> None:
+    for make in (testing.stored, testing.inline):
+        with pytest.raises(TestingError, match="Yard"):
+            make("sqlite:///yard.db")  # type: ignore[arg-type]
+        with pytest.raises(TestingError, match="Clock"):
+            make(yard, clock=START)  # type: ignore[arg-type]
 
 
 # Waiting, and the yard's own broker

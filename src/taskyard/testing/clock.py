@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 
+from taskyard.errors import TestingError
+
 __all__ = ["Clock", "microseconds_of", "moment_of"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -44,7 +46,7 @@ class Clock:
             seconds: by how much.
 
         Raises:
-            ValueError: it would go back; that is what `set_back` is for.
+            TestingError: it would go back; that is what `set_back` is for.
         """
         self.microseconds += _span(seconds)
 
@@ -55,7 +57,7 @@ class Clock:
             seconds: by how much.
 
         Raises:
-            ValueError: it would go forward.
+            TestingError: it would go forward.
         """
         self.microseconds -= _span(seconds)
 
@@ -64,6 +66,9 @@ class Clock:
 
         Arguments:
             moment: what it shows from now on; without a zone it is local time.
+
+        Raises:
+            TestingError: it is no datetime.
         """
         self.microseconds = microseconds_of(moment)
 
@@ -72,7 +77,13 @@ class Clock:
 
 
 def microseconds_of(moment: datetime) -> int:
-    """A moment as brokers count it; without a zone it is local time."""
+    """A moment as brokers count it; without a zone it is local time.
+
+    Raises:
+        TestingError: it is no datetime.
+    """
+    if not isinstance(moment, datetime):
+        raise TestingError(f"a time is a datetime, not {moment!r}")
     return (moment.astimezone(UTC) - _EPOCH) // timedelta(microseconds=1)
 
 
@@ -82,9 +93,13 @@ def moment_of(microseconds: int) -> datetime:
 
 
 def _span(seconds: float | timedelta) -> int:
-    span = seconds if isinstance(seconds, timedelta) else timedelta(seconds=seconds)
+    try:
+        span = seconds if isinstance(seconds, timedelta) else timedelta(seconds=seconds)
+    except (ArithmeticError, TypeError, ValueError):
+        span = timedelta(-1)
     if span < timedelta(0):
-        raise ValueError(
-            f"give 0 or more seconds, not {seconds!r}: advance() goes forward only, set_back() back"
+        raise TestingError(
+            f"give seconds, or a timedelta, of 0 or more, not {seconds!r}: advance() goes "
+            f"forward, set_back() back"
         )
     return span // timedelta(microseconds=1)

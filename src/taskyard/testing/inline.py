@@ -14,7 +14,7 @@ from taskyard.testing.clock import Clock
 from taskyard.testing.report import Report, raise_failure
 from taskyard.testing.slots import loop_runs_here, run_here, run_on_loop
 from taskyard.testing.workbench import LIMIT, Tally, Terms
-from taskyard.testing.yards import YardInTest
+from taskyard.testing.yards import YardInTest, checked_clock
 from taskyard.yard import Yard
 
 __all__ = ["InlineAsyncDriver", "InlineBroker", "InlineDriver", "InlineYard", "inline"]
@@ -66,8 +66,13 @@ def inline(
 
     Returns:
         A context manager, which gives itself.
+
+    Raises:
+        TestingError: it is no yard, or no clock.
     """
-    return InlineYard(yard, InlineBroker(clock or Clock()), raise_errors=raise_errors, limit=limit)
+    return InlineYard(
+        yard, InlineBroker(checked_clock(yard, clock)), raise_errors=raise_errors, limit=limit
+    )
 
 
 class InlineYard(YardInTest):

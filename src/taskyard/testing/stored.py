@@ -11,7 +11,7 @@ from taskyard.testing.clock import Clock, microseconds_of
 from taskyard.testing.report import Report, raise_failure
 from taskyard.testing.slots import loop_runs_here, run_here, run_on_loop
 from taskyard.testing.workbench import LIMIT, Jobs, Tally, Terms
-from taskyard.testing.yards import YardInTest
+from taskyard.testing.yards import YardInTest, checked_clock
 from taskyard.yard import Yard
 
 __all__ = ["StoredYard", "stored"]
@@ -33,8 +33,11 @@ def stored(yard: Yard, *, clock: Clock | None = None) -> StoredYard:
 
     Returns:
         A context manager, which gives itself.
+
+    Raises:
+        TestingError: it is no yard, or no clock.
     """
-    return StoredYard(yard, NotingBroker(clock or Clock()))
+    return StoredYard(yard, NotingBroker(checked_clock(yard, clock)))
 
 
 class StoredYard(YardInTest):

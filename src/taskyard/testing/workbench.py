@@ -266,7 +266,7 @@ def _fire(schedules: Schedules, one: Schedule, now: int) -> Operation[bool]:
 
 def _check_limit(terms: Terms, tally: Tally) -> None:
     count = len(tally.attempts) + tally.scheduled
-    if count < terms.limit:
+    if count <= terms.limit:
         return
     counted: Counter[str] = Counter(attempt.task for attempt in tally.attempts)
     most = ", ".join(f"{times} of {name!r}" for name, times in counted.most_common(3))

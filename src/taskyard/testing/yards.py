@@ -16,7 +16,22 @@ from taskyard.testing.slots import Loops
 from taskyard.testing.workbench import Workbench
 from taskyard.yard import Yard
 
-__all__ = ["YardInTest"]
+__all__ = ["YardInTest", "checked_clock"]
+
+
+def checked_clock(yard: object, clock: object) -> Clock:
+    """Check what a test gave; returns the clock, or one that begins now.
+
+    Raises:
+        TestingError: it is no yard, or no clock.
+    """
+    if not isinstance(yard, Yard):
+        raise TestingError(f"give the Yard that the program's tasks are declared on, not {yard!r}")
+    if clock is None:
+        return Clock()
+    if not isinstance(clock, Clock):
+        raise TestingError(f"clock= takes a taskyard.testing.Clock(moment), not {clock!r}")
+    return clock
 
 
 class YardInTest:
