@@ -89,6 +89,22 @@ async def test_an_asynchronous_handler_cannot_run_in_a_synchronous_enqueue_on_a_
     assert await work.result("two").aget() == 1
 
 
+def test_the_event_loop_of_a_thread_stays_what_it_was(yard: Yard) -> None:
+    @yard.task(name="work")
+    async def work() -> None: ...
+
+    own = asyncio.new_event_loop()
+    asyncio.set_event_loop(own)
+    try:
+        with testing.inline(yard):
+            work.enqueue()
+            assert asyncio.get_event_loop() is own
+        assert asyncio.get_event_loop() is own
+    finally:
+        asyncio.set_event_loop(None)
+        own.close()
+
+
 @pytest.mark.parametrize("kind", ["synchronous", "asynchronous"])
 @pytest.mark.parametrize("on_loop", [False, True])
 def test_what_handlers_enqueue_has_run_when_the_first_enqueue_returns(
@@ -193,6 +209,22 @@ def test_retries_and_delays_take_no_time(yard: Yard, inline: InlineYard) -> None
     assert flaky.enqueue(delay=3600).get() == "done"
     hour, pause = timedelta(hours=1), timedelta(minutes=10)
     assert ran == [hour, hour + pause, hour + 2 * pause]
+
+
+def test_what_waits_within_a_handler_takes_nothing_from_it(yard: Yard, inline: InlineYard) -> None:
+    ran: list[bool] = []
+
+    @yard.task(name="inner")
+    def inner() -> None: ...
+
+    @yard.task(name="outer")
+    def outer() -> str:
+        inner.enqueue(delay=90 * 86_400)
+        ran.append(taskyard.current_context().lost)
+        return "done"
+
+    assert outer.enqueue().get() == "done"
+    assert ran == [False]
 
 
 def test_batches_do_not_wait_to_fill(yard: Yard, inline: InlineYard) -> None:

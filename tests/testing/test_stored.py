@@ -523,6 +523,23 @@ def test_more_is_due_than_a_step_takes(yard: Yard, test_yard: StoredYard) -> Non
     assert test_yard.run_until_idle(advance=True, limit=3000).done == 3000
 
 
+def test_what_a_paused_queue_has_does_not_hide_what_others_have(
+    yard: Yard, test_yard: StoredYard
+) -> None:
+    @yard.task(name="paused", queue="paused")
+    def paused(number: int) -> None: ...
+
+    @yard.task(name="work")
+    def work() -> None: ...
+
+    paused.enqueue_many(range(3000), delay=5)
+    work.enqueue(delay=6)
+    yard.pause("paused")
+    test_yard.clock.advance(10)
+    report = test_yard.run_until_idle()
+    assert (report.done, report.left) == (1, 3000)
+
+
 def test_what_no_clock_can_do_is_told() -> None:
     clock = Clock(START)
     with pytest.raises(TestingError, match="set_back"):

@@ -93,7 +93,6 @@ class Unwaited(MemoryListener):
 
     def __init__(self) -> None:
         super().__init__(lambda _: None)
-        self.name = ""
 
     def wait(self, timeout: float) -> bool:  # noqa: ARG002 - it does not take any
         """Refuse."""

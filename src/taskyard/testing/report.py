@@ -146,10 +146,7 @@ def raise_failure(attempts: Iterable[Attempt]) -> None:
 
     Of several, the first is raised, as its handler raised it, with a note that there are others.
     """
-    last: dict[str, Attempt] = {}
-    for attempt in attempts:
-        last.pop(attempt.id, None)
-        last[attempt.id] = attempt
+    last = {attempt.id: attempt for attempt in attempts}
     failed = [attempt for attempt in last.values() if attempt.error is not None]
     if not failed:
         return
