@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from taskyard.brokers.base import Back, Claim, Dead, Delivery, Discard, Outcome, Retried, Settlement
+from taskyard.brokers.base import Back, Claim, Dead, Delivery, Outcome, Retried, Settlement
 from taskyard.errors import RetryMessage, TaskFailed
 from taskyard.message import State, read_envelope
+from taskyard.worker.hooks import STATES
 
 __all__ = ["Attempt", "Report", "attempts_of", "raise_failure"]
 
@@ -121,24 +122,11 @@ def _attempt(
     message_id = envelope.id if envelope is not None else ""
     if isinstance(outcome, Dead):
         error = error or TaskFailed(message_id, outcome.failure)
-    elif isinstance(outcome, Discard) or isinstance(error, RetryMessage):
+    elif not isinstance(outcome, (Retried, Back)) or isinstance(error, RetryMessage):
         error = None
     name = (envelope.task if envelope is not None else "") or task
-    return Attempt(name, message_id, shard, message.attempts + 1, _state(outcome), error)
-
-
-def _state(outcome: Outcome | None) -> State:
-    match outcome:
-        case None:
-            return State.DONE
-        case Retried():
-            return State.RETRYING
-        case Dead():
-            return State.DEAD
-        case Discard():
-            return State.DISCARDED
-        case Back():
-            return State.WAITING
+    state = State.DONE if outcome is None else STATES[type(outcome)]
+    return Attempt(name, message_id, shard, message.attempts + 1, state, error)
 
 
 def raise_failure(attempts: Iterable[Attempt]) -> None:

@@ -31,9 +31,9 @@ from taskyard.testing.broker import NotingBroker
 from taskyard.testing.clock import moment_of
 from taskyard.testing.report import Attempt, Report, attempts_of
 from taskyard.worker.execution import Execution
+from taskyard.worker.groups import policy_of
 from taskyard.worker.hooks import Hooks, make_hooks
 from taskyard.worker.lease import Lease
-from taskyard.worker.worker import policy_of
 from taskyard.yard import Yard
 
 __all__ = ["LIMIT", "Job", "Jobs", "Tally", "Terms", "Workbench"]

@@ -35,7 +35,7 @@ from taskyard.worker.pool import PARTING, RECONNECT, Pool
 from taskyard.worker.scheduler import Scheduler
 from taskyard.worker.settings import WorkerSettings
 
-__all__ = ["Worker", "make_owner", "policy_of"]
+__all__ = ["Worker", "make_owner"]
 
 log = logging.getLogger("taskyard.worker")
 
@@ -45,13 +45,6 @@ TIDY_EVERY = 30.0
 def make_owner() -> str:
     """A name for a worker process that no other one has."""
     return f"{socket.gethostname()}:{secrets.token_hex(6)}"
-
-
-def policy_of(tasks: Iterable[Task[..., Any]]) -> GroupPolicy:
-    """The policy of a group, by all tasks of it that are known here."""
-    policies = [task.group_policy for task in tasks]
-    members = tuple(sorted(name for policy in policies for name in policy.members))
-    return msgspec.structs.replace(policies[-1], members=members)
 
 
 class Worker:
@@ -261,7 +254,10 @@ class Worker:
 
     async def _declare(self, driver: AsyncDriver) -> None:
         for group, tasks in self._groups.items():
-            await self._declare_group(driver, group, policy_of(tasks.values()))
+            policies = [task.group_policy for task in tasks.values()]
+            members = tuple(sorted(name for policy in policies for name in policy.members))
+            policy = msgspec.structs.replace(policies[-1], members=members)
+            await self._declare_group(driver, group, policy)
 
     async def _declare_group(self, driver: AsyncDriver, group: Group, policy: GroupPolicy) -> None:
         delay, most = RECONNECT
