@@ -511,8 +511,9 @@ def test_a_yard_that_goes_on_for_ever(yard: Yard, test_yard: StoredYard) -> None
     again.enqueue()
     with pytest.raises(TestingError, match=r"21 attempts \(21 of 'again'\).*until="):
         test_yard.run_until_idle(advance=True, limit=20)
-    report = test_yard.run_until_idle(until=timedelta(minutes=5))
-    assert report.done == 5
+    report = test_yard.run_until_idle(until=timedelta(minutes=5, seconds=30))
+    assert (report.done, report.left) == (5, 1)
+    assert report.next_at == test_yard.clock.now + timedelta(seconds=30)
 
 
 def test_more_is_due_than_a_step_takes(yard: Yard, test_yard: StoredYard) -> None:

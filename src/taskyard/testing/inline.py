@@ -137,6 +137,7 @@ class InlineYard(YardInTest):
             if outer is None:
                 tally.is_open = False
                 self._all.attempts += tally.attempts
+                self._all.next_at = tally.next_at
 
     def _raise(self, tally: Tally | None) -> None:
         if self._raise_errors and tally is not None and not tally.is_open:

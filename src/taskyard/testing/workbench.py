@@ -75,6 +75,7 @@ class Tally:
     Attributes:
         attempts: what has run.
         scheduled: messages that schedules have put.
+        next_at: when the first of what is left becomes due, microseconds; 0: nothing does.
         is_open: whether the call goes on.
         depth: how many calls there are within each other.
     """
@@ -82,6 +83,7 @@ class Tally:
     def __init__(self) -> None:
         self.attempts: list[Attempt] = []
         self.scheduled = 0
+        self.next_at = 0
         self.is_open = True
         self.depth = 0
 
@@ -150,6 +152,7 @@ class Workbench:
             # Of very much that is due, a step lets only so much into its lanes.
             more = fired or step.claims or 0 < step.next_at <= step.now
             if not more and not self._jump(terms, step):
+                tally.next_at = step.next_at
                 return
 
     def declare(self) -> None:
@@ -164,8 +167,7 @@ class Workbench:
         """Sum up what has run, and what is left."""
         counts = self._broker.run(self._broker.counts())
         left = sum(one.waiting + one.delayed for one in counts)
-        next_at = self._broker.run(self._broker.step([], None)).next_at
-        moment = moment_of(next_at) if next_at else None
+        moment = moment_of(tally.next_at) if tally.next_at else None
         return Report(tuple(tally.attempts), tally.scheduled, left, moment)
 
     def needs_loop(self) -> Task[..., Any] | None:
