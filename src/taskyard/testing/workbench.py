@@ -238,12 +238,10 @@ class Workbench:
         if terms.schedules and (next_at or terms.until):
             pending = self._broker.run(self._broker.schedules.due(1)).next_at
             next_at = min(next_at or pending, pending or next_at)
-        if terms.until and not 0 < next_at <= terms.until:
-            clock.microseconds = max(clock.microseconds, terms.until)
-            return False
-        if next_at:
-            clock.microseconds = next_at
-        return bool(next_at)
+        found = next_at > 0 and not 0 < terms.until < next_at
+        # Another thread that enqueues may have put it further forward meanwhile.
+        clock.microseconds = max(clock.microseconds, next_at if found else terms.until)
+        return found
 
 
 def _needs_loop(tasks: Tasks) -> bool:
