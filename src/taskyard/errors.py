@@ -19,6 +19,7 @@
     ├── BatchFailed            raised by handlers: names the messages of a batch that failed
     ├── Verdict                a handler decided about its message: see below
     ├── WorkerError            a worker cannot start or go on
+    ├── TestingError           a yard in a test (taskyard.testing) cannot do what was asked
     └── BrokerError            the storage cannot do what was asked
         ├── UnknownScheme      no broker for this URL
         ├── MissingExtra       a package is not installed
@@ -70,6 +71,7 @@ __all__ = [
     "TaskDiscarded",
     "TaskFailed",
     "TaskyardError",
+    "TestingError",
     "UnknownScheme",
     "Verdict",
     "WorkerError",
@@ -179,6 +181,12 @@ class BatchFailed(TaskyardError):
 
 class WorkerError(TaskyardError):
     """A worker cannot start, or cannot go on."""
+
+
+class TestingError(TaskyardError):
+    """A yard in a test (`taskyard.testing`) cannot do what was asked of it."""
+
+    __test__ = False  # pytest takes a class whose name begins like this for a test
 
 
 class BrokerError(TaskyardError):

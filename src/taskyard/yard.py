@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, Protocol, TypeVar, cast, overload
@@ -636,6 +637,25 @@ class Yard:
         self._declared.clear()
         self._reader = self._make_reader()
         self._make_ways_in()
+
+    @contextmanager
+    def using(self, broker: str | Broker) -> Iterator[None]:
+        """Use another broker within a block, and the former one again behind it; see `use`.
+
+        Results of messages that were enqueued in the block can be looked up only there.
+
+        Arguments:
+            broker: a URL, or a broker.
+
+        Raises:
+            BrokerError: the URL is wrong, or a block of `buffered` is open.
+        """
+        before = self.broker
+        self.use(broker)
+        try:
+            yield
+        finally:
+            self.use(before)
 
     def _make_ways_in(self) -> None:
         driver, async_driver = (lambda: self.driver), (lambda: self.async_driver)

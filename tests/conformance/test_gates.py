@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.conformance.harness import TASK, Harness, body, micros
 
-from taskyard.brokers.base import Back, Dead, Group, Put, Retried
+from taskyard.brokers.base import Back, Dead, Group, Outcome, Put, Retried
 from taskyard.brokers.lane import Flush, Gate
 from taskyard.errors import QueueDraining
 from taskyard.message import Failure
@@ -174,7 +174,7 @@ def test_what_comes_back_is_let_in(harness: Harness) -> None:
     harness.put("a", "b", "c", "d")
     claim = harness.take(4)
     set_gate(harness, Gate.DRAINING)
-    outcomes = {"a": Back(), "b": Retried(micros(1)), "c": Dead(FAILURE)}
+    outcomes: dict[str, Outcome] = {"a": Back(), "b": Retried(micros(1)), "c": Dead(FAILURE)}
     harness.settle(claim, outcomes)
     harness.clock.advance(1)
     assert sorted(harness.work_off()) == ["a", "b"]

@@ -54,6 +54,7 @@ class Execution:
         now: the broker's time at the claim, microseconds.
         lease: for how long it may be run.
         hooks: the worker's middleware, if there is any.
+        keep_errors: keep what messages failed with.
 
     Attributes:
         claim: what was claimed.
@@ -64,6 +65,7 @@ class Execution:
         started: messages of calls that were begun.
         timings: how long the messages of ended calls waited and took, by sequence; None if nobody
             wants to know.
+        errors: what the messages failed with, by sequence; None if nobody wants to know.
     """
 
     def __init__(
@@ -73,12 +75,15 @@ class Execution:
         now: int,
         lease: Lease,
         hooks: Hooks | None = None,
+        *,
+        keep_errors: bool = False,
     ) -> None:
         self.claim = claim
         self.is_async = next(iter(tasks.values())).is_async
         self.lease = lease
         self.started = 0
         self.timings: dict[int, Timing] | None = {} if hooks and hooks.need_times else None
+        self.errors: dict[int, BaseException] | None = {} if keep_errors else None
         self._hooks = hooks if hooks and hooks.are_around_calls else None
         self._tasks = tasks
         self.instances: Instances = {}
@@ -481,6 +486,8 @@ class Execution:
         outcome = outcome_of(error, call.task, context, entry.id, entry.message, random.random)
         sequence = entry.message.sequence
         self._outcomes[sequence] = outcome
+        if self.errors is not None:
+            self.errors[sequence] = error
         if isinstance(outcome, Back):
             _log_park(call, entry, error)
         if isinstance(outcome, Retried):

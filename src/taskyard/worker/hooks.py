@@ -31,7 +31,7 @@ from taskyard.middleware import (
 if TYPE_CHECKING:
     from taskyard.worker.execution import Execution, Timing
 
-__all__ = ["Hooks", "make_hooks"]
+__all__ = ["STATES", "Hooks", "make_hooks"]
 
 log = logging.getLogger("taskyard.middleware")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
@@ -74,7 +74,7 @@ class MemoryBroker:
     def set_partitions(self, queue: str, partitions: int) -> None:
         """Do nothing: all messages are in one place."""
 
-    def partition(self, put: Put) -> None:
+    def partition(self, put: Put) -> Hashable:
         """All messages are in one place."""
 
     # Operations: each yields steps, and every step runs under the lock.
