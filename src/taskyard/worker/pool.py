@@ -56,6 +56,7 @@ class Host(Protocol):
     messages: int
     isolation: Isolation
     hooks: Hooks | None
+    paused: frozenset[str]
 
     @property
     def stopping(self) -> bool:
@@ -130,7 +131,9 @@ class Pool:
         self._limit: asyncio.Timeout | None = None  # of the exchange that is under way
         self._settling = False
         self._asked = 0.0
+        self.progressed: float | None = None  # when something was claimed or settled last
         self._hard = False
+        self._left = False
 
     async def serve(
         self, driver: AsyncDriver, threads: ThreadPoolExecutor, instances: Instances
@@ -141,6 +144,11 @@ class Pool:
         try:
             while not self._finished():
                 self._changed.clear()
+                if self._left:
+                    # Asleep for a queue that is paused, it would keep wake-ups from others.
+                    self._left = False
+                    listener.close()
+                    listener = driver.listener()
                 want = self._want(listener.name or None)
                 if want is not None or self._settlements:
                     ended = self._host.messages
@@ -167,6 +175,11 @@ class Pool:
         self._shorten_exchange()
         self._changed.set()
 
+    def note_pause(self) -> None:
+        """Serve other queues than before."""
+        self._left = True
+        self._changed.set()
+
     def notify(self) -> None:
         """Look again whether something can be claimed."""
         self._changed.set()
@@ -188,8 +201,13 @@ class Pool:
         free = self.slots - len(self.held)
         if free <= 0 or self._host.stopping or not self._host.isolation.may_claim(self):
             return None
+        groups = self.groups
+        if self._host.paused:
+            groups = [group for group in groups if group.queue not in self._host.paused]
+            if not groups:
+                return None
         return Want(
-            [self._group_want(group) for group in self.groups],
+            [self._group_want(group) for group in groups],
             self._host.owner,
             round(self._settings.lease * 1e6),
             claims=free,
@@ -265,10 +283,15 @@ class Pool:
                     log.warning("claim %s had been lost; nothing of it is settled", token)
                     if token in self.held:
                         self.held[token].lose()
-                self._host.note_progress()
-                if self._hooks is not None:
-                    self._hooks.stored(settlements, step.lost)
+                self._note_answer(settlements, step)
                 return step
+
+    def _note_answer(self, settlements: list[Settlement], step: Step) -> None:
+        self._host.note_progress()
+        if settlements or step.claims:
+            self.progressed = self._asked
+        if self._hooks is not None:
+            self._hooks.stored(settlements, step.lost)
 
     async def _sleep(self, listener: Any, step: Step) -> None:
         timeout = LONGEST_SLEEP

@@ -32,6 +32,8 @@ DRAINED = b"d"
 """It ends: with `burst`, nothing is left."""
 STOPPED = b"s"
 """It ends, since it was told to or is to be replaced; there may be work left."""
+DISMISSED = b"x"
+"""It ends, since a control message told it to: it is not replaced."""
 REFUSED = b"r"
 """It cannot work, so there is no use in starting it again; the reason follows."""
 LONGEST_REFUSAL = 20_000
@@ -213,7 +215,7 @@ class Supervisor:
         if not child.ending:
             self._died(child, code)
         drained = child.ending == DRAINED and self._settings.burst
-        if self._stopping or drained:
+        if self._stopping or drained or child.ending == DISMISSED:
             self._children.remove(child)
 
     def _bury(self, child: _Child) -> None:
@@ -335,6 +337,8 @@ def _work(load: Load, settings: WorkerSettings, owner: str, pipe: Connection) ->
     worker = serve(
         source, settings, owner=owner, progress=_Reporter(pipe), supervisor=pipe.fileno()
     )
+    if worker.dismissed:
+        return DISMISSED
     return STOPPED if worker.stopping else DRAINED
 
 
@@ -359,6 +363,7 @@ def _reaper_main(load: Load, owner: str) -> None:
         source = load()
         driver = source.broker.driver()
         driver.run(source.broker.reap([owner]))
+        driver.run(source.broker.workers.retire([owner]))
         driver.close()
     except Exception:
         log.exception("the claims of a dead worker process could not be given back at once")

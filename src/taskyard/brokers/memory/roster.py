@@ -34,7 +34,7 @@ class Roster:
     def refresh(self, worker: str, now: int) -> Entry:
         """The entry of a worker that is seen now; made if it is missing."""
         self._drop_expired(now)
-        entry = self._entries[worker] = self._entries.pop(worker, None) or Entry()
+        entry = self._entries[worker] = self._entries.pop(worker, Entry())
         entry.seen = now
         return entry
 
