@@ -699,7 +699,8 @@ def test_each_process_shows_its_metrics(shell: Shell) -> None:
     subprocess.run([sys.executable, "tasks.py"], cwd=shell.folder, check=True)
     program.wait_for("double 4")
     done = re.compile(
-        r'^taskyard_messages_total{outcome="done",queue="default",task="double"} (\d+)', re.M
+        r'^taskyard_messages_total{outcome="done",queue="default",task="double"} (\d+)',
+        re.MULTILINE,
     )
 
     def have_counted() -> bool:

@@ -75,7 +75,7 @@ def test_a_table(run: Run, yard: Yard) -> None:
     register(yard, "web-1:a", idle=65_000_000, running=3, paused=["mail"])
     register(yard, "web-1:b", state="paused", paused=["mail", "q"])
     head, one, two = run("workers").stdout.splitlines()
-    assert head.split() == "worker host pid queues running progress state".split()
+    assert head.split() == ["worker", "host", "pid", "queues", "running", "progress", "state"]
     for part in ("web-1:a", "web-1", "4711", "mail (paused), q", "3/8", "1m 5s ago", "running"):
         assert part in one
     for part in ("web-1:b", "mail (paused), q (paused)", "0/8", "never", "paused"):
@@ -175,7 +175,7 @@ def test_a_port_that_is_taken_is_told(run: Run) -> None:
 
 
 def test_there_are_not_enough_ports() -> None:
-    with pytest.raises(WorkerError, match="127.0.0.1:65536: there is no port above"):
+    with pytest.raises(WorkerError, match=r"127\.0\.0\.1:65536: there is no port above"):
         Endpoints("127.0.0.1", 65_535, 2)
 
 
