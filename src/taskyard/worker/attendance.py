@@ -1,7 +1,8 @@
 """A worker's entry in the broker: it says what the worker does, and brings what it is told.
 
-It is refreshed in the worker's round of housekeeping. Who tells the worker something wakes it, so
-that it looks at once; a wake-up that is lost is made up for by the next round.
+It is refreshed as often as the worker keeps house, but beside that: tidying up may take long, most
+of all while a part of the broker is away. Who tells the worker something wakes it, so that it looks
+at once; a wake-up that is lost is made up for by the next refresh.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from importlib import metadata
 from typing import Protocol
@@ -85,6 +86,16 @@ class Attendance:
         self._asked: asyncio.Future[list[ControlMessage]] | None = None
         self._present = False
 
+    async def run(self, pause: Callable[[], float]) -> None:
+        """Work until cancelled; `leave` follows.
+
+        Arguments:
+            pause: gives the seconds until the next refresh.
+        """
+        while True:
+            await self.refresh()
+            await self.wait(pause())
+
     async def refresh(self) -> None:
         """Store what the worker does, and do what it was told; it may fail."""
         try:
@@ -100,7 +111,7 @@ class Attendance:
             self._present = True
 
     async def wait(self, seconds: float) -> None:
-        """Do what the worker is told, until the next round.
+        """Do what the worker is told, until the next refresh.
 
         Arguments:
             seconds: for so long.
@@ -150,7 +161,7 @@ class Attendance:
         try:
             mail = await self._driver.run(self._workers.mail(self._host.owner, self._heard))
         except BrokerError as error:
-            log.debug("the mailbox cannot be looked into: %s", error)  # the next round tells
+            log.debug("the mailbox cannot be looked into: %s", error)  # the refresh tells
             return
         if self._obey(mail):
             await self.refresh()

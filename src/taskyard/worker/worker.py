@@ -148,7 +148,8 @@ class Worker:
             self._attendance = Attendance(self, self.broker.workers, driver)
             helpers = [
                 asyncio.create_task(self._renew(driver)),
-                asyncio.create_task(self._keep_house(driver, self._attendance)),
+                asyncio.create_task(self._tidy(driver)),
+                asyncio.create_task(self._attendance.run(_next_round)),
                 asyncio.create_task(self._end_grace()),
             ]
             if self.settings.schedules:
@@ -378,9 +379,8 @@ class Worker:
                 elif token not in unknown:
                     run.execution.lease.deadline = asked + lease
 
-    async def _keep_house(self, driver: AsyncDriver, attendance: Attendance) -> None:
+    async def _tidy(self, driver: AsyncDriver) -> None:
         while True:
-            await attendance.refresh()
             try:
                 await driver.run(self.broker.reap())
                 while await driver.run(self.broker.tidy()):
@@ -388,7 +388,7 @@ class Worker:
             except TaskyardError as error:
                 log.warning("housekeeping failed: %s", error)
             self._check_memory()
-            await attendance.wait(TIDY_EVERY * random.uniform(0.5, 1))
+            await asyncio.sleep(_next_round())
 
     def _check_memory(self) -> None:
         most = self.settings.max_memory
@@ -402,6 +402,11 @@ class Worker:
         log.warning("worker %s: the grace time of %s s is over", self.owner, self.settings.grace)
         for pool in self._pools:
             pool.stop(hard=True)
+
+
+def _next_round() -> float:
+    """Seconds until the next round of housekeeping."""
+    return TIDY_EVERY * random.uniform(0.5, 1)
 
 
 async def _part(driver: AsyncDriver, attendance: Attendance | None) -> None:
