@@ -245,6 +245,7 @@ def test_what_runs_goes_on(yard: Yard) -> None:
         only(yard, state(WorkerState.PAUSING))
         gate.may_end.set()
         assert running.get(20) == 1
+        only(yard, state(WorkerState.PAUSED))
         yard.tell("all", "resume")
         assert waiting.get(20) == 2
 

@@ -245,6 +245,8 @@ class Worker:
         if messages:
             for courier in self._couriers:
                 courier.notify()  # a handler may have pushed something
+            if self.paused and self.is_paused and self._attendance and not self._held():
+                self._attendance.note_change()  # it was pausing
         self._progress()
         most = self.settings.max_messages
         if most is not None and self.messages >= most and not self.stopping:

@@ -33,8 +33,9 @@ class Roster:
 
     def refresh(self, worker: str, now: int) -> Entry:
         """The entry of a worker that is seen now; made if it is missing."""
+        entry = self._entries.pop(worker, Entry())
         self._drop_expired(now)
-        entry = self._entries[worker] = self._entries.pop(worker, Entry())
+        self._entries[worker] = entry
         entry.seen = now
         return entry
 
