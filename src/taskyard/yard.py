@@ -21,6 +21,7 @@ from taskyard.brokers.base import (
 )
 from taskyard.brokers.lane import Gate
 from taskyard.brokers.urls import LOCAL_URL, open_broker, open_client, start_for
+from taskyard.brokers.workers import Command, WorkerInfo, look
 from taskyard.buffered import Buffered, Buffers
 from taskyard.coalesce import AsyncCoalescer, Coalescer
 from taskyard.codec import Codec
@@ -36,6 +37,7 @@ from taskyard.result import RecordReader, Result
 from taskyard.schedule import CatchUp, When
 from taskyard.scheduling import Plan, checked_schedule_name
 from taskyard.sharding import shard_text
+from taskyard.staff import Told, tell
 from taskyard.task import ORDER, BatchTask, Handler, Task
 from taskyard.timetable import Timetable, make_plan
 
@@ -570,6 +572,45 @@ class Yard:
     def _set_gate(self, queue: str, gate: Gate) -> Gate:
         checked_name("queue", queue)
         return self.driver.run(self.broker.set_gate(queue, gate))
+
+    def workers(self) -> list[WorkerInfo]:
+        """The workers of the broker, sorted by host and start.
+
+        One that was killed is there for 15 minutes still; it is `silent` after a minute.
+        """
+        return self.driver.run(look(self.broker.workers))
+
+    async def aworkers(self) -> list[WorkerInfo]:
+        """The workers of the broker; see `workers`."""
+        return await self.async_driver.run(look(self.broker.workers))
+
+    def tell(self, workers: Told, command: Command | str, queue: str | None = None) -> list[str]:
+        """Tell workers to shut down, or to take no messages for a while.
+
+        They hear it within about a second. What they run goes on. It concerns these runs of them:
+        a worker that is started later knows nothing of it. To pause a queue for all workers, also
+        later ones, use `pause`.
+
+        Arguments:
+            workers: the id of a worker, several ids, or "all".
+            command: "shutdown": stop as after SIGTERM; its supervisor starts no other one.
+                "pause": take no messages, until "resume".
+            queue: pause or resume only this queue; None: all that the worker serves.
+
+        Returns:
+            The ids of those that were told; a silent one may never hear it.
+
+        Raises:
+            WorkerError: there is no such command, or it concerns no queue.
+            NotFound: there is no worker of an id. The others were told.
+        """
+        return self.driver.run(tell(self.broker.workers, workers, command, queue))
+
+    async def atell(
+        self, workers: Told, command: Command | str, queue: str | None = None
+    ) -> list[str]:
+        """Tell workers something without blocking the event loop; see `tell`."""
+        return await self.async_driver.run(tell(self.broker.workers, workers, command, queue))
 
     def _find(self, task: Task[..., Any] | str) -> Task[..., Any]:
         if isinstance(task, Task):

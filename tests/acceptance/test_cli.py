@@ -8,10 +8,12 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -615,3 +617,109 @@ def test_a_reader_that_goes_away_is_no_failure_of_ours(shell: Shell) -> None:
 def test_the_version() -> None:
     done = subprocess.run([*TASKYARD, "--version"], capture_output=True, text=True, check=True)
     assert re.fullmatch(r"taskyard \d+\.\d+\.\d+\S*\n", done.stdout)
+
+
+# workers
+
+
+def workers(shell: Shell, count: int) -> list[dict[str, Any]]:
+    """So many workers, once they are there."""
+    found: list[dict[str, Any]] = []
+
+    def are_there() -> bool:
+        lines = shell.run("workers", "--json", "--broker", "sqlite:///yard.db").splitlines()
+        found[:] = map(json.loads, lines)
+        return len(found) == count
+
+    shell.eventually(are_there)
+    return found
+
+
+def test_workers_are_seen_and_shut_down_for_good(shell: Shell) -> None:
+    program = shell.begin("worker", "tasks:yard", "-p", "2")
+    program.wait_for("worker .* started", 2)
+    one, other = workers(shell, 2)
+    assert one["queues"] == {"default": ["double"], "mail": ["mail"]}
+    assert one["pid"] != other["pid"]
+    broker = ("--broker", "sqlite:///yard.db")
+    assert one["id"] in shell.run("workers", *broker)
+    shell.run("workers", "pause", one["id"], "-q", "mail", *broker)
+    program.wait_for(f"worker {one['id']} was told: pause mail")
+    shell.run("workers", "shutdown", one["id"], *broker)
+    program.wait_for(f"worker {one['id']} ended")
+    assert [worker["id"] for worker in workers(shell, 1)] == [other["id"]]
+    shell.run("workers", "shutdown", "--all", *broker)
+    assert program.wait() == 0
+    assert program.output.count("started worker process") == 2
+    assert workers(shell, 0) == []
+
+
+def test_a_worker_that_died_is_replaced_and_forgotten(shell: Shell) -> None:
+    program = shell.begin("worker", "tasks:yard")
+    program.wait_for("worker .* started")
+    (first,) = workers(shell, 1)
+    os.kill(first["pid"], signal.SIGKILL)
+    program.wait_for("worker .* started", 2)
+    (second,) = workers(shell, 1)
+    assert second["id"] != first["id"]
+    assert program.stop() == 0
+
+
+def test_a_worker_that_is_killed_with_its_supervisor_stays_in_the_list(shell: Shell) -> None:
+    program = shell.begin("worker", "tasks:yard", "-p", "0")
+    program.wait_for("worker .* started")
+    (worker,) = workers(shell, 1)
+    program.signal(signal.SIGKILL)
+    program.wait()
+    assert [one["id"] for one in workers(shell, 1)] == [worker["id"]]
+
+
+def free_port() -> int:
+    """The first of two ports that nobody uses."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as one:
+            port: int = one.getsockname()[1]
+            with contextlib.suppress(OSError, OverflowError):
+                socket.create_server(("127.0.0.1", port + 1)).close()
+                return port
+
+
+def scraped(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE) as reply:
+        text: str = reply.read().decode()
+        return text
+
+
+def test_each_process_shows_its_metrics(shell: Shell) -> None:
+    port = free_port()
+    program = shell.begin("worker", "tasks:yard", "-p", "2", "--metrics", str(port))
+    program.wait_for("worker .* started", 2)
+    program.wait_for(rf"metrics at http://127\.0\.0\.1:{port}/metrics")
+    program.wait_for(rf"metrics at http://127\.0\.0\.1:{port + 1}/metrics")
+    subprocess.run([sys.executable, "tasks.py"], cwd=shell.folder, check=True)
+    program.wait_for("double 4")
+    done = re.compile(
+        r'^taskyard_messages_total{outcome="done",queue="default",task="double"} (\d+)',
+        re.MULTILINE,
+    )
+
+    def have_counted() -> bool:
+        return sum(int(n) for one in (0, 1) for n in done.findall(scraped(port + one))) == 3
+
+    shell.eventually(have_counted)
+    assert "taskyard_broker_up 1.0" in scraped(port)
+    assert "taskyard_broker_up" not in scraped(port + 1)
+    started = len(program.wait_for("worker .* started"))
+    first = next(worker for worker in workers(shell, 2))
+    os.kill(first["pid"], signal.SIGKILL)
+    program.wait_for("worker .* started", started + 1)
+    assert "python_info" in scraped(port) + scraped(port + 1)
+    assert program.stop() == 0
+
+
+def test_a_worker_may_leave_schedules_to_others(scheduling: Shell) -> None:
+    before = listed(scheduling)["busy"]["last"]
+    left = scheduling.run("worker", "scheduled:yard", "--burst", "--no-schedules")
+    assert "report" not in left
+    assert listed(scheduling)["busy"]["last"] == before
+    assert "report often" in scheduling.run("worker", "scheduled:yard", "--burst")

@@ -147,6 +147,8 @@ def commands(command: click.Command, name: str = "taskyard") -> Iterator[tuple[s
     if not isinstance(command, click.Group):
         yield name, command
         return
+    if command.invoke_without_command:
+        yield name, command
     context = click.Context(command, info_name=name)
     for child in command.list_commands(context):
         found = command.get_command(context, child)

@@ -35,6 +35,7 @@ from taskyard.message import Failure, State
 if TYPE_CHECKING:
     from taskyard.brokers.inboxes import Inboxes
     from taskyard.brokers.schedules import Schedules
+    from taskyard.brokers.workers import Workers
 
 __all__ = [
     "SHOWN_SHARDS",
@@ -431,6 +432,7 @@ class Broker(Protocol):
         expires_records: whether the storage itself drops expired records: `tidy` then finds none.
         inboxes: what other programs push values into; None: only this library puts messages.
         schedules: what puts messages at certain times.
+        workers: who works, and what they are told.
     """
 
     url: str
@@ -443,6 +445,9 @@ class Broker(Protocol):
 
     @property
     def schedules(self) -> Schedules: ...
+
+    @property
+    def workers(self) -> Workers: ...
 
     def driver(self) -> Driver:
         """Make a driver for threads. Connecting is left to its first use."""
@@ -649,6 +654,10 @@ class Listener(Protocol):
 
     async def wait_async(self, timeout: float) -> bool:
         """Do the same without blocking the event loop."""
+        ...
+
+    def ignore_changes(self) -> None:
+        """Do not look for what changed unnoticed, where a wake-up can come."""
         ...
 
     def close(self) -> None:

@@ -53,6 +53,9 @@ class WokenListener:
         with self._changed:
             return self._consume()
 
+    def ignore_changes(self) -> None:
+        """See `Listener.ignore_changes`; it looks for none."""
+
     def close(self) -> None:
         """Stop listening; a wait that is going on ends."""
         with self._changed:

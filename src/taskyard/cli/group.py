@@ -42,6 +42,7 @@ COMMANDS = {
     "start": "start",
     "add": "add",
     "worker": "worker",
+    "workers": "workers",
     "queues": "queues",
     "dead": "dead",
     "schedules": "schedules",

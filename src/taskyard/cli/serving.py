@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from taskyard.errors import TaskyardError, WorkerError
-from taskyard.worker.run import serve
+from taskyard.worker.run import Prepare, prepare_nothing, serve
 from taskyard.worker.settings import WorkerSettings
 from taskyard.worker.supervisor import Supervisor
 from taskyard.yard import Yard
@@ -40,13 +40,16 @@ def settings(**given: Any) -> WorkerSettings:
         raise click.UsageError(str(error)) from error
 
 
-def run(load: Callable[[], Yard], chosen: WorkerSettings) -> None:
+def run(
+    load: Callable[[], Yard], chosen: WorkerSettings, prepare: Prepare = prepare_nothing
+) -> None:
     """Work until a signal or, with `burst`, until nothing is left.
 
     Arguments:
         load: gives the yard; called in each process that works, so that an error in the user's
             modules, or what they open, stays there.
         chosen: how to work.
+        prepare: called in each of these processes before it works, with the yard and its number.
 
     Raises:
         TaskyardError: the worker could not start, or go on.
@@ -58,9 +61,11 @@ def run(load: Callable[[], Yard], chosen: WorkerSettings) -> None:
             stream.reconfigure(line_buffering=True, write_through=False)
     try:
         if chosen.processes:
-            Supervisor(load, chosen).run()
+            Supervisor(load, chosen, prepare).run()
         else:
-            serve(load(), chosen)
+            yard = load()
+            prepare(yard, 0)
+            serve(yard, chosen)
             _leave_handlers()
     except TaskyardError as error:
         if not _logs_to_stderr():

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from taskyard.cli.load import load_yard
+from taskyard.cli.metrics import Endpoints, parse_address
 from taskyard.cli.options import log_options
 from taskyard.cli.serving import run, settings
 from taskyard.yard import Yard
@@ -59,6 +60,16 @@ def _queues(
         raise click.BadParameter(f"{error}; write a,b or a:3,b:1") from None
 
 
+def _address(
+    ctx: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[str, int] | None:
+    del ctx, parameter
+    try:
+        return None if value is None else parse_address(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}; write PORT or HOST:PORT") from None
+
+
 @click.command(short_help="Work on the tasks of a yard.")
 @click.argument("yard", metavar="MODULE:YARD")
 @click.option(
@@ -107,10 +118,23 @@ def _queues(
     show_default=True,
     help="Take in what other programs push into the queues' inboxes (Redis only).",
 )
+@click.option(
+    "--schedules/--no-schedules",
+    default=True,
+    show_default=True,
+    help="Do what is due by schedules, whoever declared them.",
+)
+@click.option(
+    "--metrics",
+    metavar="PORT | HOST:PORT",
+    callback=_address,
+    help="Show metrics to Prometheus there; without a host, to this machine only. Each further "
+    "process takes the next port.",
+)
 @click.option("--fail-fast", is_flag=True, help="End with exit code 1 at the first dead letter.")
 @click.option("--broker", "url", metavar="URL", help="Use this broker instead of the yard's own.")
 @log_options
-def worker(yard: str, url: str | None, **options: Any) -> None:
+def worker(yard: str, url: str | None, metrics: tuple[str, int] | None, **options: Any) -> None:
     """Work on the tasks of a yard: YARD in MODULE, a module or a path/file.py.
 
     The current directory is importable. A process that dies is replaced, and what it was working
@@ -124,6 +148,7 @@ def worker(yard: str, url: str | None, **options: Any) -> None:
       taskyard worker shop.tasks:yard --processes 4 --concurrency 16
       taskyard worker path/tasks.py:yard --queues mail:3,reports:1
       taskyard worker tasks:yard --burst        # until everything is done, then exit
+      taskyard worker tasks:yard --metrics 0.0.0.0:9101
     """
     module, _, attribute = yard.rpartition(":")
     if not module or not attribute:
@@ -134,7 +159,11 @@ def worker(yard: str, url: str | None, **options: Any) -> None:
     chosen = settings(**options)
     if url is not None:
         Yard(url)  # a wrong one is noticed here
-    run(partial(_load, yard, url), chosen)
+    load = partial(_load, yard, url)
+    if metrics is None:
+        run(load, chosen)
+    else:
+        run(load, chosen, Endpoints(*metrics, max(1, chosen.processes)).serve)
 
 
 def _load(name: str, url: str | None) -> Yard:

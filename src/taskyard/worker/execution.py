@@ -175,6 +175,12 @@ class Execution:
         with self._lock:
             return 0.0 if self._current is None else time.monotonic() - self._call_began
 
+    def current(self) -> tuple[Call, float] | None:
+        """The call that runs, and for how many seconds, with its bisect; None: none does."""
+        with self._lock:
+            call = self._current
+            return None if call is None else (call, time.monotonic() - self._call_began)
+
     def check_timeout(self) -> float | None:
         """Tell the running invocation if its timeout is over.
 

@@ -56,6 +56,7 @@ class Host(Protocol):
     messages: int
     isolation: Isolation
     hooks: Hooks | None
+    paused: frozenset[str]
 
     @property
     def stopping(self) -> bool:
@@ -135,7 +136,9 @@ class Pool:
         self._limit: asyncio.Timeout | None = None  # of the exchange that is under way
         self._settling = False
         self._asked = 0.0
+        self.progressed: float | None = None  # when something was claimed or settled last
         self._hard = False
+        self._left = False
 
     async def serve(
         self, driver: AsyncDriver, threads: ThreadPoolExecutor, instances: Instances
@@ -146,6 +149,11 @@ class Pool:
         try:
             while not self._finished():
                 self._changed.clear()
+                if self._left:
+                    # Asleep for a queue that is paused, it would keep wake-ups from others.
+                    self._left = False
+                    listener.close()
+                    listener = driver.listener()
                 want = self._want(listener.name or None)
                 if want is not None or self._settlements:
                     ended = self._host.messages
@@ -170,6 +178,11 @@ class Pool:
             else:
                 run.execution.stop()
         self._shorten_exchange()
+        self._changed.set()
+
+    def note_pause(self) -> None:
+        """Serve other queues than before."""
+        self._left = True
         self._changed.set()
 
     def notify(self) -> None:
@@ -197,8 +210,13 @@ class Pool:
         free = self.slots - len(self.held)
         if free <= 0 or self._host.stopping or not self._host.isolation.may_claim(self):
             return None
+        groups = self.groups
+        if self._host.paused:
+            groups = [group for group in groups if group.queue not in self._host.paused]
+            if not groups:
+                return None
         return Want(
-            [self._group_want(group) for group in self.groups],
+            [self._group_want(group) for group in groups],
             self._host.owner,
             round(self._settings.lease * 1e6),
             claims=free,
@@ -288,6 +306,8 @@ class Pool:
                 self.held[token].lose()
         self._settling, self._under_way = False, []
         self._host.note_progress()
+        if settlements or step.claims:
+            self.progressed = self._asked
         if self._hooks is not None:
             self._hooks.stored(settlements, step.lost)
 

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from taskyard.brokers.base import Broker
 from taskyard.errors import WorkerError
@@ -20,7 +20,17 @@ from taskyard.task import Task
 from taskyard.worker.settings import WorkerSettings
 from taskyard.worker.worker import Worker
 
-__all__ = ["HARD", "STOPPING", "Signals", "TaskSource", "check_shared", "run_worker", "serve"]
+__all__ = [
+    "HARD",
+    "STOPPING",
+    "Prepare",
+    "Signals",
+    "TaskSource",
+    "check_shared",
+    "prepare_nothing",
+    "run_worker",
+    "serve",
+]
 
 log = logging.getLogger("taskyard.worker")
 
@@ -85,6 +95,14 @@ class TaskSource(Protocol):
     def close(self) -> None:
         """Close what is open."""
         ...
+
+
+Prepare: TypeAlias = Callable[[Any, int], None]
+"""Gets a process ready to work: given its source of tasks, and its number from 0."""
+
+
+def prepare_nothing(source: TaskSource, number: int) -> None:
+    """Leave a process as it is."""
 
 
 def run_worker(

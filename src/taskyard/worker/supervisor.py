@@ -17,7 +17,16 @@ from pathlib import Path
 
 from taskyard.brokers.common import SUPERVISED
 from taskyard.errors import TaskyardError, WorkerError
-from taskyard.worker.run import HARD, STOPPING, Signals, TaskSource, check_shared, serve
+from taskyard.worker.run import (
+    HARD,
+    STOPPING,
+    Prepare,
+    Signals,
+    TaskSource,
+    check_shared,
+    prepare_nothing,
+    serve,
+)
 from taskyard.worker.settings import WorkerSettings
 from taskyard.worker.worker import make_owner
 
@@ -32,6 +41,8 @@ DRAINED = b"d"
 """It ends: with `burst`, nothing is left."""
 STOPPED = b"s"
 """It ends, since it was told to or is to be replaced; there may be work left."""
+DISMISSED = b"x"
+"""It ends, since a control message told it to: it is not replaced."""
 REFUSED = b"r"
 """It cannot work, so there is no use in starting it again; the reason follows."""
 LONGEST_REFUSAL = 20_000
@@ -73,12 +84,15 @@ class Supervisor:
         load: gives the tasks and the broker; called in each child, never here, so that this
             process imports nothing of the user's and stays able to fork.
         settings: how the children work.
+        prepare: called in each child before it works, with what `load` gave and its number.
 
     Raises:
         WorkerError: this system cannot fork, or this is not the main thread.
     """
 
-    def __init__(self, load: Load, settings: WorkerSettings) -> None:
+    def __init__(
+        self, load: Load, settings: WorkerSettings, prepare: Prepare = prepare_nothing
+    ) -> None:
         if "fork" not in multiprocessing.get_all_start_methods():
             raise WorkerError("worker processes need fork; on this system use processes=0")
         if threading.current_thread() is not threading.main_thread():
@@ -87,6 +101,7 @@ class Supervisor:
                 "signals; in another one use processes=0"
             )
         self._load = load
+        self._prepare = prepare
         self._settings = settings
         self._fork = multiprocessing.get_context("fork")
         self._children = [_Child(number, BACKOFF[0]) for number in range(settings.processes)]
@@ -159,7 +174,13 @@ class Supervisor:
         sys.stderr.flush()
         child.process = self._fork.Process(
             target=_child_main,
-            args=(self._load, self._settings, child.owner, writing, [reading, *others]),
+            args=(
+                self._make_source(child.number),
+                self._settings,
+                child.owner,
+                writing,
+                [reading, *others],
+            ),
             name=f"taskyard-worker-{child.number}",
         )
         child.process.start()
@@ -168,6 +189,14 @@ class Supervisor:
         child.ending = b""
         child.started = time.monotonic()
         log.info("started worker process %s", child.process.pid)
+
+    def _make_source(self, number: int) -> Load:
+        def load() -> TaskSource:
+            source = self._load()
+            self._prepare(source, number)
+            return source
+
+        return load
 
     def _watch(self, signalled: int) -> None:
         pipes = {child.pipe: child for child in self._children if child.pipe is not None}
@@ -213,7 +242,7 @@ class Supervisor:
         if not child.ending:
             self._died(child, code)
         drained = child.ending == DRAINED and self._settings.burst
-        if self._stopping or drained:
+        if self._stopping or drained or child.ending == DISMISSED:
             self._children.remove(child)
 
     def _bury(self, child: _Child) -> None:
@@ -335,6 +364,8 @@ def _work(load: Load, settings: WorkerSettings, owner: str, pipe: Connection) ->
     worker = serve(
         source, settings, owner=owner, progress=_Reporter(pipe), supervisor=pipe.fileno()
     )
+    if worker.dismissed:
+        return DISMISSED
     return STOPPED if worker.stopping else DRAINED
 
 
@@ -359,6 +390,7 @@ def _reaper_main(load: Load, owner: str) -> None:
         source = load()
         driver = source.broker.driver()
         driver.run(source.broker.reap([owner]))
+        driver.run(source.broker.workers.retire([owner]))
         driver.close()
     except Exception:
         log.exception("the claims of a dead worker process could not be given back at once")

@@ -18,6 +18,7 @@ import msgspec
 
 from taskyard.brokers.base import AsyncDriver, Broker, Dead, Group
 from taskyard.brokers.lane import GroupPolicy
+from taskyard.brokers.workers import Command, ControlMessage, Report
 from taskyard.errors import (
     BrokerError,
     BrokerInaccessible,
@@ -28,6 +29,7 @@ from taskyard.errors import (
 from taskyard.middleware import Middleware
 from taskyard.scheduling import Plan
 from taskyard.task import Task
+from taskyard.worker.attendance import Attendance, paused_after, report_of
 from taskyard.worker.courier import Courier
 from taskyard.worker.hooks import make_hooks
 from taskyard.worker.instances import Instances
@@ -60,6 +62,10 @@ class Worker:
         plans: the schedules that the program declares, by name.
         middleware: what is told of messages, the outermost first.
 
+    Attributes:
+        paused: the queues from which it was told to take nothing.
+        dismissed: whether it was told to shut down, by a control message.
+
     Raises:
         WorkerError: there are no tasks, or a queue has none.
     """
@@ -90,6 +96,11 @@ class Worker:
         self._couriers: dict[Courier, asyncio.Task[None]] = {}
         self.isolation = Isolation(self._held, self.notify)
         self._driver: AsyncDriver | None = None
+        self.paused: frozenset[str] = frozenset()
+        self.dismissed = False
+        self._serves = self._make_serves()
+        self._attendance: Attendance | None = None
+        self._started = time.monotonic()
         self._stopping = asyncio.Event()
         self._renewing = asyncio.Event()
         self._hard = False
@@ -114,6 +125,12 @@ class Worker:
             pools.append(Pool(self, groups, slots))
         return pools
 
+    def _make_serves(self) -> dict[str, list[str]]:
+        serves: dict[str, list[str]] = {}
+        for group in sorted({group for pool in self._pools for group in pool.groups}):
+            serves.setdefault(group.queue, []).extend(sorted(self._groups[group]))
+        return serves
+
     async def run(self) -> None:
         """Work until `stop`, or with `burst` until nothing is left that can be done now.
 
@@ -130,9 +147,11 @@ class Worker:
             if not await self._start(driver):
                 return
             log.info("worker %s started: %s slots", self.owner, slots)
+            self._attendance = Attendance(self, self.broker.workers, driver)
             helpers = [
                 asyncio.create_task(self._renew(driver)),
                 asyncio.create_task(self._tidy(driver)),
+                asyncio.create_task(self._attendance.run(_next_round)),
                 asyncio.create_task(self._end_grace()),
             ]
             if self.settings.schedules:
@@ -147,7 +166,7 @@ class Worker:
             log.info("worker %s ended after %s messages", self.owner, self.messages)
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
-            await _close(driver)
+            await _part(driver, self._attendance)
         if self._failure:
             raise WorkerError(self._failure)
 
@@ -178,6 +197,8 @@ class Worker:
         if not self._stopping.is_set():
             log.info("worker %s is stopping", self.owner)
             self._stopping.set()
+            if self._attendance is not None:
+                self._attendance.note_change()
         self._recall_couriers()
         for pool in self._pools:
             pool.stop(hard=self._hard)
@@ -230,6 +251,8 @@ class Worker:
         if messages:
             for courier in self._couriers:
                 courier.notify()  # a handler may have pushed something
+            if self.paused and self.is_paused and self._attendance and not self._held():
+                self._attendance.note_change()  # it was pausing
         self._progress()
         most = self.settings.max_messages
         if most is not None and self.messages >= most and not self.stopping:
@@ -278,6 +301,40 @@ class Worker:
                 delay = min(delay * 2, most)
             else:
                 return
+
+    # What others see of it, and tell it
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether it takes nothing from any queue."""
+        return len(self.paused) == len(self._serves)
+
+    def report(self) -> Report:
+        """What it does now."""
+        progressed = [pool.progressed for pool in self._pools if pool.progressed is not None]
+        return report_of(
+            serves=self._serves,
+            slots=sum(pool.slots for pool in self._pools),
+            started=self._started,
+            progressed=max(progressed, default=None),
+            paused=self.paused,
+            stopping=self.stopping,
+            executions=[run.execution for pool in self._pools for run in pool.held.values()],
+        )
+
+    def obey(self, message: ControlMessage, command: Command) -> None:
+        """Do what it is told by a control message."""
+        what = f"{command} {message.queue}".strip()
+        log.info("worker %s was told: %s", self.owner, what)
+        if command is Command.SHUTDOWN:
+            self.dismissed = True
+            self.stop()
+            return
+        paused = paused_after(self.paused, frozenset(self._serves), command, message.queue)
+        if paused != self.paused:
+            self.paused = paused
+            for pool in self._pools:
+                pool.note_pause()
 
     # Beside the pools
 
@@ -346,7 +403,7 @@ class Worker:
             except TaskyardError as error:
                 log.warning("housekeeping failed: %s", error)
             self._check_memory()
-            await asyncio.sleep(TIDY_EVERY * random.uniform(0.5, 1))
+            await asyncio.sleep(_next_round())
 
     def _check_memory(self) -> None:
         most = self.settings.max_memory
@@ -362,10 +419,17 @@ class Worker:
             pool.stop(hard=True)
 
 
-async def _close(driver: AsyncDriver) -> None:
-    """Close the driver, without waiting for answers that do not come."""
+def _next_round() -> float:
+    """Seconds until the next round of housekeeping."""
+    return TIDY_EVERY * random.uniform(0.5, 1)
+
+
+async def _part(driver: AsyncDriver, attendance: Attendance | None) -> None:
+    """Leave the broker, without waiting for answers that do not come."""
     try:
         async with asyncio.timeout(PARTING):
+            if attendance is not None:
+                await attendance.leave()
             await driver.close()
     except TimeoutError:
         driver.shut_down()

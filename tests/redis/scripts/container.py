@@ -41,7 +41,7 @@ TURNS = 1 << 42
 REMEMBERING = frozenset(
     (
         *("put", "step", "reap", "redrive", "release", "tidy", "declare", "double", "change"),
-        *("changed", "gate", "park"),
+        *("changed", "gate", "park", "attend", "retire", "tell"),
     )
 )
 """Those whose answer is kept. The others may simply be carried out again."""
@@ -551,6 +551,14 @@ def _sleepers(name: str, found: dict[bytes, bytes]) -> Pairs:
         yield f"sleeper {listener.decode()}", msgspec.msgpack.decode(packed)
 
 
+def _packed(kind: str) -> Decoder:
+    def decode(name: str, found: dict[bytes, bytes]) -> Pairs:
+        for member, packed in found.items():
+            yield f"{kind} {member.decode()}", _decoded(packed)
+
+    return decode
+
+
 def _line(name: str, found: Scored) -> Pairs:
     for listener, order in _scores(found):
         yield f"line {name} {listener.decode()}", order
@@ -623,6 +631,9 @@ KINDS: dict[str, tuple[Callable[[redis.Redis, str], None], Decoder]] = {
     "agenda": (_zset, _times("agenda")),
     "changes": (_hash, _changes),
     "removed": (_zset, _times("removed")),
+    "workers": (_hash, _packed("worker")),
+    "seen": (_zset, _times("seen")),
+    "mail": (_hash, _packed("mail")),
 }
 """By what stands behind the container in a key: how it is read, and what it says."""
 
@@ -653,7 +664,14 @@ def check(state: State) -> None:
     _check_numbers(some)
     _check_lanes(some)
     _check_schedules(some)
+    _check_workers(some)
     _check_gates(some)
+
+
+def _check_workers(some: Some) -> None:
+    seen = {name: entry[0] for name, entry in some("worker").items()}
+    assert some("seen") == seen
+    assert some("mail").keys() <= seen.keys()
 
 
 def _check_schedules(some: Some) -> None:

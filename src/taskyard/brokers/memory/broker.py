@@ -28,6 +28,7 @@ from taskyard.brokers.memory import claims, steps
 from taskyard.brokers.memory.listeners import MemoryListener
 from taskyard.brokers.memory.schedules import MemorySchedules
 from taskyard.brokers.memory.state import MemoryState
+from taskyard.brokers.memory.workers import MemoryWorkers
 
 __all__ = ["MemoryAsyncDriver", "MemoryBroker", "MemoryDriver"]
 
@@ -62,6 +63,7 @@ class MemoryBroker:
         self._clock = clock or wall_clock
         self._lock = threading.Lock()
         self.schedules = MemorySchedules()
+        self.workers = MemoryWorkers()
         self._state = MemoryState(dead_limit, round(dead_age * 1e6))
         _brokers.add(self)
 

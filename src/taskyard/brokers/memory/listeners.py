@@ -59,6 +59,12 @@ class Listeners:
             for id_ in self._ids.pop(listener, {}):
                 _leave(self._waiting, id_, listener)
 
+    def wake(self, name: str) -> None:
+        """Wake a listener, if it is known."""
+        listener = self._by_name.get(name)
+        if listener is not None:
+            listener.wake()
+
     # Sleepers that serve groups
 
     def idle(self, name: str, wants: Sequence[GroupWant], next_at: int) -> None:

@@ -14,6 +14,7 @@ from taskyard.brokers.memory.groups import GroupState, OpenClaim
 from taskyard.brokers.memory.lanes import Lane
 from taskyard.brokers.memory.listeners import Listeners
 from taskyard.brokers.memory.records import DeadLetters, Records
+from taskyard.brokers.memory.roster import Roster
 from taskyard.brokers.schedules import Schedule
 from taskyard.message import Failure, State
 
@@ -46,6 +47,7 @@ class MemoryState:
         gates: those of queues that are not open.
         schedules: by name.
         agenda: the names of those that are due some time.
+        roster: the workers.
     """
 
     def __init__(self, dead_limit: int, dead_age: int) -> None:
@@ -58,6 +60,7 @@ class MemoryState:
         self.gates: dict[str, Gate] = {}
         self.schedules: dict[str, Schedule] = {}
         self.agenda: Agenda[str] = Agenda()
+        self.roster = Roster()
         self.groups: dict[Group, GroupState] = {}
         self._later: Agenda[Lane] = Agenda()
         self.due: list[Delayed] = []

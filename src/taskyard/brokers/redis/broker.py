@@ -51,6 +51,7 @@ from taskyard.brokers.redis.replies import (
 from taskyard.brokers.redis.schedules import RedisSchedules
 from taskyard.brokers.redis.split import MOVED, STORED, TRY_AGAIN, UNSURE, SplitProgress, Splits
 from taskyard.brokers.redis.work import Steps
+from taskyard.brokers.redis.workers import RedisWorkers
 from taskyard.errors import (
     BrokerError,
     BrokerUnavailable,
@@ -115,6 +116,7 @@ class RedisBroker:
             options, clock, self._placements, self._splits, _put, dead_limit
         )
         self.schedules = RedisSchedules(self._placements, self._splits, _put, afar=cluster)
+        self.workers = RedisWorkers()
 
     def driver(self) -> RedisDriver:
         return RedisDriver(self._options, self._clock, self._check, self._leave, self._outages)

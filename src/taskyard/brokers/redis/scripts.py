@@ -13,6 +13,7 @@ __all__ = ["NAMES", "READING", "STORING", "UNCONFIRMED", "WRITING", "Script", "l
 NAMES = (
     "accept",
     "agenda",
+    "attend",
     "change",
     "changed",
     "cleared",
@@ -33,6 +34,7 @@ NAMES = (
     "lanes",
     "leave",
     "letters",
+    "mail",
     "oldest",
     "open",
     "park",
@@ -45,15 +47,21 @@ NAMES = (
     "redrive",
     "release",
     "resettle",
+    "retire",
     "schedules",
     "sift",
     "splits",
     "step",
+    "tell",
     "tidy",
+    "workers",
 )
 
 READING = frozenset(
-    ("counts", "dead", "guard", "lanes", "letters", "oldest", "records", "schedules")
+    (
+        *("counts", "dead", "guard", "lanes", "letters", "mail", "oldest", "records", "schedules"),
+        "workers",
+    )
 )
 """Those that only look. (`records` notes who waits; `places` reads if it gets no queues.)"""
 
@@ -61,7 +69,8 @@ STORING = frozenset(("accept", "places", "put"))
 """Those that a put calls."""
 
 UNCONFIRMED = READING | {
-    *("agenda", "declare", "extend", "forget", "leave", "reap", "resettle", "step", "tidy"),
+    *("agenda", "attend", "declare", "extend", "forget", "leave", "reap", "resettle", "retire"),
+    *("step", "tidy"),
 }
 """Those that need not wait for replicas: they only read, or what a failover loses of them is made
 up for: a message whose settling or claim is lost is delivered again."""

@@ -57,6 +57,7 @@ from taskyard.brokers.sqlite.records import (
 from taskyard.brokers.sqlite.schedules import SQLiteSchedules
 from taskyard.brokers.sqlite.settle import Settler, promote, store_due
 from taskyard.brokers.sqlite.transaction import NEVER, Transaction
+from taskyard.brokers.sqlite.workers import SQLiteWorkers
 from taskyard.errors import BrokerError, DuplicateId, PolicyConflict, QueueDraining
 from taskyard.message import State
 
@@ -118,6 +119,7 @@ class SQLiteBroker:
         self._dead_limit = dead_limit
         self._dead_age = round(dead_age * 1e6)
         self.schedules = SQLiteSchedules(clock, self._put)
+        self.workers = SQLiteWorkers(clock)
 
     def driver(self) -> SQLiteDriver:
         """Make a driver for threads."""

@@ -116,6 +116,7 @@ class Database:
                     reply = step(transaction)
                     transaction.finish()
                     connection.execute("COMMIT")
+                    transaction.committed()
                 except BaseException:
                     self._groups.forget()
                     if connection.in_transaction:

@@ -242,6 +242,7 @@ class SQLiteListener:
         self._bell: Doorbell | None = self._bells.bell()
         self._closed = False
         self._seen = -1
+        self._looks = True
         self.name = self._bell.name if self._bell is not None else ""
         # Before the operation that finds nothing: what changes after that one must be noticed.
         self._in_thread(self._changed)
@@ -254,8 +255,14 @@ class SQLiteListener:
             with contextlib.suppress(RuntimeError):  # the driver is closed
                 self._thread.submit(call)
 
+    def ignore_changes(self) -> None:
+        """See `Listener.ignore_changes`."""
+        self._looks = self._bell is None
+
     def wait(self, timeout: float) -> bool:
         """See `Listener.wait`."""
+        if not self._looks:
+            return self._rang(timeout)
         end = time.monotonic() + timeout
         while True:
             remaining = end - time.monotonic()
@@ -280,6 +287,8 @@ class SQLiteListener:
     async def wait_async(self, timeout: float) -> bool:
         """See `Listener.wait_async`."""
         loop = asyncio.get_running_loop()
+        if not self._looks:
+            return await self._rang_async(loop, timeout)
         end = loop.time() + timeout
         while True:
             remaining = end - loop.time()

@@ -44,6 +44,7 @@ class Transaction:
         "_sequence",
         "_stored",
         "_turn",
+        "_woken",
         "execute",
         "executemany",
         "now",
@@ -60,6 +61,7 @@ class Transaction:
         self._counts: dict[tuple[int, str], int] = {}
         self._ready: set[int] = set()
         self._earliest: dict[int, int] = {}
+        self._woken: list[str] = []
         self._stored: dict[str, int] = dict(
             self.execute("SELECT name, value FROM taskyard_counter WHERE grp = 0")
         )
@@ -209,6 +211,10 @@ class Transaction:
         for (name,) in names:
             self._ring(name)
 
+    def wake(self, name: str) -> None:
+        """Wake somebody after the commit: who will only read, and so would not queue behind it."""
+        self._woken.append(name)
+
     def any_listener(self) -> bool:
         """Whether anybody sleeps at all."""
         return self.execute("SELECT 1 FROM taskyard_listener LIMIT 1").fetchone() is not None
@@ -266,6 +272,11 @@ class Transaction:
                     self._wake_one(group_id, 0)
             for group_id, at in sorted(self._earliest.items()):
                 self._wake_for_time(group_id, at)
+
+    def committed(self) -> None:
+        """Wake those who look for what is committed."""
+        for name in self._woken:
+            self._bells.ring(name)
 
     def _has_claimable(self, group_id: int) -> bool:
         if group_id == _BROKER:
