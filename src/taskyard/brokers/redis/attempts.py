@@ -26,6 +26,7 @@ from taskyard.brokers.redis.failures import (
     final,
     is_answer,
     named_by,
+    only_reads,
     remedy,
     stopped_by_acl,
     will_be_over_soon,
@@ -94,6 +95,7 @@ class Scene:
         clock: None: the server's.
         check: looks at each server before its first call.
         checked: the servers that it has looked at.
+        allowed: those whose ACL was also found to let scripts run to their end.
         directory: who is responsible for what.
         outages: who does not answer.
     """
@@ -109,6 +111,7 @@ class Scene:
         self.clock = clock
         self.check = check
         self.checked: set[Address] = set()
+        self.allowed: set[Address] = set()
         self.directory: Directory = directory_for(options)
         self.outages = Outages() if outages is None else outages
 
@@ -256,8 +259,8 @@ class _Attempts:
             if job.address is not None:
                 shares.setdefault(job.address, []).append(job)
         if self._scene.check is not None:
-            for address in [new for new in shares if new not in self._scene.checked]:
-                if not (yield from self._checks(address, self._scene.check(), shares[address])):
+            for address in [new for new in shares if new not in self._scene.allowed]:
+                if not (yield from self._may_begin(address, self._scene.check, shares[address])):
                     del shares[address]
         parcels = [self._parcel(address, jobs) for address, jobs in shares.items()]
         outcomes = yield Exchange(parcels, self._timeout)
@@ -270,6 +273,18 @@ class _Attempts:
             yield from self._explain(*self._stopped.popitem())
         while self._drops:
             yield Drop(self._drops.pop())
+
+    def _may_begin(
+        self, address: Address, check: Check, jobs: list[_Job]
+    ) -> Generator[Request, Any, bool]:
+        if address not in self._scene.checked and not (
+            yield from self._checks(address, check(), jobs)
+        ):
+            return False
+        # Who may only read needs no more than that to look.
+        return all(only_reads(job.call) for job in jobs) or (
+            yield from self._lets_scripts_end(address, jobs)
+        )
 
     def _checks(
         self, address: Address, check: Generator[Sequence[Argument], Any, None], jobs: list[_Job]
@@ -295,6 +310,29 @@ class _Attempts:
             return True
         finally:
             check.close()
+
+    def _lets_scripts_end(
+        self, address: Address, jobs: list[_Job]
+    ) -> Generator[Request, Any, bool]:
+        lacks = yield from self._lacks(address, jobs[0].call.tag)
+        if isinstance(lacks, Broken):
+            self._broken(address, jobs, lacks._replace(sent=False))
+            return False
+        if lacks:
+            self._failed(jobs, address, Denial(lacks))
+            return False
+        self._scene.allowed.add(address)
+        return True
+
+    def _lacks(self, address: Address, tag: str) -> Generator[Request, Any, list[str] | Broken]:
+        """Ask what the ACL forbids of what scripts call, in one round trip."""
+        prefix = self._scene.options.prefix
+        probes = script_probes(probe_key(prefix, tag))
+        data = b"".join(pack(command) for _, command in probes)
+        [answers] = yield Exchange([Parcel(address, data, len(probes))], self._timeout)
+        if isinstance(answers, Broken):
+            return answers
+        return lacking(prefix, zip([name for name, _ in probes], answers, strict=True))
 
     # What is sent
 
@@ -393,16 +431,12 @@ class _Attempts:
         self, address: Address, stopped: list[tuple[_Job, Refusal]]
     ) -> Generator[Request, Any, None]:
         """End calls that the ACL stopped; asks for what, as not every server says so."""
-        prefix = self._scene.options.prefix
-        probes = script_probes(probe_key(prefix, stopped[0][0].wire.slot))
-        data = b"".join(pack(command) for _, command in probes)
-        [answers] = yield Exchange([Parcel(address, data, len(probes))], self._timeout)
-        lacks: list[str] = []
-        if not isinstance(answers, Broken):
-            names = [name for name, _ in probes]
-            lacks = lacking(prefix, zip(names, answers, strict=True))
+        self._scene.allowed.discard(address)  # the next one is not to be stopped as well
+        lacks = yield from self._lacks(address, stopped[0][0].call.tag)
+        if isinstance(lacks, Broken):
+            lacks = []
         for job, error in stopped:
-            self._failed([job], address, Denial(error, lacks) if lacks else error)
+            self._failed([job], address, Denial(lacks, error) if lacks else error)
 
     def _broken(self, address: Address, jobs: list[_Job], outcome: Broken) -> None:
         for job in jobs:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -216,7 +215,7 @@ def _forbidden(options: RedisOptions) -> Questions[list[str]]:
 
 
 def _commands(options: RedisOptions) -> Iterator[tuple[str, Sequence[Argument]]]:
-    key = probe_key(options.prefix, secrets.token_urlsafe(9))
+    key = probe_key(options.prefix, "doctor")
     channel = f"{options.prefix}:wake:doctor"
     first, *others = script_probes(key)
     yield first  # what makes the key

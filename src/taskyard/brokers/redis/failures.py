@@ -29,6 +29,7 @@ __all__ = [
     "is_answer",
     "is_reply",
     "named_by",
+    "only_reads",
     "refusal",
     "remedy",
     "stopped_by_acl",
@@ -52,19 +53,17 @@ class Refusal(Exception):
 
 
 class Denial(Refusal):
-    """The ACL stopped a script in the middle.
+    """The ACL forbids what scripts call.
 
     Attributes:
-        lacks: what it forbids of what scripts need.
-
-    Arguments:
-        error: what the server replied.
-        lacks: see there.
+        lacks: what it forbids of that.
+        stopped: what the server replied as it stopped a script in the middle; None: none was run.
     """
 
-    def __init__(self, error: Refusal, lacks: Sequence[str]) -> None:
-        super().__init__("NOPERM", error.text)
+    def __init__(self, lacks: Sequence[str], stopped: Refusal | None = None) -> None:
+        super().__init__("NOPERM", stopped.text if stopped else "")
         self.lacks = lacks
+        self.stopped = stopped
 
 
 class Astray(Refusal):
@@ -191,6 +190,11 @@ def named_by(error: Refusal, address: Address) -> Address:
     return Address(host or address.host, int(port))
 
 
+def only_reads(call: Call) -> bool:
+    """Whether a call changes nothing, so that it leaves nothing behind wherever it is stopped."""
+    return call.script.name in READING or (call.script.name == "places" and not call.args)
+
+
 def is_answer(reply: Any) -> bool:
     """Whether it is a script's own reply, if only that it refuses: the server let it run."""
     return not isinstance(reply, Refusal) or reply.code == "TASKYARD"
@@ -275,10 +279,10 @@ def told(error: Exception) -> str:
 
 def _told_of_refusal(error: Refusal) -> str:
     if isinstance(error, Denial):
-        return (
-            f"the ACL of this user forbids {', '.join(error.lacks)} ({error.text}): a script was "
-            f"stopped there, and what it had written stays; {RIGHTS}"
-        )
+        outcome = "(a script would be stopped there, so none was run)"
+        if error.stopped is not None:
+            outcome = f"({error.text}): a script was stopped there, and what it had written stays"
+        return f"the ACL of this user forbids {', '.join(error.lacks)} {outcome}; {RIGHTS}"
     if isinstance(error, Astray):
         return (
             f"the nodes of the cluster send the call from one to another ({error}): they do not"
@@ -338,9 +342,8 @@ def exhausted(
 
 def _outcome(call: Call, *, doubtful: bool) -> str:
     """What became of a call that was given up; "" if it would only have read."""
-    name = call.script.name
-    if name in READING or (name == "places" and not call.args):
+    if only_reads(call):
         return ""
     if doubtful:
         return "an answer was lost, so it is not known whether the call was carried out"
-    return "nothing was stored" if name in STORING else "nothing was changed"
+    return "nothing was stored" if call.script.name in STORING else "nothing was changed"

@@ -1,7 +1,9 @@
 """What the ACL of a user must allow, and finding out what it does not.
 
-Scripts are stopped by the first command that they may not call, and servers before 7.2 do not say
-which one it was. So the commands are tried, each by itself, on a key that is removed again.
+Scripts are stopped by the first command that they may not call, and what they had written stays;
+servers before 7.2 do not even say which command it was. So the commands are tried beforehand, each
+by itself. The ACL is asked first, whatever else stands in the way: a full memory, a replica that
+takes no writes, a key of another node of a cluster.
 """
 
 from __future__ import annotations
@@ -15,16 +17,15 @@ from taskyard.brokers.redis.failures import Refusal
 __all__ = ["called_commands", "is_forbidden", "lacking", "probe_key", "script_probes"]
 
 # What scripts call, by how many arguments it takes behind the key. They are tried on a key that
-# holds a text, so most end as WRONGTYPE: the ACL is asked before. (What removes keys is behind.)
+# holds a text, so most end as WRONGTYPE. (What decides how long it stays is in `script_probes`.)
 _CALLED: Sequence[Sequence[str]] = (
     (
-        *("EXISTS", "GET", "HGETALL", "HKEYS", "HLEN", "LLEN", "LPOP", "PERSIST", "RPOP", "SCARD"),
-        *("SRANDMEMBER", "TYPE", "ZCARD", "ZPOPMIN", "DEL", "UNLINK"),
+        *("EXISTS", "GET", "HGETALL", "HKEYS", "HLEN", "LLEN", "LPOP", "RPOP", "SCARD"),
+        *("SRANDMEMBER", "TYPE", "ZCARD", "ZPOPMIN"),
     ),
     (
         *("HDEL", "HEXISTS", "HGET", "HMGET", "HRANDFIELD", "HSCAN", "LINDEX", "LPUSH", "RPUSH"),
-        *("RPUSHX", "SADD", "SISMEMBER", "SREM", "SSCAN", "ZREM", "ZSCAN", "ZSCORE", "EXPIRE"),
-        "PEXPIRE",
+        *("RPUSHX", "SADD", "SISMEMBER", "SREM", "SSCAN", "ZREM", "ZSCAN", "ZSCORE"),
     ),
     (
         *("HINCRBY", "HSET", "HSETNX", "LRANGE", "LSET", "ZADD", "ZRANGE", "ZRANGEBYLEX"),
@@ -35,23 +36,26 @@ _CALLED: Sequence[Sequence[str]] = (
 
 def called_commands() -> list[str]:
     """The commands that scripts call, as far as they are tried."""
-    return sorted(
-        {"LMOVE", "PUBLISH", "SET", "TIME", *(name for names in _CALLED for name in names)}
-    )
+    return sorted({"PUBLISH", *(name for name, _ in script_probes(""))})
 
 
-def probe_key(prefix: str, owner: str) -> str:
-    """The key on which somebody tries commands.
+def probe_key(prefix: str, tag: str) -> str:
+    """The key on which commands are tried.
+
+    Others may try at the same time: what they find there says nothing about the ACL. As it is the
+    same for all, a user who may not remove it leaves one such key behind, not one each time.
 
     Arguments:
         prefix: what keys begin with.
-        owner: who it is, as others may try at the same time.
+        tag: of the container whose key it is.
     """
-    return f"{container_key(prefix, 'doctor')}:probe:{owner}"
+    return f"{container_key(prefix, tag)}:probe"
 
 
 def script_probes(key: str) -> list[tuple[str, Sequence[Argument]]]:
     """Give what tries the commands that stop a script, by name, in this order.
+
+    Sent in one go they take one round trip.
 
     Arguments:
         key: the key for it, which is gone afterwards.
@@ -61,10 +65,16 @@ def script_probes(key: str) -> list[tuple[str, Sequence[Argument]]]:
         ("LMOVE", ("LMOVE", key, key, "RIGHT", "RIGHT")),
         ("TIME", ("TIME",)),
     ]
-    for count in (1, 2, 0):  # what removes keys comes last
-        probes += [(name, (name, key, *[1] * count)) for name in _CALLED[count]]
-    probes.append(("PEXPIRE", ("PEXPIRE", key, 1)))  # where the user may not remove it
-    return probes
+    for count, names in enumerate(_CALLED):
+        probes += [(name, (name, key, *[1] * count)) for name in names]
+    return [
+        *probes,
+        ("PERSIST", ("PERSIST", key)),
+        ("EXPIRE", ("EXPIRE", key, 60)),
+        ("DEL", ("DEL", key)),
+        ("UNLINK", ("UNLINK", key)),
+        ("PEXPIRE", ("PEXPIRE", key, 1)),  # where the user may not remove it
+    ]
 
 
 def is_forbidden(reply: Any) -> bool:
