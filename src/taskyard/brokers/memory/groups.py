@@ -15,12 +15,13 @@ from taskyard.brokers.base import (
     Group,
     GroupWant,
 )
-from taskyard.brokers.lane import Gate, GroupPolicy
+from taskyard.brokers.lane import Gate, GroupPolicy, limits
 from taskyard.brokers.memory.agenda import Agenda
 from taskyard.brokers.memory.lanes import Lane
+from taskyard.brokers.rate import QueueRate, token_at
 from taskyard.message import read_envelope
 
-__all__ = ["GroupState", "OpenClaim", "Part"]
+__all__ = ["GroupState", "OpenClaim", "Part", "QueueState"]
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -87,6 +88,16 @@ class OpenClaim:
                     yield envelope.id
 
 
+class QueueState:
+    """A queue's rate limits, and its bucket of tokens (see rate.py)."""
+
+    __slots__ = ("rate", "tat")
+
+    def __init__(self) -> None:
+        self.rate = QueueRate()
+        self.tat = 0
+
+
 class GroupState:
     """A group: its policy, lanes and open claims.
 
@@ -102,6 +113,8 @@ class GroupState:
         delayed: how many messages are in the due set.
         totals: what was counted since the beginning.
         gate: what its queue lets through.
+        queue: the limits of its queue.
+        tat: its bucket of tokens, where its rate is limited.
     """
 
     __slots__ = (
@@ -114,13 +127,17 @@ class GroupState:
         "lanes",
         "number",
         "policy",
+        "queue",
         "ready",
+        "tat",
         "totals",
     )
 
-    def __init__(self, key: Group, number: int, gate: Gate) -> None:
+    def __init__(self, key: Group, number: int, gate: Gate, queue: QueueState) -> None:
         self.key = key
         self.gate = gate
+        self.queue = queue
+        self.tat = 0
         self.number = number
         self.policy = GroupPolicy()
         self.declared = False
@@ -141,6 +158,15 @@ class GroupState:
             return False
         draining = self.gate is Gate.DRAINING and self.filling.first() is not None
         return draining or self.ready.first() is not None
+
+    def token_at(self, now: int) -> int:
+        """When its limits and those of its queue let a message pass: `now`, or later."""
+        at = now
+        if (limit := self.policy.limit) is not None:
+            at = token_at(self.tat, limit, now)
+        if (limit := self.queue.rate.limit) is not None:
+            at = max(at, token_at(self.queue.tat, limit, now))
+        return at
 
     def runs(self, id_: str) -> bool:
         """Whether an open claim holds the message of this id."""
@@ -166,6 +192,7 @@ class GroupState:
         counts.parked_shards = sorted(counts.parked_shards)[:SHOWN_SHARDS]
         counts.totals = dict(self.totals)
         counts.gate = self.gate
+        counts.limits = limits(self.policy, self.queue.rate)
         return counts
 
     def _running(self) -> int:
