@@ -43,10 +43,11 @@ class OpenClaim:
         owner: who claimed it.
         lease: for how long it was leased, microseconds.
         deadline: when the lease ends.
+        opened: when it was claimed.
         parts: what it holds.
     """
 
-    __slots__ = ("_ids", "deadline", "group", "lease", "owner", "parts", "token")
+    __slots__ = ("_ids", "deadline", "group", "lease", "opened", "owner", "parts", "token")
 
     def __init__(
         self,
@@ -62,6 +63,7 @@ class OpenClaim:
         self.owner = owner
         self.lease = lease
         self.deadline = deadline
+        self.opened = deadline - lease
         # Copies: the claimer may do with its lists what it likes.
         self.parts = [Part(lane.shard, list(lane.messages)) for lane in lanes]
         self._ids: frozenset[str] | None = None

@@ -6,7 +6,7 @@ from taskyard.brokers.base import Back, Group, Settlement
 from taskyard.brokers.memory.groups import GroupState, OpenClaim, Part, QueueState
 from taskyard.brokers.memory.lanes import Lane
 from taskyard.brokers.memory.state import MemoryState
-from taskyard.brokers.rate import Limited, Rate, refund, spend, tokens
+from taskyard.brokers.rate import Limited, Rate, clamped, refund, spend, tokens
 
 __all__ = ["Limiter", "refund_part", "set_rate", "spend_of_lane", "tokens_of_lane"]
 
@@ -22,6 +22,12 @@ def _buckets(group: GroupState) -> list[tuple[Bucket, Rate]]:
     return found
 
 
+def _clamp(buckets: list[tuple[Bucket, Rate]], now: int) -> None:
+    # A clock that was set back must not put off the next token at every look.
+    for bucket, limit in buckets:
+        bucket.tat = clamped(bucket.tat, limit, now)
+
+
 class Limiter:
     """Looks after the limits of the groups that one step serves.
 
@@ -33,6 +39,8 @@ class Limiter:
     def __init__(self, groups: dict[GroupState, int], now: int) -> None:
         self._now = now
         self._buckets = {group: found for group in groups if (found := _buckets(group))}
+        for buckets in self._buckets.values():
+            _clamp(buckets, now)
 
     def room(self, group: GroupState, most: int) -> int:
         """How many messages may be claimed now, `most` at most."""
@@ -50,8 +58,7 @@ class Limiter:
             bucket.tat = spend(bucket.tat, limit, self._now, count)
 
     def next_at(self, *, drain: bool) -> int:
-        """When a group that has something, but may claim nothing now, gets a token; 0: there is
-        none.
+        """When a group gets a token that has something, but has none now; 0: there is no such.
 
         Arguments:
             drain: whether batches count that wait to fill.
@@ -88,10 +95,10 @@ def refund_part(state: MemoryState, claim: OpenClaim, part: Part, settlement: Se
     if count == 0:
         return
     for bucket, rate in buckets:
-        bucket.tat = refund(bucket.tat, rate, state.now, claim.token, len(claim), count)
+        bucket.tat = refund(bucket.tat, rate, state.now, claim.opened, len(claim), count)
     if limit is not None:
         lane = state.lane(group, part.shard).state
-        lane.tat = refund(lane.tat, limit, state.now, claim.token, len(part.messages), count)
+        lane.tat = refund(lane.tat, limit, state.now, claim.opened, len(part.messages), count)
 
 
 def set_rate(state: MemoryState, limited: Limited, rate: Rate | None, *, declared: bool) -> None:
@@ -99,10 +106,12 @@ def set_rate(state: MemoryState, limited: Limited, rate: Rate | None, *, declare
     if not limited.name:
         queue = state.queue(limited.queue)
         queue.rate = queue.rate.with_rate(rate, declared=declared)
+        queue.tat = clamped(queue.tat, queue.rate.limit, state.now)
         state.pass_on([key for key in state.groups if key.queue == limited.queue])
         return
     group = state.group(Group(limited.queue, limited.name))
     group.policy = group.policy.with_change(rate, shards=limited.shards)
+    group.tat = clamped(group.tat, group.policy.limit, state.now)
     if limited.shards:
         for _, lane in sorted(group.lanes.items()):
             state.settle_down(lane)
