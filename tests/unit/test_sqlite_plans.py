@@ -18,7 +18,10 @@ ORDERED = Group("orders", "ordered")
 BATCH = Group("orders", "batch")
 
 # Not for every message: open claims are few, and so are sleepers and groups.
-FEW = ("taskyard_claim", "taskyard_listener", "taskyard_group", "taskyard_meta")
+FEW = (
+    *("taskyard_claim", "taskyard_listener", "taskyard_group", "taskyard_meta"),
+    *("taskyard_gate", "taskyard_queue_rate"),
+)
 
 # Lanes of equal times: at most those of one transaction or so. The words depend on the version.
 SORTS_TIES = ("USE TEMP B-TREE FOR RIGHT PART OF ORDER BY", "USE TEMP B-TREE FOR LAST ")

@@ -20,6 +20,7 @@ __all__ = [
     "Rate",
     "Scope",
     "clamped",
+    "latest_with_token",
     "refund",
     "share",
     "spend",
@@ -171,6 +172,11 @@ def token_at(tat: int, rate: Rate, now: int) -> int:
     """Say when there is a token: `now`, or the microsecond of the next one."""
     full = max(now, clamped(tat, rate, now))
     return max(now, full - rate.filling + math.ceil(rate.interval))
+
+
+def latest_with_token(rate: Rate, now: int) -> int:
+    """The last tat of a bucket that has a token now."""
+    return now + rate.filling - math.ceil(rate.interval)
 
 
 def spend(tat: int, rate: Rate, now: int, count: int) -> int:
