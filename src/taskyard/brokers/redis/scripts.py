@@ -33,6 +33,7 @@ NAMES = (
     "lanes",
     "leave",
     "letters",
+    "limit",
     "oldest",
     "open",
     "park",
