@@ -387,8 +387,9 @@ do
         for _, group in ipairs(served) do
             if limits.is_limited(group) and limits.room(group, 1) == 0 then
                 add_ready(group)
+                local drains = want[6] or group.gate == DRAINING
                 if call('EXISTS', group.ready_key) == 1
-                    or (want[6] or group.gate == DRAINING) and call('EXISTS', group.filling_key) == 1
+                    or drains and call('EXISTS', group.filling_key) == 1
                 then
                     first = earliest(first, limits.token_at(group))
                 end
