@@ -48,6 +48,7 @@ COMMANDS = {
     "pause": "gates",
     "resume": "gates",
     "drain": "gates",
+    "rate": "rate",
     "park": "release",
     "release": "release",
     "split": "split",

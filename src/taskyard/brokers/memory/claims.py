@@ -207,8 +207,8 @@ class Claimer:
         return claims
 
     def _next(self, *, alone: bool) -> Claim | None:
-        for group in self._limiter.without_tokens():
-            self._served.pop(group, None)
+        for spent in self._limiter.without_tokens():
+            self._served.pop(spent, None)
         while (group := self._first_group()) is not None:
             # Only a batch's age can be undone after it made a lane ready: by a clock set back.
             claim = self._fill(group, group.ready, Flush.AGE, alone=alone)

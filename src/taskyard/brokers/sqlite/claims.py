@@ -129,8 +129,8 @@ class Claimer:
         return claims
 
     def _next(self, *, alone: bool) -> Claim | None:
-        for group_id in self._limiter.without_tokens():
-            self._groups.pop(group_id, None)
+        for spent in self._limiter.without_tokens():
+            self._groups.pop(spent, None)
         while (group_id := self._next_group()) is not None:
             group, most = self._groups[group_id]
             room = self._limiter.room(group_id, most)

@@ -29,7 +29,6 @@ for _, policy in ipairs(policies) do
     local group = made_group(policy[1])
     group.size, group.within, group.bytes, group.concurrency, group.max_deliveries, group.members,
         group.declared, group.rates = unpack(policy, 2)
-    group.rates = group.rates or nil
     store_policy(group)
 end
 load_numbers()

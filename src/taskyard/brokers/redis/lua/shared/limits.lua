@@ -42,10 +42,14 @@ function limits.set(group, values)
     return before ~= (group.rates and cmsgpack.pack(group.rates) or '')
 end
 
--- What is stored of a queue.
-function limits.of_queue(queue)
+-- What is stored of a queue, nil where it has no limits.
+function limits.stored_of_queue(queue)
     local packed = call('HGET', T .. ':rates', queue)
-    return packed and cmsgpack.unpack(packed) or {false, false, 1}
+    return packed and cmsgpack.unpack(packed) or nil
+end
+
+function limits.of_queue(queue)
+    return limits.stored_of_queue(queue) or {false, false, 1}
 end
 
 function limits.store_queue(queue, stored)
