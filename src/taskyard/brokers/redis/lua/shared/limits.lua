@@ -109,6 +109,9 @@ do
 
     -- How many messages of a group may be claimed now, `most` at most.
     function limits.room(group, most)
+        if not limits.is_limited(group) then
+            return most
+        end
         each_limit(group, function(field, limit)
             most = math.min(most, gcra.tokens(tat_of(field, limit), limit))
         end)
@@ -118,6 +121,9 @@ do
     -- When the limits of a group and of its queue let a message pass: now, or later.
     function limits.token_at(group)
         local at = now
+        if not limits.is_limited(group) then
+            return at
+        end
         each_limit(group, function(field, limit)
             at = math.max(at, gcra.token_at(tat_of(field, limit), limit))
         end)
