@@ -43,7 +43,7 @@ class OpenClaim:
         owner: who claimed it.
         lease: for how long it was leased, microseconds.
         deadline: when the lease ends.
-        opened: when it was claimed.
+        opened: when it was claimed, where a rate was limited then; else 0.
         parts: what it holds.
     """
 
@@ -63,7 +63,7 @@ class OpenClaim:
         self.owner = owner
         self.lease = lease
         self.deadline = deadline
-        self.opened = deadline - lease
+        self.opened = deadline - lease if group.is_limited else 0
         # Copies: the claimer may do with its lists what it likes.
         self.parts = [Part(lane.shard, list(lane.messages)) for lane in lanes]
         self._ids: frozenset[str] | None = None
@@ -160,6 +160,13 @@ class GroupState:
             return False
         draining = self.gate is Gate.DRAINING and self.filling.first() is not None
         return draining or self.ready.first() is not None
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether a limit of it, of its queue or of its lanes holds."""
+        policy = self.policy
+        found = policy.limit or policy.shard_limit or self.queue.rate.limit
+        return found is not None
 
     def token_at(self, now: int) -> int:
         """When its limits and those of its queue let a message pass: `now`, or later."""

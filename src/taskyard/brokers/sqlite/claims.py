@@ -13,7 +13,7 @@ from taskyard.brokers.base import Claim, ClaimedLane, Delivery, GroupWant, Want
 from taskyard.brokers.lane import Flush, Gate, Place
 from taskyard.brokers.sqlite.groups import GroupRow
 from taskyard.brokers.sqlite.lanes import DELIVERY, Lane, Lanes, delivery
-from taskyard.brokers.sqlite.rates import Limiter, spend_of_lane, tokens_of_lane
+from taskyard.brokers.sqlite.rates import Limiter, is_limited, spend_of_lane, tokens_of_lane
 from taskyard.brokers.sqlite.transaction import Transaction
 from taskyard.message import read_envelope
 
@@ -49,7 +49,7 @@ class HeldClaim(msgspec.Struct):
         messages: how many it holds.
         lane_ids: the lanes that it holds, where their number of claims is limited.
         lanes: what it holds.
-        since: when it was made; 0: not known.
+        since: when it was made, where a rate was limited then; else 0.
     """
 
     token: int
@@ -196,7 +196,7 @@ class Claimer:
                 messages,
                 msgspec.json.encode(taker.lane_ids) if taker.lane_ids else None,
                 msgspec.msgpack.encode(taker.parts),
-                tx.now,
+                tx.now if is_limited(tx, group) else 0,
             ),
         )
         tx.gauge(group, "waiting", -messages)
@@ -291,7 +291,7 @@ class _Taker:
             if wanted == 0:
                 self.room = 0
         tokens = tokens_of_lane(lane, self._tx.now, wanted)
-        if tokens == 0 < wanted:
+        if tokens_of_lane(lane, self._tx.now, 1) == 0:
             self._lanes.relocate(lane)  # a clock was set back since it was ready
         messages, size = self._fitting(rows, tokens)
         if not messages:

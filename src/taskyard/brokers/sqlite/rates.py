@@ -10,7 +10,7 @@ from taskyard.brokers.sqlite.groups import GroupRow
 from taskyard.brokers.sqlite.lanes import Lane, Lanes
 from taskyard.brokers.sqlite.transaction import Transaction, store_tat, tat_of
 
-__all__ = ["Limiter", "give_back", "set_rate", "spend_of_lane", "tokens_of_lane"]
+__all__ = ["Limiter", "give_back", "is_limited", "set_rate", "spend_of_lane", "tokens_of_lane"]
 
 
 class Limiter:
@@ -63,6 +63,11 @@ class Limiter:
             if has_something(self._groups[group_id])
         ]
         return min(times, default=0)
+
+
+def is_limited(tx: Transaction, group: GroupRow) -> bool:
+    """Whether a limit of the group, of its queue or of its lanes holds."""
+    return group.policy.shard_limit is not None or bool(tx.buckets(group))
 
 
 def tokens_of_lane(lane: Lane, now: int, most: int) -> int:

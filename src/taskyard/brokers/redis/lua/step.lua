@@ -276,7 +276,7 @@ do
 
     -- Fills a claim from the first lanes under `key`; `came_from`: their place.
     local function fill(group, key, came_from, room, otherwise)
-        local parts, entries, served, back, passed_over = {}, {}, {}, {}, {}
+        local parts, entries, served, back, looked = {}, {}, {}, {}, {}
         local fetch, passed = 1, 0
         add_ready(group)
         while room.messages > 0 and passed < PASSED do
@@ -294,6 +294,7 @@ do
                 if room.messages > 0 then
                     lane.place, lane.turn = came_from, nil
                     part = take_from(lane, room, otherwise, entries)
+                    looked[#looked + 1] = not part and lane or nil
                 end
                 if part then
                     parts[#parts + 1] = part
@@ -303,13 +304,12 @@ do
                     lane.place = nil
                     back[#back + 1] = popped[2 * index]
                     back[#back + 1] = shard
-                    passed_over[passed] = lane
                 end
             end
             fetch = fetch * 4
         end
         spread('ZADD', key, back, 2)
-        for _, lane in ipairs(passed_over) do
+        for _, lane in ipairs(looked) do
             if group.shard_limit and gcra.tokens(lane.tat, group.shard_limit) == 0 then
                 settle_down(lane) -- a clock was set back since it was ready
             end

@@ -4,7 +4,7 @@ ALTER TABLE taskyard_lane ADD COLUMN tat INTEGER NOT NULL DEFAULT 0;
 -- Lanes of place 3: fading, nothing is left of them but their tat.
 CREATE INDEX taskyard_lane_fading ON taskyard_lane (at) WHERE place = 3;
 
--- When it was claimed, microseconds; 0: not known.
+-- When it was claimed, microseconds, where a rate was limited then; else 0.
 ALTER TABLE taskyard_claim ADD COLUMN since INTEGER NOT NULL DEFAULT 0;
 
 -- The limits of queues; changes raise the version of the groups.
