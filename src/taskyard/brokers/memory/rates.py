@@ -25,7 +25,7 @@ def _buckets(group: GroupState) -> list[tuple[Bucket, Rate]]:
 def _clamp(buckets: list[tuple[Bucket, Rate]], now: int) -> None:
     # A clock that was set back must not put off the next token at every look.
     for bucket, limit in buckets:
-        bucket.tat = clamped(bucket.tat, limit, now)
+        bucket.tat = clamped(bucket.tat, limit, now) or bucket.tat
 
 
 class Limiter:

@@ -82,9 +82,8 @@ do
             tats[field] = tonumber(call('HGET', T .. ':tats', field) or 0)
             local tat = gcra.clamped(tats[field], limit)
             if tat > 0 and tat ~= tats[field] then
-                changed_tats[field] = true
+                tats[field], changed_tats[field] = tat, true
             end
-            tats[field] = tat
         end
         return tats[field]
     end
