@@ -418,7 +418,7 @@ do
 end
 
 -- Lets in what is due, claims, or falls asleep; returns claims, their tokens, 1 if shards moved,
--- when a token comes that something waits for.
+-- and when a token of a limit comes that something waits for.
 local function serve()
     reap_expired(REAPED, limit)
     promote_messages(PROMOTED)
@@ -454,7 +454,7 @@ local function serve()
     if #claims > 0 then
         pass_on(named)
     end
-    return claims, tokens, moved, token_at
+    return {claims = claims, tokens = tokens, moved = moved, token_at = token_at}
 end
 
 -- The step
@@ -464,17 +464,17 @@ if saved then
     return reply_again(saved)
 end
 
-local lost, claims, tokens, moved, token_at = {}, {}, {}, nil, 0
+local lost, found = {}, {claims = {}, tokens = {}, token_at = 0}
 for _, settlement in ipairs(settlements) do
     if not settle(settlement, limit) then
         lost[#lost + 1] = settlement[1]
     end
 end
 if want then
-    claims, tokens, moved, token_at = serve()
+    found = serve()
 end
 
 store()
-local upcoming = earliest(next_at(), token_at)
-remember(cmsgpack.pack({lost, now, upcoming, suspects and 1 or 0, tokens, moved}))
-return {lost, now, upcoming, suspects and 1 or 0, claims, moved}
+local upcoming = earliest(next_at(), found.token_at)
+remember(cmsgpack.pack({lost, now, upcoming, suspects and 1 or 0, found.tokens, found.moved}))
+return {lost, now, upcoming, suspects and 1 or 0, found.claims, found.moved}
