@@ -391,6 +391,17 @@ def test_a_clock_that_is_set_back_does_not_block_for_long(
     assert len(harness.take(10)) == 1
 
 
+def test_a_put_corrects_how_long_a_shard_waits_after_the_clock_was_set_back(
+    harness: Harness,
+) -> None:
+    harness.set_rate(OF_SHARDS, BURST)
+    harness.put(*ids(5), shard="s")
+    assert len(harness.take(10)) == 3
+    harness.clock.set_back(1000)
+    harness.put("a", shard="s")
+    assert wait_for(harness) == 1
+
+
 # Changing
 
 

@@ -150,7 +150,7 @@ local function put_now(group, item, first)
     then
         local priority = lane.priorities[1]
         append(lane, item[3], entries, first, size)
-        if lane.waiting == #entries or group.within > 0 or lane.blocked > 0
+        if lane.waiting == #entries or group.within > 0 or lane.blocked > 0 or lane.tat > 0
             or lane.priorities[1] ~= priority
         then
             touch(lane)
