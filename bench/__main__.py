@@ -22,6 +22,7 @@ SQLITE: Measurements = {
     "put": sqlite_rows.putting,
     "put_one": sqlite_rows.putting_singly,
     "drain": sqlite_rows.draining,
+    "limited": sqlite_rows.limited,
     "ordered": sqlite_rows.ordered_shards,
     "waiting": sqlite_rows.many_waiting,
     "waiting_shards": sqlite_rows.many_waiting_in_shards,
@@ -34,6 +35,7 @@ SQLITE: Measurements = {
 REDIS: Measurements = {
     "redis_put": redis_rows.putting,
     "redis_drain": redis_rows.draining,
+    "redis_limited": redis_rows.limited,
     "redis_fsync": redis_rows.syncing,
     "redis_put_one": redis_rows.putting_singly,
     "redis_latency": redis_rows.latency,

@@ -119,6 +119,23 @@ def draining(bench: Bench) -> list[Row]:
     ]  # fmt: skip
 
 
+def limited(bench: Bench) -> list[Row]:
+    """A whole worker, with rate limits that never bind, and without."""
+    count = bench.count(200_000, 50_000)
+    rates = bench.rates(
+        plain=_case(bench, "yards.drain", count=count),
+        limited=_case(bench, "yards.drain", count=count, limited=True),
+    )
+    return [
+        measured("redis_drain_unlimited", "batch handler of 100", rates["plain"]),
+        measured(
+            "redis_drain_limited",
+            "batch handler of 100, with limits of its task and its shards that never bind",
+            rates["limited"], rates["plain"], base="without limits", least_ratio=0.6,
+        ),
+    ]  # fmt: skip
+
+
 def syncing(bench: Bench) -> list[Row]:
     """The same with an append-only file."""
     return _synced(bench, "everysec", None) + _synced(bench, "always", 70_000)

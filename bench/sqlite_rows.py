@@ -98,6 +98,23 @@ def draining(bench: Bench) -> list[Row]:
     ]  # fmt: skip
 
 
+def limited(bench: Bench) -> list[Row]:
+    """A whole worker, with rate limits that never bind, and without."""
+    count = bench.count(100_000, 20_000)
+    rates = bench.rates(
+        plain=bench.case("yards.drain", count=count),
+        limited=bench.case("yards.drain", count=count, limited=True),
+    )
+    return [
+        measured("drain_unlimited", "batch handler of 100", rates["plain"]),
+        measured(
+            "drain_limited",
+            "batch handler of 100, with limits of its task and its shards that never bind",
+            rates["limited"], rates["plain"], base="without limits", least_ratio=0.6,
+        ),
+    ]  # fmt: skip
+
+
 def ordered_shards(bench: Bench) -> list[Row]:
     """Ten messages in each of 10,000 ordered shards, against as many messages in one."""
     shards = bench.count(10_000, 2_000)

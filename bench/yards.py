@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import Any
 
 from bench.payload import FIRST, TEXT, Item, batches
-from taskyard import Task, Yard
+from taskyard import RateLimit, Task, Yard
 from taskyard.brokers.base import GroupWant, Want
 
 Seen = Callable[[int], None]
@@ -24,9 +24,15 @@ def open_yard(path: str | Path) -> Yard:
 
 
 def batch_task(
-    yard: Yard, seen: Seen, *, shards: int = 0, ordered: bool = False, batch: int = 100
+    yard: Yard,
+    seen: Seen,
+    *,
+    shards: int = 0,
+    ordered: bool = False,
+    batch: int = 100,
+    limited: bool = False,
 ) -> Task[..., Any]:
-    """A handler of up to so many messages."""
+    """A handler of up to so many messages; `limited`: by rate limits that never bind."""
 
     def rows(items: list[Item]) -> None:
         seen(len(items))
@@ -34,6 +40,9 @@ def batch_task(
     policy: dict[str, Any] = {"batch": batch}
     if shards:
         policy.update(shard="n", ordered=ordered)
+    if limited:
+        never = RateLimit(1_000_000, burst=1_000_000)
+        policy.update(rate=never, shard_rate=never)
     task: Task[..., Any] = yard.task(name="rows", **policy)(rows)
     return task
 
@@ -144,11 +153,14 @@ def drain(
     shards: int = 0,
     ordered: bool = False,
     via: str = "",
+    limited: bool = False,
 ) -> dict[str, Any]:
     """Store messages, then time a whole worker that runs them all; `via`: its way to them."""
     handled: list[int] = []
     yard = open_yard(path)
-    more = {"shards": shards, "ordered": ordered, "batch": batch} if kind == "batch" else {}
+    more: dict[str, Any] = {}
+    if kind == "batch":
+        more = {"shards": shards, "ordered": ordered, "batch": batch, "limited": limited}
     task = KINDS[kind](yard, handled.append, **more)
     _store(task, batches(count, 100, shards))
     yard.use(via or yard.broker)

@@ -16,7 +16,7 @@ from taskyard.errors import (
 )
 from taskyard.message import Failure, State
 from taskyard.middleware import Claimed, EnqueueCall, Middleware, Settled, SettledMessage
-from taskyard.policy import Batch, Retry
+from taskyard.policy import Batch, RateLimit, Retry
 from taskyard.result import Result, Results
 from taskyard.schedule import RegularSchedule, cron, every, rrule
 from taskyard.task import BatchTask, Handler, Task
@@ -38,6 +38,7 @@ __all__ = [
     "Keys",
     "MessageInfo",
     "Middleware",
+    "RateLimit",
     "RegularSchedule",
     "Result",
     "ResultTimeout",

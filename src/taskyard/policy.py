@@ -19,16 +19,20 @@ __all__ = [
     "Batch",
     "OnError",
     "Policy",
+    "RateLimit",
     "Retry",
     "RetryFunction",
     "ShardKey",
     "checked_limit",
     "checked_name",
+    "checked_rate",
     "policy",
     "seconds",
 ]
 
 LONGEST = 100 * 365 * 86_400.0
+FASTEST = 1e6
+"""Messages per second of the highest rate limit: brokers count in microseconds."""
 LARGEST = 256 << 20
 """Bytes of a message: half of what Redis takes, so that there is room for what is sent with it."""
 PRIORITIES = range(-1024, 1024)
@@ -82,6 +86,16 @@ def checked_limit(name: str, value: object) -> int:
         PolicyError: it is no number, or no broker could hold so many.
     """
     return _whole(name, value, 1, LARGEST)
+
+
+def checked_rate(name: str, value: object) -> None:
+    """Check that something is a rate limit, or None.
+
+    Raises:
+        PolicyError: it is something else.
+    """
+    if value is not None and not isinstance(value, RateLimit):
+        raise PolicyError(f"{name} must be a RateLimit, as RateLimit(100, per=60), not {value!r}")
 
 
 def checked_name(what: str, value: object) -> str:
@@ -159,6 +173,47 @@ class Retry:
             raise PolicyError(f"jitter must be a share from 0 to 1, not {jitter!r}")
 
 
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """How many messages may be handed out in a time, over all workers.
+
+    In no time are more handed out than `burst` and what the rate gives in it.
+
+    Arguments:
+        count: so many messages…
+        per: … in so many seconds, on average. Up to a million per second.
+        burst: how many at once, after a pause; a claim takes no more than these. If left out, what
+            the rate gives in a tenth of a second, at least 1.
+
+    Raises:
+        PolicyError: a value is wrong.
+    """
+
+    count: float
+    per: float | timedelta = 1.0
+    burst: int | None = None
+
+    def __post_init__(self) -> None:
+        count, per = self.count, round(seconds("rate limit per", self.per, least=1e-6), 6)
+        if isinstance(count, bool) or not isinstance(count, (int, float)):
+            raise PolicyError(f"the count of a rate limit must be a number, not {count!r}")
+        if not math.isfinite(count) or count <= 0:
+            raise PolicyError(
+                f"the count of a rate limit must be more than 0, not {count!r}; to let nothing "
+                f"through, pause the queue"
+            )
+        if count / per > FASTEST:
+            raise PolicyError(f"a rate limit allows at most a million per second, not {self!r}")
+        object.__setattr__(self, "per", per)
+        burst = max(1, int(count / per / 10)) if self.burst is None else self.burst
+        object.__setattr__(self, "burst", _whole("burst of a rate limit", burst, 1, 1_000_000))
+        if burst * per / count > LONGEST:
+            raise PolicyError(
+                f"{self!r}: it would take more than a hundred years until the burst may be "
+                f"repeated: give a higher rate or a smaller burst"
+            )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """Everything that is declared with a task. `Yard.task` documents the arguments.
@@ -183,6 +238,8 @@ class Policy:
     linger: float = 1.0
     max_bytes: int | None = None
     codec: Codec | Sequence[Codec] | None = None
+    rate: RateLimit | None = None
+    shard_rate: RateLimit | None = None
 
     def __post_init__(self) -> None:
         checked_name("queue", self.queue)
@@ -210,6 +267,8 @@ class Policy:
             checked_limit("max_bytes", self.max_bytes)
         if self.codec is not None:
             object.__setattr__(self, "codec", checked_codecs(self.codec))
+        checked_rate("rate", self.rate)
+        checked_rate("shard_rate", self.shard_rate)
         self._refuse_contradictions()
 
     def _refuse_contradictions(self) -> None:

@@ -9,16 +9,17 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from taskyard.brokers.base import Group
 from taskyard.brokers.lane import GroupPolicy
+from taskyard.brokers.rate import Rate
 from taskyard.enqueue import OPTION_NAMES, PLAIN, Enqueuer, Options, Outlet, make_options
 from taskyard.errors import PolicyError
 from taskyard.packing import Packing
 from taskyard.payload import PayloadCodec
-from taskyard.policy import Policy
+from taskyard.policy import Policy, RateLimit, seconds
 from taskyard.result import RecordReader, Result, Results
 from taskyard.sharding import Sharding
 from taskyard.supplied import codec_of
 
-__all__ = ["ORDER", "BatchTask", "Handler", "Task"]
+__all__ = ["ORDER", "BatchTask", "Handler", "Task", "stored_rate"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -128,6 +129,8 @@ class Task(Generic[P, R]):
             concurrency=self.policy.claims_per_shard or 0,
             max_deliveries=self.policy.max_deliveries,
             members=(self.name,) if self.policy.order else (),
+            rate=stored_rate(self.policy.rate),
+            shard_rate=stored_rate(self.policy.shard_rate),
         )
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
@@ -277,6 +280,15 @@ def _signature(handler: Callable[..., Any], *, skip_self: bool) -> inspect.Signa
     if not skip_self:
         return signature
     return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+
+def stored_rate(limit: RateLimit | None) -> Rate | None:
+    """A rate limit as brokers keep it."""
+    if limit is None:
+        return None
+    per = seconds("rate limit per", limit.per)
+    assert limit.burst is not None  # noqa: S101 - the limit has chosen one
+    return Rate(limit.count, round(per * 1e6), limit.burst)
 
 
 def _result_ttl(policy: Policy, codec: PayloadCodec) -> float | None:

@@ -20,6 +20,7 @@ from taskyard.brokers.base import (
     Put,
 )
 from taskyard.brokers.lane import Gate
+from taskyard.brokers.rate import UNLIMITED, Limited, Rate
 from taskyard.brokers.urls import LOCAL_URL, open_broker, open_client, start_for
 from taskyard.brokers.workers import Command, WorkerInfo, look
 from taskyard.buffered import Buffered, Buffers
@@ -32,13 +33,23 @@ from taskyard.errors import BrokerError, NotFound, PolicyError
 from taskyard.middleware import Middleware, overrides
 from taskyard.packing import COMPRESS_ABOVE, LIMIT, Packing
 from taskyard.payload import Unnamed
-from taskyard.policy import Backoff, Batch, OnError, Retry, ShardKey, checked_name, policy
+from taskyard.policy import (
+    Backoff,
+    Batch,
+    OnError,
+    RateLimit,
+    Retry,
+    ShardKey,
+    checked_name,
+    checked_rate,
+    policy,
+)
 from taskyard.result import RecordReader, Result
 from taskyard.schedule import CatchUp, When
 from taskyard.scheduling import Plan, checked_schedule_name
 from taskyard.sharding import shard_text
 from taskyard.staff import Told, tell
-from taskyard.task import ORDER, BatchTask, Handler, Task
+from taskyard.task import ORDER, BatchTask, Handler, Task, stored_rate
 from taskyard.timetable import Timetable, make_plan
 
 __all__ = ["DeadLetters", "Yard"]
@@ -107,6 +118,7 @@ class Yard:
         tasks: the tasks by name.
         dead: the dead letters.
         plans: the schedules that this program declares, by name.
+        queue_rates: the rate limits that it declares of queues, by name.
         schedules: all schedules that the broker knows.
         middleware: what is told of messages on their way, the outermost first.
         around_enqueue: those of them that are told of calls of `enqueue`.
@@ -135,6 +147,7 @@ class Yard:
         self.broker = _broker(LOCAL_URL if start_server and broker == "" else broker)
         self.tasks: dict[str, Task[..., Any]] = {}
         self.plans: dict[str, Plan] = {}
+        self.queue_rates: dict[str, RateLimit | None] = {}
         self.middleware: list[Middleware] = []
         self.around_enqueue: list[Middleware] = []
         self.dead = DeadLetters(self)
@@ -148,11 +161,19 @@ class Yard:
 
     # Declaring
 
-    def queue(self, name: str, *, partitions: int) -> None:
+    def queue(
+        self,
+        name: str,
+        *,
+        partitions: int | None = None,
+        rate: RateLimit | Literal["as stored"] | None = "as stored",
+    ) -> None:
         """Declare how a queue is kept. A queue that nobody declares is made when it is used.
 
         Arguments:
             name: its name.
+            rate: the limit of how many messages of it are handed out; None: there is none. Workers
+                store it when they start, unless it is left out. See `rate` to change it later.
             partitions: over how many parts of a Redis (Cluster) a new queue is spread, 1 to 1024.
                 A shard is always in one of them, so its order holds. An existing queue keeps what
                 it has, unless `taskyard split` doubles it. Other brokers keep all in one place.
@@ -161,6 +182,11 @@ class Yard:
             PolicyError: the name or the number is wrong.
         """
         checked_name("queue", name)
+        if rate != "as stored":
+            checked_rate("rate", rate)
+            self.queue_rates[name] = rate
+        if partitions is None:
+            return
         if type(partitions) is not int or not 1 <= partitions <= 1024:
             raise PolicyError(f"partitions must be from 1 to 1,024, not {partitions!r}")
         self.broker.set_partitions(name, partitions)
@@ -193,6 +219,8 @@ class Yard:
         linger: float | timedelta = 1.0,
         max_bytes: int | None = None,
         codec: Codec | Sequence[Codec] | None = None,
+        rate: RateLimit | None = None,
+        shard_rate: RateLimit | None = None,
     ) -> _BatchMaker: ...
     @overload
     def task(
@@ -216,6 +244,8 @@ class Yard:
         linger: float | timedelta = 1.0,
         max_bytes: int | None = None,
         codec: Codec | Sequence[Codec] | None = None,
+        rate: RateLimit | None = None,
+        shard_rate: RateLimit | None = None,
     ) -> _TaskMaker: ...
     def task(self, function: Any = None, /, *, name: str | None = None, **options: Any) -> Any:
         """Declare a task: `@yard.task`, or `@yard.task(...)` with a policy.
@@ -247,7 +277,10 @@ class Yard:
             linger: for handler classes: seconds for which an instance is kept without messages.
             max_bytes: bytes of a message, or a result, instead of the yard's `max_message_bytes`.
             codec: instead of the yard's; `()`: none.
-            options: the policy: everything from `queue` to `codec`.
+            rate: a `RateLimit`: how many messages of it are handed out. In an `order`, of all its
+                tasks together.
+            shard_rate: a `RateLimit` of the messages of each shard.
+            options: the policy: everything from `queue` to `shard_rate`.
 
         Returns:
             The task, or a decorator that makes it.
@@ -306,7 +339,7 @@ class Yard:
             mine, theirs = task.policy, other.policy
             differing = [
                 item
-                for item in ("batch", "on_error", "max_deliveries")
+                for item in ("batch", "on_error", "max_deliveries", "rate", "shard_rate")
                 if getattr(mine, item) != getattr(theirs, item)
             ]
             if task.is_async != other.is_async:
@@ -568,6 +601,41 @@ class Yard:
             What the queue let through before: `Gate.OPEN` if there was nothing to resume.
         """
         return self._set_gate(queue, Gate.OPEN)
+
+    def rate(
+        self,
+        limited: Task[..., Any] | str,
+        limit: RateLimit | Literal["as declared"] | None,
+        *,
+        shards: bool = False,
+    ) -> None:
+        """Change a rate limit at run time, for all workers at once, and through restarts.
+
+        It wins over what is declared, until it is set to `"as declared"`.
+
+        Arguments:
+            limited: a task (with an `order`: all tasks of it), or the name of a queue.
+            limit: how many messages are handed out; None: there is no limit.
+            shards: of a task, the limit of each of its shards (`shard_rate`).
+
+        Raises:
+            PolicyError: the limit is none, or `shards` is asked of a queue.
+        """
+        if limit != "as declared":
+            checked_rate("a rate limit", limit)
+        of_task = isinstance(limited, Task)
+        if shards and not of_task:
+            raise PolicyError("a queue has one limit for all its shards: give the task for shards=")
+        if isinstance(limited, Task):
+            what = Limited(limited.group.queue, limited.group.name, shards)
+        else:
+            what = Limited(checked_name("queue", limited))
+        rate: Rate | None = UNLIMITED
+        if isinstance(limit, RateLimit):
+            rate = stored_rate(limit)
+        elif limit is not None:
+            rate = None
+        self.driver.run(self.broker.set_rate(what, rate))
 
     def _set_gate(self, queue: str, gate: Gate) -> Gate:
         checked_name("queue", queue)

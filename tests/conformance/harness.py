@@ -35,6 +35,7 @@ from taskyard.brokers.base import (
     Want,
 )
 from taskyard.brokers.lane import Flush, GroupPolicy
+from taskyard.brokers.rate import Limited, Rate
 from taskyard.message import Envelope, read_envelope
 
 __all__ = [
@@ -232,9 +233,18 @@ class Harness:
         concurrency: int = 0,
         max_deliveries: int = 3,
         members: Iterable[str] = (),
+        rate: Rate | None = None,
+        shard_rate: Rate | None = None,
     ) -> None:
         policy = GroupPolicy(
-            size, micros(within), bytes, concurrency, max_deliveries, tuple(members)
+            size,
+            micros(within),
+            bytes,
+            concurrency,
+            max_deliveries,
+            tuple(members),
+            rate,
+            shard_rate,
         )
         self.run(self.broker.declare(group, policy, replace=replace))
 
@@ -421,6 +431,9 @@ class Harness:
 
     def release(self, shard: str, group: Group = TASK) -> bool:
         return self.run(self.broker.release(group, shard))
+
+    def set_rate(self, limited: Limited, rate: Rate | None, *, declared: bool = False) -> None:
+        self.run(self.broker.set_rate(limited, rate, declared=declared))
 
     def tidy(self) -> int:
         """Tidy up until nothing is left to remove."""

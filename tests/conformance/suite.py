@@ -21,6 +21,7 @@ from tests.conformance import (
     test_policies,
     test_priorities,
     test_put,
+    test_rates,
     test_records,
     test_settle,
 )
@@ -40,6 +41,7 @@ SUBJECTS = (
     test_policies,
     test_listeners,
     test_counts,
+    test_rates,
 )
 
 tests = [

@@ -16,6 +16,7 @@ from taskyard.brokers.base import Back, Broker, Dead, Operation, Retried
 from taskyard.brokers.memory import MemoryBroker
 from taskyard.brokers.memory.agenda import Agenda
 from taskyard.brokers.memory.state import MemoryState
+from taskyard.brokers.rate import Rate
 from taskyard.message import Failure
 
 
@@ -41,6 +42,7 @@ def size(state: MemoryState) -> int:
         + sum(len(agenda._heap) for group in groups for agenda in (group.ready, group.filling))
         + sum(len(lane._fifos) for group in groups for lane in group.lanes.values())
         + len(state._later._heap)
+        + len(state._fading._heap)
         + len(state.leases._heap)
         + len(state.due)
         + len(state.claims)
@@ -54,6 +56,24 @@ def size(state: MemoryState) -> int:
         + len(state._ready_news)
         + len(state._time_news)
     )
+
+
+def test_lanes_are_forgotten_when_their_limit_is_as_good_as_unused(
+    harness: Harness, broker: MemoryBroker
+) -> None:
+    harness.declare(concurrency=1, shard_rate=Rate(1, 1_000_000, 1))
+    groups = broker._state.groups
+    for turn in range(20):
+        for number in range(100):
+            harness.put("x", shard=f"{turn} {number}")
+        assert len(harness.work_off()) == 100
+        # As they go, each new one forgets two: those of one turn are left, and no more.
+        assert len(groups[TASK].lanes) <= 200
+        assert len(broker._state._fading) == len(groups[TASK].lanes)
+        harness.clock.advance(1)
+    harness.tidy()
+    assert not groups[TASK].lanes
+    assert not broker._state._fading
 
 
 @pytest.mark.parametrize("concurrency", [0, 1, 2])

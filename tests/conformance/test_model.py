@@ -44,6 +44,7 @@ from taskyard.brokers.base import (
 )
 from taskyard.brokers.lane import GroupPolicy
 from taskyard.brokers.memory import MemoryBroker
+from taskyard.brokers.rate import UNLIMITED, Limited, Rate
 from taskyard.message import Failure
 
 T = TypeVar("T")
@@ -56,6 +57,11 @@ POLICIES = {
     Group("r", "ordered batch"): GroupPolicy(size=2, within=micros(3), concurrency=1),
 }
 GROUPS = list(POLICIES)
+LIMITED = [
+    *(Limited(queue) for queue in ("q", "r")),
+    *(Limited(group.queue, group.name, shards) for group in GROUPS for shards in (False, True)),
+]
+RATES = [Rate(2, micros(1), 1), Rate(3, micros(2), 4), UNLIMITED]
 SHARDS = ["", "a", "b"]
 OWNERS = ["ann", "bob"]
 
@@ -202,12 +208,38 @@ class Twins(RuleBasedStateMachine):
     def release(self, group: Group, shard: str) -> None:
         self.both(lambda broker: broker.release(group, shard))
 
-    @rule(group=st.sampled_from(GROUPS), size=st.integers(1, 4), within=st.sampled_from([0.0, 5.0]))
-    def redeclare(self, group: Group, size: int, within: float) -> None:
+    @rule(
+        group=st.sampled_from(GROUPS),
+        size=st.integers(1, 4),
+        within=st.sampled_from([0.0, 5.0]),
+        rate=st.sampled_from([None, None, *RATES]),
+        shard_rate=st.sampled_from([None, None, *RATES]),
+    )
+    def redeclare(
+        self,
+        group: Group,
+        size: int,
+        within: float,
+        rate: Rate | None,
+        shard_rate: Rate | None,
+    ) -> None:
         policy = GroupPolicy(
-            size=size, within=micros(within), concurrency=POLICIES[group].concurrency
+            size=size,
+            within=micros(within),
+            concurrency=POLICIES[group].concurrency,
+            rate=rate,
+            shard_rate=shard_rate,
         )
         self._declare(group, policy)
+
+    @rule(
+        limited=st.sampled_from(LIMITED),
+        rate=st.sampled_from([None, *RATES]),
+        declared=st.booleans(),
+    )
+    def set_rate(self, limited: Limited, rate: Rate | None, declared: bool) -> None:
+        declared = declared and not limited.name
+        self.both(lambda broker: broker.set_rate(limited, rate, declared=declared))
 
     @rule()
     def tidy(self) -> None:

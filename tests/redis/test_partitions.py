@@ -11,6 +11,7 @@ from tests.servers.cluster import RedisCluster
 from tests.servers.server import RedisServer
 
 from taskyard.brokers.base import Back, Dead, Group, Operation, Put, Retried
+from taskyard.brokers.rate import UNLIMITED, Limited, Limits, Rate
 from taskyard.brokers.redis import placement
 from taskyard.brokers.redis.placement import HOME, TOKENS, Placement
 from taskyard.brokers.schedules import Schedule
@@ -442,3 +443,51 @@ def test_a_retry_stays_on_its_partition(harness: Harness) -> None:
         again = harness.take()
         assert TOKENS.inside(again.token)[0] == TOKENS.inside(claim.token)[0]
         assert harness.settle(again)
+
+
+# Rate limits
+
+
+@pytest.mark.parametrize("limited", [Limited(TASK.queue), Limited(TASK.queue, TASK.name)])
+def test_partitions_divide_a_limit(harness: Harness, limited: Limited) -> None:
+    harness.set_rate(limited, Rate(4, micros(1), 8))
+    assert Rate(4, micros(1), 8) in (harness.counts().limits.queue, harness.counts().limits.task)
+    shards = one_of_each(harness)
+    for number in range(5):
+        harness.put_all(*(Put(TASK, [body(f"{shard} {number}")], shard) for shard in shards))
+    assert len(harness.work_off()) == 8
+    assert harness.work_off() == []
+    step = harness.step([], harness.want())
+    assert step.next_at - step.now == micros(1)
+    harness.clock.advance(1)
+    assert len(harness.work_off()) == 4
+    harness.set_rate(limited, UNLIMITED)
+    assert len(harness.work_off()) == 8
+
+
+def test_a_limit_with_a_smaller_burst_than_there_are_partitions(harness: Harness) -> None:
+    harness.declare(concurrency=1, rate=Rate(1, micros(1), 1))
+    shards = one_of_each(harness)
+    fill(harness, *shards, *shards)
+    assert len(harness.work_off()) == PARTITIONS, "one each"
+    harness.clock.advance(PARTITIONS - 0.001)
+    assert harness.work_off() == []
+    harness.clock.advance(0.001)
+    assert len(harness.work_off()) == PARTITIONS
+
+
+def test_the_limit_of_a_shard_is_not_divided(harness: Harness) -> None:
+    harness.declare(concurrency=1, shard_rate=Rate(4, micros(1), 4))
+    for _ in range(3):
+        fill(harness, *one_of_each(harness), *one_of_each(harness))
+    assert len(harness.work_off()) == 4 * PARTITIONS
+    harness.clock.advance(0.25)
+    assert len(harness.work_off()) == PARTITIONS
+
+
+def test_who_comes_later_finds_a_limit(harness: Harness, make: Make) -> None:
+    harness.set_rate(Limited(TASK.queue), Rate(1, micros(1), 1))
+    other = make(0)
+    other.put("a", "b", shard="s")
+    assert other.work_off() == ["a"]
+    assert other.counts().limits == harness.counts().limits != Limits()

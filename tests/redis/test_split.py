@@ -11,6 +11,7 @@ from tests.redis.splitting import Steps, atomic
 
 from taskyard.brokers.base import Back, Dead, Group, Put, Retried
 from taskyard.brokers.lane import Gate, GroupPolicy
+from taskyard.brokers.rate import UNLIMITED, Limited, Rate
 from taskyard.brokers.redis.calls import Call
 from taskyard.brokers.redis.placement import TOKENS, Placement, call
 from taskyard.brokers.redis.replies import group_key
@@ -424,6 +425,32 @@ def test_what_is_declared_holds_in_new_partitions(harness: Harness) -> None:
     assert harness.claim() is None
     with pytest.raises(PolicyConflict):
         harness.declare(concurrency=2)
+
+
+def test_limits_hold_in_new_partitions(harness: Harness) -> None:
+    harness.set_rate(Limited(TASK.queue), Rate(4, micros(1), 4))
+    harness.set_rate(Limited(TASK.queue, TASK.name, shards=True), Rate(1, micros(1), 1))
+    for _ in range(2):
+        number_put(harness, MOVES, STAYS)
+    assert len(harness.work_off()) == 2
+    split(harness)
+    assert harness.work_off() == [], "shards take their tokens along"
+    harness.clock.advance(1)
+    assert len(harness.work_off()) == 2
+    harness.set_rate(Limited(TASK.queue), UNLIMITED)
+    harness.set_rate(Limited(TASK.queue, TASK.name, shards=True), UNLIMITED)
+    number_put(harness, MOVES, first=10)
+    harness.work_off()
+    assert harness.counts().waiting == 0
+
+
+def test_a_limit_that_is_set_while_a_queue_is_split_holds_everywhere(harness: Harness) -> None:
+    number_put(harness, MOVES, STAYS)
+    number_put(harness, MOVES, STAYS, first=10)
+    until(harness, "accept")
+    harness.set_rate(Limited(TASK.queue), Rate(2, micros(1000), 2))
+    split(harness)
+    assert len(harness.work_off()) <= 2
 
 
 def test_who_declares_learns_of_it(harness: Harness, make: Make) -> None:

@@ -18,7 +18,8 @@ MANY = 300
 MUTANTS = {
     "lanes are opened before the other container is done with them": (
         "gone",
-        "if not lane or (waiting(lane) == 0 and lane.held == 0 and not lane.parked) then",
+        "if not lane or (waiting(lane) == 0 and lane.held == 0 and not lane.parked\n"
+        "        and lane.tat <= now)\n    then",
         "if true then",
     ),
     "what arrives is stored however often it comes": (

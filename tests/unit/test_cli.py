@@ -395,3 +395,52 @@ def test_a_batch_that_was_declared_elsewhere_gets_what_was_added(run: Run) -> No
     yard.run_worker(burst=True)
     yard.close()
     assert got == [1, "two"]
+
+
+# Rate limits
+
+
+def test_a_limit_is_set_and_shown(run: Run) -> None:
+    run("add", "-t", "q1", "1")
+    assert run("rate", "q1", "100/60").stdout == "q1: 100/60\n"
+    assert run("rate", "q1", "-t", "q1", "5/1", "--burst", "3").stdout == "q1/q1: 5/1 burst 3\n"
+    said = run("rate", "q1", "--task", "q1", "--shards", "0.5/10").stdout
+    assert said == "each shard of q1/q1: 0.5/10\n"
+    assert counts(run)["q1"]["limits"] == {
+        "queue": {"count": 100, "per": 60, "burst": 1},
+        "task": {"count": 5, "per": 1, "burst": 3},
+        "shard": {"count": 0.5, "per": 10, "burst": 1},
+        "changed": ["queue", "shard", "task"],
+    }
+    heading, row = run("queues").stdout.splitlines()
+    assert "limits" in heading.split()
+    assert "q 100/60*, 5/1 burst 3*, s 0.5/10*" in row
+    assert run("rate", "q1", "--none").stdout == "q1: no limit\n"
+    assert "q none*" in run("queues").stdout
+    for more in ([], ["--task", "q1"], ["--task", "q1", "--shards"]):
+        assert "what is declared holds" in run("rate", "q1", "--declared", *more).stdout
+    assert "limits" not in run("queues").stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ([], "give one of COUNT/SECONDS, --none and --declared"),
+        (["5/1", "--none"], "give one of"),
+        (["--declared", "--none"], "give one of"),
+        (["5"], "write COUNT/SECONDS, as 100/60"),
+        (["five/1"], "write COUNT/SECONDS"),
+        (["5/1", "--shards"], "--shards is about a task: give --task"),
+        (["--none", "--burst", "3"], "--burst goes with COUNT/SECONDS"),
+        (["5/1", "--burst", "0"], "0 is not in the range"),
+    ],
+)
+def test_wrong_use_of_rate(run: Run, args: list[str], said: str) -> None:
+    run("add", "-t", "q1", "1")
+    assert said in run("rate", "q1", *args, code=2).stderr
+
+
+@pytest.mark.parametrize("limit", ["0/1", "nan/1", "5/0", "inf/1", "5/nan"])
+def test_limits_that_are_none(run: Run, limit: str) -> None:
+    run("add", "-t", "q1", "1")
+    assert "rate limit" in run("rate", "q1", limit, code=1).stderr

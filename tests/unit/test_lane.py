@@ -12,9 +12,12 @@ from taskyard.brokers.lane import (
     cap_after_loss,
     flush,
     is_given_up,
+    is_held_up,
+    merged,
     place,
     take,
 )
+from taskyard.brokers.rate import UNLIMITED, Rate
 
 NOW = 1_000_000
 PLAIN = GroupPolicy()
@@ -22,6 +25,11 @@ ORDERED = GroupPolicy(concurrency=1)
 SHARED = GroupPolicy(concurrency=3)
 BATCH = GroupPolicy(size=10, within=500, bytes=1000)
 ORDERED_BATCH = GroupPolicy(size=10, within=500, concurrency=1)
+RATED = GroupPolicy(concurrency=1, shard_rate=Rate(1, 100, 2))
+"""A message per 100 microseconds, and two at once."""
+RATED_BATCH = GroupPolicy(size=10, within=500, shard_rate=Rate(1, 100, 2))
+LIFTED = GroupPolicy(shard_rate=Rate(1, 100, 2), changed_shard_rate=UNLIMITED)
+CHANGED = GroupPolicy(shard_rate=Rate(1, 100, 2), changed_shard_rate=Rate(1, 10, 1))
 
 NOWHERE = (Place.NOWHERE, 0)
 READY = (Place.READY, 0)
@@ -67,6 +75,26 @@ def later(at: int) -> tuple[Place, int]:
         (BATCH, LaneState(waiting=1, oldest=NOW - 500), READY),
         # messages from a future that a clock set back made: waited for no longer than `within`
         (BATCH, LaneState(waiting=1, oldest=NOW + 9000), later(NOW + 500)),
+        # without a token: later, when there is one
+        (RATED, LaneState(waiting=1, oldest=1, tat=NOW), READY),
+        (RATED, LaneState(waiting=1, oldest=1, tat=NOW + 100), READY),
+        (RATED, LaneState(waiting=1, oldest=1, tat=NOW + 101), later(NOW + 1)),
+        (RATED, LaneState(waiting=1, oldest=1, tat=NOW + 200), later(NOW + 100)),
+        (RATED, LaneState(waiting=1, oldest=1, tat=NOW + 9000), later(NOW + 100)),
+        (RATED, LaneState(waiting=1, oldest=1, tat=NOW + 200, held=1), NOWHERE),
+        (RATED, LaneState(waiting=1, oldest=1, tat=NOW + 200, blocked=NOW + 7), later(NOW + 7)),
+        (RATED, LaneState(waiting=1, oldest=1, tat=NOW + 200, parked=True), NOWHERE),
+        (LIFTED, LaneState(waiting=1, oldest=1, tat=NOW + 200), READY),
+        (CHANGED, LaneState(waiting=1, oldest=1, tat=NOW + 200), later(NOW + 10)),
+        # a batch: first for a token, then for what it lacks
+        (RATED_BATCH, LaneState(waiting=9, oldest=NOW, tat=NOW + 200), later(NOW + 100)),
+        (RATED_BATCH, LaneState(waiting=9, oldest=NOW, tat=NOW + 100), later(NOW + 500)),
+        (RATED_BATCH, LaneState(waiting=10, oldest=NOW, tat=NOW + 150), later(NOW + 50)),
+        # empty: fading, until its bucket is full
+        (RATED, LaneState(tat=NOW + 1), (Place.FADING, NOW + 1)),
+        (RATED, LaneState(tat=NOW), NOWHERE),
+        (RATED, LaneState(tat=NOW + 1, held=1), NOWHERE),
+        (RATED, LaneState(tat=NOW + 1, parked=True), NOWHERE),
         # a batch of an ordered shard: all of it
         (ORDERED_BATCH, LaneState(waiting=10, oldest=NOW, held=1), NOWHERE),
         (ORDERED_BATCH, LaneState(waiting=9, oldest=NOW), later(NOW + 500)),
@@ -78,6 +106,33 @@ def test_a_lane_is_in_one_place(
     policy: GroupPolicy, lane: LaneState, expected: tuple[Place, int]
 ) -> None:
     assert place(lane, policy, NOW) == expected
+
+
+@pytest.mark.parametrize(
+    ("policy", "lane", "held_up"),
+    [
+        (BATCH, LaneState(waiting=1, oldest=NOW), False),
+        (BATCH, LaneState(waiting=1, oldest=NOW, blocked=NOW + 1), True),
+        (BATCH, LaneState(waiting=1, oldest=NOW, tat=NOW + 200), False),
+        (RATED_BATCH, LaneState(waiting=1, oldest=NOW, tat=NOW + 100), False),
+        (RATED_BATCH, LaneState(waiting=1, oldest=NOW, tat=NOW + 101), True),
+    ],
+)
+def test_what_holds_a_lane_up(policy: GroupPolicy, lane: LaneState, held_up: bool) -> None:
+    assert is_held_up(lane, policy, NOW) is held_up
+
+
+def test_a_declaration_keeps_limits_that_were_set_at_run_time() -> None:
+    stored = CHANGED.with_change(Rate(5, 100, 1), shards=False)
+    declared = GroupPolicy(rate=Rate(9, 100, 1))
+    for keep, rate in ((False, declared.rate), (True, None)):
+        policy = merged(stored, declared, keep=keep, present=0)
+        assert policy.rate == rate
+        assert policy.limit == Rate(5, 100, 1)
+        assert policy.shard_limit == Rate(1, 10, 1)
+    assert merged(stored, declared, keep=False, present=0).with_change(
+        None, shards=False
+    ).limit == Rate(9, 100, 1)
 
 
 @pytest.mark.parametrize(

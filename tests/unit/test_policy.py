@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from taskyard import Batch, Retry, Yard
+from taskyard import Batch, RateLimit, Retry, Yard
 from taskyard.errors import PolicyError
 from taskyard.policy import Policy, policy, seconds
 
@@ -161,6 +161,58 @@ def test_wrong_jitter(jitter: Any) -> None:
 def test_wrong_backoff(backoff: Any) -> None:
     with pytest.raises(PolicyError, match="backoff must be 'constant', 'linear', 'exponential'"):
         Retry(backoff=backoff)
+
+
+@pytest.mark.parametrize(
+    ("limit", "per", "burst"),
+    [
+        (RateLimit(100, per=60, burst=20), 60.0, 20),
+        (RateLimit(100, per=60), 60.0, 1),
+        (RateLimit(100), 1.0, 10),
+        (RateLimit(19), 1.0, 1),
+        (RateLimit(0.5, per=timedelta(hours=1)), 3600.0, 1),
+        (RateLimit(10**6), 1.0, 100_000),
+        (RateLimit(1, per=1e-6), 1e-6, 100_000),
+    ],
+)
+def test_rate_limits(limit: RateLimit, per: float, burst: int) -> None:
+    assert (limit.per, limit.burst) == (per, burst)
+
+
+@pytest.mark.parametrize("count", [0, -1, NAN, INFINITY, -INFINITY, True, "5", None])
+def test_wrong_rates(count: Any) -> None:
+    with pytest.raises(PolicyError, match="the count of a rate limit must be") as caught:
+        RateLimit(count)
+    assert repr(count) in str(caught.value)
+
+
+@pytest.mark.parametrize("per", [0, -1, NAN, INFINITY, True, "5", None, 1e-7, 1e12])
+def test_wrong_times_of_rates(per: Any) -> None:
+    with pytest.raises(PolicyError, match="rate limit per") as caught:
+        RateLimit(1, per=per)
+    assert repr(per) in str(caught.value)
+
+
+@pytest.mark.parametrize("burst", [0, -1, NAN, 1.5, True, "5", 10**7])
+def test_wrong_bursts(burst: Any) -> None:
+    with pytest.raises(PolicyError, match="burst of a rate limit must be"):
+        RateLimit(1, burst=burst)
+
+
+def test_rates_that_no_broker_can_keep() -> None:
+    with pytest.raises(PolicyError, match="at most a million per second, not RateLimit"):
+        RateLimit(10**6 + 1)
+    with pytest.raises(PolicyError, match="more than a hundred years until the burst may be"):
+        RateLimit(1, per=86_400 * 365, burst=101)
+
+
+@pytest.mark.parametrize("name", ["rate", "shard_rate"])
+@pytest.mark.parametrize("value", [5, "100/60", (100, 60), True])
+def test_what_is_no_rate_limit(name: str, value: object) -> None:
+    with pytest.raises(
+        PolicyError, match=rf"{name} must be a RateLimit, as RateLimit\(100, per=60"
+    ):
+        policy({name: value})
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from tests.conformance.harness import Clock, Harness, SyncRunner, body
 
 from taskyard.brokers.base import Dead, Group, Put, Retried
+from taskyard.brokers.rate import Limited, Rate
 from taskyard.brokers.schedules import Schedule
 from taskyard.brokers.sqlite import SQLiteBroker
 from taskyard.message import Failure
@@ -17,13 +18,10 @@ from taskyard.message import Failure
 ORDERED = Group("orders", "ordered")
 BATCH = Group("orders", "batch")
 
-# Not for every message: open claims are few, and so are sleepers, groups and gates.
+# Not for every message: open claims are few, and so are sleepers, groups, gates and limits.
 FEW = (
-    "taskyard_claim",
-    "taskyard_gate",
-    "taskyard_group",
-    "taskyard_listener",
-    "taskyard_meta",
+    *("taskyard_claim", "taskyard_listener", "taskyard_group", "taskyard_meta"),
+    *("taskyard_gate", "taskyard_queue_rate"),
 )
 
 # Lanes of equal times: at most those of one transaction or so. The words depend on the version.
@@ -62,6 +60,8 @@ def traced(tmp_path: Path) -> Iterator[Traced]:
     harness.declare(every[0])
     harness.declare(ORDERED, concurrency=1)
     harness.declare(BATCH, size=5, within=10)
+    for limited in (Limited("orders"), Limited("orders", "ordered", shards=True)):
+        harness.set_rate(limited, Rate(1000, 1_000_000, 1000))
     sleeper = harness.idle_worker(groups=every)
     for group in every:
         for shard in "", "a", "b":

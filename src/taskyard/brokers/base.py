@@ -17,6 +17,8 @@ What every broker promises, and `tests/conformance` checks:
 - Within a lane and priority, messages are claimed in order of their sequence; a message that is
   given back keeps its place.
 - A group's `concurrency` bounds the open claims of each lane.
+- Of what has a rate limit, never more than `burst + rate × time` messages are handed out in any
+  time, but for those that come back and were not started.
 - A settlement is applied whole, and only while its claim is held; otherwise its token is
   reported as lost and nothing changes.
 - No call looks at lanes that cannot be served, and each does a bounded amount of work.
@@ -30,6 +32,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 import msgspec
 
 from taskyard.brokers.lane import Flush, Gate, GroupPolicy
+from taskyard.brokers.rate import Limited, Limits, Rate
 from taskyard.message import Failure, State
 
 if TYPE_CHECKING:
@@ -406,6 +409,7 @@ class Counts(msgspec.Struct):
         memory: bytes that its messages take in a storage that holds them in memory, about;
             0: not known.
         gate: what its queue lets through.
+        limits: the rate limits that hold for it.
     """
 
     group: Group
@@ -420,6 +424,7 @@ class Counts(msgspec.Struct):
     parked_shards: list[str] = []
     memory: int = 0
     gate: Gate = Gate.OPEN
+    limits: Limits = Limits()
 
 
 class Broker(Protocol):
@@ -580,6 +585,18 @@ class Broker(Protocol):
 
         Returns:
             What it was before.
+        """
+        ...
+
+    def set_rate(
+        self, limited: Limited, rate: Rate | None, *, declared: bool = False
+    ) -> Operation[None]:
+        """Limit how many messages are handed out in a time. What was set at run time wins.
+
+        Arguments:
+            limited: what is limited; it need not have messages yet.
+            rate: the limit; None: what is declared holds again, `UNLIMITED`: nothing is limited.
+            declared: it is what a program declares of a queue (see `declare` for tasks).
         """
         ...
 

@@ -12,11 +12,13 @@ from taskyard.message import Failure, Reason
 
 __all__ = [
     "CHUNK",
+    "FORGOTTEN",
     "NO_ATTEMPT",
     "PROMOTED",
     "REAPED",
     "STEP_BYTES",
     "SUPERVISED",
+    "earliest",
     "in_chunks",
     "lost_failure",
 ]
@@ -25,6 +27,8 @@ PROMOTED = 500
 """Messages, and lanes, whose time has come, that one step lets in."""
 REAPED = 4
 """Lost claims that one step takes back."""
+FORGOTTEN = 2
+"""Lanes that nothing is left of, and that are forgotten whenever another one joins them."""
 CHUNK = 500
 """Records and dead letters that a step of a longer operation touches."""
 STEP_BYTES = 4 << 20
@@ -35,6 +39,11 @@ SUPERVISED = "TASKYARD_SUPERVISED"
 
 NO_ATTEMPT = frozenset({Reason.EXPIRED, Reason.UNREADABLE, Reason.WORKER_LOST})
 """Reasons to bury a message whose handler did not fail."""
+
+
+def earliest(*times: int) -> int:
+    """The first of some times, of which 0 is none."""
+    return min(filter(None, times), default=0)
 
 
 def lost_failure(losses: int) -> Failure:

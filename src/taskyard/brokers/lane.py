@@ -10,6 +10,8 @@ from enum import IntEnum, StrEnum
 
 import msgspec
 
+from taskyard.brokers.rate import Limits, QueueRate, Rate, Scope, token_at, what_holds
+
 __all__ = [
     "Flush",
     "Gate",
@@ -21,6 +23,8 @@ __all__ = [
     "draining_text",
     "flush",
     "is_given_up",
+    "is_held_up",
+    "limits",
     "merged",
     "place",
     "take",
@@ -37,6 +41,8 @@ class Place(IntEnum):
     """It may be claimed now."""
     LATER = 2
     """It becomes eligible at a known time."""
+    FADING = 3
+    """It is empty, but its rate limit is not to be forgotten before a known time."""
 
 
 class Gate(StrEnum):
@@ -71,6 +77,10 @@ class GroupPolicy(msgspec.Struct, frozen=True):
         members: the tasks of an order group; () for a task that is its own group. A broker
             keeps the union of what was declared while the group has messages, and gives them only
             to workers that know all members.
+        rate: the declared limit of all its messages.
+        shard_rate: the declared limit of each of its lanes.
+        changed_rate: the limit that was set at run time; it wins. `UNLIMITED`: it was lifted.
+        changed_shard_rate: the same for each lane.
     """
 
     size: int = 1
@@ -79,6 +89,26 @@ class GroupPolicy(msgspec.Struct, frozen=True):
     concurrency: int = 0
     max_deliveries: int = 3
     members: tuple[str, ...] = ()
+    rate: Rate | None = None
+    shard_rate: Rate | None = None
+    changed_rate: Rate | None = None
+    changed_shard_rate: Rate | None = None
+
+    @property
+    def limit(self) -> Rate | None:
+        """The limit of all its messages that holds."""
+        return what_holds(self.rate, self.changed_rate)
+
+    @property
+    def shard_limit(self) -> Rate | None:
+        """The limit of each of its lanes that holds."""
+        return what_holds(self.shard_rate, self.changed_shard_rate)
+
+    def with_change(self, rate: Rate | None, *, shards: bool) -> GroupPolicy:
+        """The policy after a limit was set at run time; None: what is declared holds again."""
+        if shards:
+            return msgspec.structs.replace(self, changed_shard_rate=rate)
+        return msgspec.structs.replace(self, changed_rate=rate)
 
 
 class LaneState(msgspec.Struct):
@@ -93,6 +123,7 @@ class LaneState(msgspec.Struct):
         held: open claims, counted only where the policy limits them.
         blocked: microseconds until which its head backs off; 0: it does not.
         parked: held until somebody releases it.
+        tat: when its rate limit is as good as unused (see rate.py); 0: it is.
     """
 
     waiting: int = 0
@@ -103,6 +134,7 @@ class LaneState(msgspec.Struct):
     held: int = 0
     blocked: int = 0
     parked: bool = False
+    tat: int = 0
 
 
 def place(lane: LaneState, policy: GroupPolicy, now: int) -> tuple[Place, int]:
@@ -114,18 +146,31 @@ def place(lane: LaneState, policy: GroupPolicy, now: int) -> tuple[Place, int]:
         now: the broker's time, microseconds.
 
     Returns:
-        The place, and for `LATER` the microsecond at which it must be looked at again.
+        The place, and for `LATER` and `FADING` the microsecond at which it must be looked at
+        again.
     """
-    if lane.waiting == 0 or lane.parked:
+    if lane.parked or (policy.concurrency and lane.held >= policy.concurrency):
         return Place.NOWHERE, 0
-    if policy.concurrency and lane.held >= policy.concurrency:
-        return Place.NOWHERE, 0
+    if lane.waiting == 0:
+        return (Place.FADING, lane.tat) if lane.tat > now else (Place.NOWHERE, 0)
     if lane.blocked > now:
         return Place.LATER, lane.blocked
+    if lane.tat > now and (at := _token_at(lane, policy, now)) > now:
+        return Place.LATER, at
     if policy.within and flush(lane, policy, now) is None:
         # min(): a clock that was set back must not make the batch wait for longer than `within`.
         return Place.LATER, min(lane.oldest, now) + policy.within
     return Place.READY, 0
+
+
+def is_held_up(lane: LaneState, policy: GroupPolicy, now: int) -> bool:
+    """Say whether a lane waits for more than that its batch fills."""
+    return lane.blocked > now or _token_at(lane, policy, now) > now
+
+
+def _token_at(lane: LaneState, policy: GroupPolicy, now: int) -> int:
+    limit = policy.shard_limit
+    return now if limit is None else token_at(lane.tat, limit, now)
 
 
 def flush(lane: LaneState, policy: GroupPolicy, now: int) -> Flush | None:
@@ -187,7 +232,23 @@ def merged(stored: GroupPolicy, declared: GroupPolicy, *, keep: bool, present: i
     """
     known = {*declared.members, *(stored.members if present else ())}
     policy = stored if keep else declared
-    return msgspec.structs.replace(policy, members=tuple(sorted(known)))
+    return msgspec.structs.replace(
+        policy,
+        members=tuple(sorted(known)),
+        changed_rate=stored.changed_rate,
+        changed_shard_rate=stored.changed_shard_rate,
+    )
+
+
+def limits(policy: GroupPolicy, queue: QueueRate) -> Limits:
+    """The limits that hold for a group, and which of them were set at run time."""
+    changes = {
+        Scope.QUEUE: queue.changed,
+        Scope.TASK: policy.changed_rate,
+        Scope.SHARD: policy.changed_shard_rate,
+    }
+    changed = frozenset(scope for scope, rate in changes.items() if rate is not None)
+    return Limits(queue.limit, policy.limit, policy.shard_limit, changed)
 
 
 def with_member(policy: GroupPolicy, task: str) -> GroupPolicy:

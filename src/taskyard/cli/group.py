@@ -49,6 +49,7 @@ COMMANDS = {
     "pause": "gates",
     "resume": "gates",
     "drain": "gates",
+    "rate": "rate",
     "park": "release",
     "release": "release",
     "split": "split",

@@ -15,6 +15,8 @@ if TYPE_CHECKING:  # rich takes longer to load than most commands take to run
     from rich.console import Console
     from rich.table import Table
 
+    from taskyard.brokers.rate import Rate
+
 __all__ = [
     "age",
     "as_json",
@@ -22,6 +24,7 @@ __all__ = [
     "instant",
     "print_json",
     "printable",
+    "rate_text",
     "shorten",
     "size",
     "table",
@@ -115,6 +118,12 @@ def size(count: int) -> str:
         value /= 1000
         units.pop(0)
     return f"{value:.3g} {units[0]}"
+
+
+def rate_text(rate: Rate) -> str:
+    """A rate limit for people, as messages per seconds."""
+    shown = f"{rate.count:g}/{rate.per / 1e6:g}"
+    return shown if rate.burst == 1 else f"{shown} burst {rate.burst}"
 
 
 def instant(micros: int) -> str | None:

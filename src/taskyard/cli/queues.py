@@ -11,8 +11,9 @@ import click
 
 from taskyard.brokers.base import Counts, Group
 from taskyard.brokers.lane import Gate
+from taskyard.brokers.rate import Limits, Rate, Scope
 from taskyard.cli.options import broker_option, json_option, opened
-from taskyard.cli.output import age, console, instant, print_json, size, table
+from taskyard.cli.output import age, console, instant, print_json, rate_text, size, table
 from taskyard.yard import Yard
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ def queues(watch: float | None, as_json: bool, url: str) -> None:
     parked   shards that are held until `taskyard release`
     oldest   for how long the oldest waiting message has waited
     memory   what the messages take in the server, about (Redis)
+    limits   messages per seconds, of the queue (q), the task, or each shard (s), if there are
+             any; * set by hand: see `taskyard rate --help`
     done     messages done since the beginning
     rate     messages done per second (with --watch)
 
@@ -57,8 +60,10 @@ def queues(watch: float | None, as_json: bool, url: str) -> None:
       {"broker": URL, "at": time, "queues": [{"queue", "task", "gate": "open", "paused" or
        "draining", "waiting", "delayed", "running", "dead", "shards", "parked",
        "oldest": time or null, "oldest_seconds": seconds or null,
-       "memory": bytes or null, "totals": {"put", "done", "retried", "dead", "discarded",
-       "redelivered", "lost", ...},
+       "memory": bytes or null,
+       "limits": {"queue", "task", "shard": each {"count", "per": seconds, "burst"} or null,
+       "changed": which of them were set by hand},
+       "totals": {"put", "done", "retried", "dead", "discarded", "redelivered", "lost", ...},
        "flushes": {"size", "bytes", "age", "drain"}, "rate": per second or null}]}
 
     \b
@@ -120,6 +125,9 @@ def _table(counted: Sequence[Counts], found: Rates | None) -> Table:
     in_memory = any(counts.memory for counts in counted)
     if in_memory:
         columns.insert(columns.index("done"), "memory")
+    limited = any(counts.limits != Limits() for counts in counted)
+    if limited:
+        columns.insert(columns.index("done"), "limits")
     rows: list[list[object]] = []
     for counts in counted:
         waited = _waited(counts)
@@ -135,6 +143,7 @@ def _table(counted: Sequence[Counts], found: Rates | None) -> Table:
                 counts.parked,
                 None if waited is None else age(waited),
                 *([size(counts.memory)] if in_memory else ()),
+                *([_limits_text(counts.limits)] if limited else ()),
                 counts.totals.get("done", 0),
             ]
         )
@@ -149,6 +158,24 @@ def _table(counted: Sequence[Counts], found: Rates | None) -> Table:
 def _with_gate(counts: Counts) -> str:
     shown = "" if counts.gate is Gate.OPEN else f" ({counts.gate})"
     return counts.group.queue + shown
+
+
+def _limits_text(limits: Limits) -> str:
+    signs = {Scope.QUEUE: "q ", Scope.TASK: "", Scope.SHARD: "s "}
+    return ", ".join(
+        sign + ("none" if rate is None else rate_text(rate)) + "*" * (scope in limits.changed)
+        for scope, sign in signs.items()
+        if (rate := getattr(limits, scope)) is not None or scope in limits.changed
+    )
+
+
+def _limits_entry(limits: Limits) -> dict[str, Any]:
+    rates: dict[str, Rate | None] = {scope: getattr(limits, scope) for scope in Scope}
+    shown: dict[str, Any] = {
+        scope: rate and {"count": rate.count, "per": rate.per / 1e6, "burst": rate.burst}
+        for scope, rate in rates.items()
+    }
+    return shown | {"changed": sorted(limits.changed)}
 
 
 def _waited(counts: Counts) -> float | None:
@@ -178,6 +205,7 @@ def _entry(counts: Counts, found: Rates) -> dict[str, Any]:
         "oldest": instant(counts.oldest),
         "oldest_seconds": _waited(counts),
         "memory": counts.memory or None,
+        "limits": _limits_entry(counts.limits),
         "totals": {
             name: count for name, count in counts.totals.items() if not name.startswith("flush_")
         },

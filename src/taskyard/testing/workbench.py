@@ -23,10 +23,11 @@ from taskyard.brokers.base import (
     Step,
     Want,
 )
+from taskyard.brokers.rate import Limited
 from taskyard.brokers.schedules import Schedule, Schedules
 from taskyard.errors import EnqueueError, TestingError
 from taskyard.scheduling import fire, read_plan, store
-from taskyard.task import Task
+from taskyard.task import Task, stored_rate
 from taskyard.testing.broker import NotingBroker
 from taskyard.testing.clock import moment_of
 from taskyard.testing.report import Attempt, Report, attempts_of
@@ -160,6 +161,9 @@ class Workbench:
         for group, tasks in self._groups().items():
             policy = policy_of(tasks.values())
             self._broker.run(self._broker.declare(group, policy, replace=True))
+        for queue, rate in self._yard.queue_rates.items():
+            limited = Limited(queue)
+            self._broker.run(self._broker.set_rate(limited, stored_rate(rate), declared=True))
         for name, plan in self._yard.plans.items():
             self._broker.run(store(self._broker.schedules, name, plan))
 

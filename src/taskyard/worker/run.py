@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeAlias
 from taskyard.brokers.base import Broker
 from taskyard.errors import WorkerError
 from taskyard.middleware import Middleware
+from taskyard.policy import RateLimit
 from taskyard.scheduling import Plan
 from taskyard.task import Task
 from taskyard.worker.settings import WorkerSettings
@@ -91,6 +92,7 @@ class TaskSource(Protocol):
     tasks: dict[str, Task[..., Any]]
     plans: dict[str, Plan]
     middleware: list[Middleware]
+    queue_rates: dict[str, RateLimit | None]
 
     def close(self) -> None:
         """Close what is open."""
@@ -176,6 +178,7 @@ def serve(
         progress=progress,
         plans=source.plans,
         middleware=source.middleware,
+        queue_rates=source.queue_rates,
     )
 
     async def main() -> None:

@@ -12,12 +12,11 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
-import msgspec
-
-from taskyard.brokers.base import AsyncDriver, Broker, Dead, Group
-from taskyard.brokers.lane import GroupPolicy
+from taskyard.brokers.base import AsyncDriver, Broker, Dead, Group, Operation
+from taskyard.brokers.rate import Limited
 from taskyard.brokers.workers import Command, ControlMessage, Report
 from taskyard.errors import (
     BrokerError,
@@ -27,10 +26,12 @@ from taskyard.errors import (
     WorkerError,
 )
 from taskyard.middleware import Middleware
+from taskyard.policy import RateLimit
 from taskyard.scheduling import Plan
-from taskyard.task import Task
+from taskyard.task import Task, stored_rate
 from taskyard.worker.attendance import Attendance, paused_after, report_of
 from taskyard.worker.courier import Courier
+from taskyard.worker.groups import policy_of
 from taskyard.worker.hooks import make_hooks
 from taskyard.worker.instances import Instances
 from taskyard.worker.isolation import Isolation
@@ -61,6 +62,7 @@ class Worker:
         progress: called after every successful exchange with the broker.
         plans: the schedules that the program declares, by name.
         middleware: what is told of messages, the outermost first.
+        queue_rates: the rate limits that the program declares of queues, by name.
 
     Attributes:
         paused: the queues from which it was told to take nothing.
@@ -80,10 +82,12 @@ class Worker:
         progress: Callable[[], None] = lambda: None,
         plans: Mapping[str, Plan] | None = None,
         middleware: Sequence[Middleware] = (),
+        queue_rates: Mapping[str, RateLimit | None] | None = None,
     ) -> None:
         self.broker = broker
         self.hooks = make_hooks(middleware)
         self._plans = plans or {}
+        self._queue_rates = queue_rates or {}
         self.settings = settings
         self.owner = owner or make_owner()
         self.messages = 0
@@ -283,16 +287,18 @@ class Worker:
 
     async def _declare(self, driver: AsyncDriver) -> None:
         for group, tasks in self._groups.items():
-            policies = [task.group_policy for task in tasks.values()]
-            members = tuple(sorted(name for policy in policies for name in policy.members))
-            policy = msgspec.structs.replace(policies[-1], members=members)
-            await self._declare_group(driver, group, policy)
+            policy = policy_of(tasks.values())
+            await self._store(driver, partial(self.broker.declare, group, policy, replace=True))
+        served = {group.queue for group in self._groups}
+        for queue in sorted(served.intersection(self._queue_rates)):
+            limited, rate = Limited(queue), stored_rate(self._queue_rates[queue])
+            await self._store(driver, partial(self.broker.set_rate, limited, rate, declared=True))
 
-    async def _declare_group(self, driver: AsyncDriver, group: Group, policy: GroupPolicy) -> None:
+    async def _store(self, driver: AsyncDriver, declare: Callable[[], Operation[None]]) -> None:
         delay, most = RECONNECT
         while True:
             try:
-                await driver.run(self.broker.declare(group, policy, replace=True))
+                await driver.run(declare())
             except BrokerInaccessible:
                 raise
             except BrokerUnavailable as error:

@@ -41,7 +41,7 @@ TURNS = 1 << 42
 REMEMBERING = frozenset(
     (
         *("put", "step", "reap", "redrive", "release", "tidy", "declare", "double", "change"),
-        *("changed", "gate", "park", "attend", "retire", "tell"),
+        *("changed", "gate", "limit", "park", "attend", "retire", "tell"),
     )
 )
 """Those whose answer is kept. The others may simply be carried out again."""
@@ -73,7 +73,8 @@ class Due(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """What is declared of a group; `split`: where it is, if its queue was split; and its gate."""
+    """What is declared of a group; `split`: where it is, if its queue was split; its gate; `rates`:
+    as shared/limits.lua says."""
 
     key: str
     size: int = 1
@@ -85,6 +86,7 @@ class Policy(NamedTuple):
     declared: bool = False
     split: tuple[Any, ...] = ()
     gate: str = "open"
+    rates: tuple[Any, ...] = ()
 
 
 class Lane(NamedTuple):
@@ -97,10 +99,12 @@ class Lane(NamedTuple):
     bytes: int = -1
     oldest: int = 0
     back: tuple[int, ...] = ()
+    tat: int = 0
 
 
 class Claimed(NamedTuple):
-    """An open claim; `parts`: per lane shard, flush, priority, number, priority, number…"""
+    """An open claim; `parts`: per lane shard, flush, priority, number, priority, number…; `since`:
+    when it was made, where a rate is limited."""
 
     key: str
     owner: str
@@ -108,6 +112,7 @@ class Claimed(NamedTuple):
     number: int
     parts: tuple[tuple[Any, ...], ...]
     entries: tuple[Entry, ...]
+    since: int = 0
 
 
 class Letter(NamedTuple):
@@ -314,16 +319,32 @@ def _meta(name: str, found: dict[bytes, bytes]) -> Pairs:
 def _groups(name: str, found: dict[bytes, bytes]) -> Pairs:
     for key, packed in found.items():
         gid, *numbers, members, declared = msgspec.msgpack.decode(packed)[:8]
-        *split, gate = [*msgspec.msgpack.decode(packed)[8:], "open"][:5]
+        more = msgspec.msgpack.decode(packed)[8:]
+        split, gate = more[:4], more[4] if more[4:] and more[4] else "open"
+        rates = _tuple(more[5]) if more[5:] else ()
         if split == 4 * [False]:  # it is not split, but not open either
             split = []
-        policy = Policy(key.decode(), *numbers, tuple(members), declared, tuple(split), gate)
+        policy = Policy(key.decode(), *numbers, tuple(members), declared, tuple(split), gate, rates)
         yield f"policy {gid}", policy
 
 
 def _gates(name: str, found: dict[bytes, bytes]) -> Pairs:
     for queue, gate in found.items():
         yield f"gate {queue.decode()}", gate.decode()
+
+
+def _rates(name: str, found: dict[bytes, bytes]) -> Pairs:
+    for queue, packed in found.items():
+        yield f"rate {queue.decode()}", _tuple(msgspec.msgpack.decode(packed))
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(map(_tuple, value)) if isinstance(value, list) else value
+
+
+def _tats(name: str, found: dict[bytes, bytes]) -> Pairs:
+    for field, tat in found.items():
+        yield f"tat {field.decode()}", int(tat)
 
 
 def _names(name: str, found: dict[bytes, bytes]) -> Pairs:
@@ -368,6 +389,11 @@ def _ready(name: str, found: Scored) -> Pairs:
 def _later(name: str, found: Scored) -> Pairs:
     for member, at in _scores(found):
         yield f"later {int.from_bytes(member[:4], 'big')} {member[4:].decode()}", at
+
+
+def _fading(name: str, found: Scored) -> Pairs:
+    for member, at in _scores(found):
+        yield f"fading {int.from_bytes(member[:4], 'big')} {member[4:].decode()}", at
 
 
 def _filling(name: str, found: Scored) -> Pairs:
@@ -419,13 +445,14 @@ class _Header(NamedTuple):
     lease: int
     number: int
     parts: tuple[tuple[Any, ...], ...]
+    since: int = 0
 
 
 def _claim(name: str, found: list[bytes]) -> Pairs:
     header = msgspec.msgpack.decode(found[0], type=_Header)
     entries = tuple(map(read_entry, found[1:]))
     assert header.number == len(entries) == sum(sum(part[3::2]) for part in header.parts)
-    yield f"held {name}", Claimed(*header, entries)
+    yield f"held {name}", Claimed(*header[:5], entries, header.since)
 
 
 def _numbers(kind: str) -> Decoder:
@@ -593,6 +620,9 @@ KINDS: dict[str, tuple[Callable[[redis.Redis, str], None], Decoder]] = {
     "meta": (_hash, _meta),
     "groups": (_hash, _groups),
     "gates": (_hash, _gates),
+    "rates": (_hash, _rates),
+    "tats": (_hash, _tats),
+    "fading": (_zset, _fading),
     "names": (_hash, _names),
     "places": (_hash, _places),
     "g": (_hash, _counters),
@@ -666,6 +696,7 @@ def check(state: State) -> None:
     _check_schedules(some)
     _check_workers(some)
     _check_gates(some)
+    _check_rates(some)
 
 
 def _check_workers(some: Some) -> None:
@@ -688,6 +719,13 @@ def _check_gates(some: Some) -> None:
     for policy in some("policy").values():
         queue = policy.key.partition("\0")[0]
         assert policy.gate == some("gate").get(queue, "open"), policy.key
+
+
+def _check_rates(some: Some) -> None:
+    for policy in some("policy").values():
+        of_queue = some("rate").get(policy.key.partition("\0")[0], (False, False))[:2]
+        assert (policy.rates[4:6] or (False, False)) == of_queue, policy.key
+        assert policy.rates == () or any(policy.rates[:6])
 
 
 def _gids(some: Some) -> dict[str, str]:
@@ -731,13 +769,15 @@ def _check_lanes(some: Some) -> None:
     assert {name for name, lane in lanes.items() if lane.parked} == some("parked").keys()
     assert some("filling").items() <= some("later").items()
     assert not some("ready").keys() & some("later").keys()
-    for name in {*all_lengths, *lanes, *some("ready"), *some("later")}:
+    for name in {*all_lengths, *lanes, *some("ready"), *some("later"), *some("fading")}:
         lane, lengths = lanes.get(name, Lane()), all_lengths.get(name, Counter())
         policy = some("policy")[name.split()[0]]
         full = policy.concurrency and lane.held >= policy.concurrency
         somewhere = lengths.total() > 0 and not lane.parked and not full
         somewhere = somewhere and name not in some("closed")
         assert somewhere == (name in some("ready") or name in some("later")), name
+        fades = lengths.total() == 0 and lane.tat > 0 and not lane.parked and not full
+        assert fades == (name in some("fading")), name
         assert {priority for _, priority in lengths} <= {*lane.priorities}
         assert {priority for kind, priority in lengths if kind == "back"} <= {*lane.back}
         assert list(lane.priorities) == sorted({*lane.priorities})

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.redis.scripts.fragments import Fragment
+from tests.redis.scripts.fragments import Fragment, text_of
 from tests.servers.server import RedisServer
 
 from taskyard.brokers.lane import (
@@ -17,9 +17,11 @@ from taskyard.brokers.lane import (
     cap_after_loss,
     flush,
     is_given_up,
+    is_held_up,
     place,
     take,
 )
+from taskyard.brokers.rate import Rate, clamped, refund, share, spend, token_at, tokens
 
 MANY = settings(
     max_examples=60,
@@ -37,6 +39,14 @@ times = st.sampled_from([0, 1, NOW - 1, NOW, NOW + 1, NOW + 5, 2 * NOW]) | st.in
 numbers = st.integers(0, 5) | st.integers(0, 10_000) | st.sampled_from([2**31, 2**32, 2**40])
 sizes = st.integers(1, 5) | st.integers(1, 10_000) | st.just(2**32)
 
+# At most one message per microsecond, and at most a century until a bucket is full.
+rates = st.builds(
+    Rate,
+    count=st.integers(1, 10**6) | st.floats(0.001, 10**6),
+    per=st.integers(10**6, 10**9),
+    burst=st.integers(1, 10) | st.integers(1, 10**6),
+).filter(lambda rate: rate.count <= rate.per and rate.filling < 3_155_760_000_000_000)
+
 policies = st.builds(
     GroupPolicy,
     size=sizes,
@@ -44,6 +54,7 @@ policies = st.builds(
     bytes=numbers,
     concurrency=st.integers(0, 3),
     max_deliveries=st.integers(1, 4),
+    shard_rate=st.none() | rates,
 )
 lanes = st.builds(
     LaneState,
@@ -53,6 +64,7 @@ lanes = st.builds(
     held=st.integers(0, 4),
     blocked=times,
     parked=st.booleans(),
+    tat=times,
 )
 
 
@@ -63,7 +75,12 @@ def table(policy: GroupPolicy) -> dict[str, Any]:
         "bytes": policy.bytes,
         "concurrency": policy.concurrency,
         "max_deliveries": policy.max_deliveries,
+        "rate": stored(policy.shard_limit),
     }
+
+
+def stored(rate: Rate | None) -> Any:
+    return False if rate is None else [rate.count, rate.per, rate.burst]
 
 
 def state(lane: LaneState) -> dict[str, Any]:
@@ -77,7 +94,19 @@ def rules(redis_server: RedisServer) -> Fragment:
         "rules",
         """
         local what, first, second, third, fourth, fifth = unpack(case, 1, 6)
-        if what == 'place' then
+        if type(second) == 'table' then
+            second.shard_limit = gcra.read(second.rate, 1)
+        end
+        if what == 'gcra' then
+            now = third
+            local limit = gcra.read(first, second)
+            local tat, since, taken, count = unpack(fourth)
+            return {gcra.clamped(tat, limit), gcra.tokens(tat, limit), gcra.token_at(tat, limit),
+                gcra.spend(tat, limit, count), gcra.refund(tat, limit, since, taken, count)}
+        elseif what == 'held up' then
+            now = third
+            return held_up(first, second) and 1 or 0
+        elseif what == 'place' then
             now = third
             return {place(first, second)}
         elseif what == 'flush' then
@@ -90,7 +119,7 @@ def rules(redis_server: RedisServer) -> Fragment:
         end
         return is_given_up(first, second, third, fourth) and 1 or 0
         """,
-        head="local now",
+        head="local now\n" + text_of("shared/rate"),
     )
 
 
@@ -100,6 +129,50 @@ def test_places(rules: Fragment, cases: list[tuple[LaneState, GroupPolicy, int]]
     replies = rules(*(("place", state(lane), table(policy), now) for lane, policy, now in cases))
     for reply, (lane, policy, now) in zip(replies, cases, strict=True):
         assert tuple(reply) == place(lane, policy, now)
+
+
+@MANY
+@given(st.lists(st.tuples(lanes, policies, times), min_size=1, max_size=20))
+def test_what_holds_lanes_up(
+    rules: Fragment, cases: list[tuple[LaneState, GroupPolicy, int]]
+) -> None:
+    replies = rules(*(("held up", state(lane), table(policy), now) for lane, policy, now in cases))
+    for reply, (lane, policy, now) in zip(replies, cases, strict=True):
+        assert reply == is_held_up(lane, policy, now)
+
+
+@MANY
+@given(
+    st.lists(
+        st.tuples(
+            rates,
+            st.integers(1, 8),
+            st.integers(0, 2 * NOW),
+            st.sampled_from([-(10**7), -1, 0, 1, 10**6, 10**7, 10**9]),
+            st.integers(0, 10**9),
+            st.integers(1, 10_000),
+            st.integers(1, 10_000),
+        ),
+        min_size=1,
+        max_size=20,
+    )
+)
+def test_tokens(rules: Fragment, cases: list[tuple[Rate, int, int, int, int, int, int]]) -> None:
+    replies = rules(
+        *(
+            ("gcra", stored(rate), parts, now, [now + ahead, now - ago, taken, count])
+            for rate, parts, now, ahead, ago, taken, count in cases
+        )
+    )
+    for reply, (rate, parts, now, ahead, ago, taken, count) in zip(replies, cases, strict=True):
+        limit, tat = share(rate, parts), now + ahead
+        assert reply == [
+            clamped(tat, limit, now),
+            tokens(tat, limit, now),
+            token_at(tat, limit, now),
+            spend(tat, limit, now, count),
+            refund(tat, limit, now, now - ago, taken, count),
+        ]
 
 
 @MANY

@@ -24,11 +24,12 @@ from taskyard.brokers.base import (
 from taskyard.brokers.clock import wall_clock
 from taskyard.brokers.common import CHUNK, in_chunks
 from taskyard.brokers.lane import Gate, GroupPolicy
-from taskyard.brokers.memory import claims, steps
+from taskyard.brokers.memory import claims, rates, steps
 from taskyard.brokers.memory.listeners import MemoryListener
 from taskyard.brokers.memory.schedules import MemorySchedules
 from taskyard.brokers.memory.state import MemoryState
 from taskyard.brokers.memory.workers import MemoryWorkers
+from taskyard.brokers.rate import Limited, Rate
 
 __all__ = ["MemoryAsyncDriver", "MemoryBroker", "MemoryDriver"]
 
@@ -142,6 +143,11 @@ class MemoryBroker:
     def set_gate(self, queue: str, gate: Gate) -> Operation[Gate]:
         before: Gate = yield lambda state: state.set_gate(queue, gate)
         return before
+
+    def set_rate(
+        self, limited: Limited, rate: Rate | None, *, declared: bool = False
+    ) -> Operation[None]:
+        yield partial(rates.set_rate, limited=limited, rate=rate, declared=declared)
 
     def release(self, group: Group, shard: str) -> Operation[bool]:
         released: bool = yield partial(steps.release, key=group, shard=shard)

@@ -17,11 +17,12 @@ from taskyard.brokers.base import (
     Step,
     Want,
 )
-from taskyard.brokers.common import NO_ATTEMPT, REAPED, lost_failure
+from taskyard.brokers.common import NO_ATTEMPT, REAPED, earliest, lost_failure
 from taskyard.brokers.lane import Flush, Gate, cap_after_loss, flush, is_given_up, take
 from taskyard.brokers.memory.agenda import Agenda, Key
 from taskyard.brokers.memory.groups import GroupState, OpenClaim, Part
 from taskyard.brokers.memory.lanes import Lane, Room
+from taskyard.brokers.memory.rates import Limiter, refund_part, spend_of_lane, tokens_of_lane
 from taskyard.brokers.memory.state import Delayed, MemoryState
 from taskyard.message import State, read_envelope
 
@@ -37,18 +38,19 @@ def step(state: MemoryState, settlements: Sequence[Settlement], want: Want | Non
     state.promote()
     claimer = Claimer(state, want)
     claims = claimer.claims()
-    _sleep_or_pass_on(state, want, found=bool(claims))
-    return Step(lost, claims, state.now, state.next_at(), claimer.suspects)
+    next_at = earliest(state.next_at(), claimer.next_at())
+    _sleep_or_pass_on(state, want, next_at, found=bool(claims))
+    return Step(lost, claims, state.now, next_at, claimer.suspects)
 
 
-def _sleep_or_pass_on(state: MemoryState, want: Want, *, found: bool) -> None:
+def _sleep_or_pass_on(state: MemoryState, want: Want, next_at: int, *, found: bool) -> None:
     if found:
         if want.listener is not None:
             state.listeners.busy(want.listener)
         # What is left wakes the next sleeper; so does a time for which this one had registered.
         state.pass_on(item.group for item in want.groups)
     elif want.listener is not None:
-        state.listeners.idle(want.listener, want.groups, state.next_at())
+        state.listeners.idle(want.listener, want.groups, next_at)
 
 
 # Settling
@@ -63,6 +65,7 @@ def _settle(state: MemoryState, settlement: Settlement) -> bool:
         running = _end_part(state, claim.group, part, settlement)
         if running:
             kept.append(Part(part.shard, running))
+        refund_part(state, claim, part, settlement)
         _look_at(state, claim.group, part.shard, released=not running)
     for id_, result in settlement.results:
         state.end(id_, State.DONE, result=result)
@@ -185,6 +188,11 @@ class Claimer:
             group = state.groups.get(item.group)
             if group is not None and group.known_to(item) and group.gate is not Gate.PAUSED:
                 self._served[group] = item.messages
+        self._limiter = Limiter(self._served, state.now)
+
+    def next_at(self) -> int:
+        """When a group that was passed over gets a token; 0: there is none."""
+        return self._limiter.next_at(drain=self._want.drain)
 
     def claims(self) -> list[Claim]:
         """Claim, group after group as it is their turn, until the worker's slots are full."""
@@ -199,6 +207,8 @@ class Claimer:
         return claims
 
     def _next(self, *, alone: bool) -> Claim | None:
+        for spent in self._limiter.without_tokens():
+            self._served.pop(spent, None)
         while (group := self._first_group()) is not None:
             # Only a batch's age can be undone after it made a lane ready: by a clock set back.
             claim = self._fill(group, group.ready, Flush.AGE, alone=alone)
@@ -224,7 +234,8 @@ class Claimer:
     def _fill(
         self, group: GroupState, lanes: Agenda[Lane], otherwise: Flush, *, alone: bool
     ) -> Claim | None:
-        room = Room(self._served[group], self._want.bytes, alone=alone)
+        most = self._limiter.room(group, self._served[group])
+        room = Room(most, self._want.bytes, alone=alone)
         taken: list[ClaimedLane] = []
         served: list[Lane] = []
         passed: list[tuple[Lane, Key]] = []
@@ -239,6 +250,8 @@ class Claimer:
             lanes.drop(lane)  # until the claim is full: it looks at a lane once
         for lane, key in passed:
             lanes.put(lane, key)
+            if tokens_of_lane(lane, self._state.now, 1) == 0:
+                self._state.settle_down(lane)  # a clock was set back since it was ready
         for lane in served:
             self._state.settle_down(lane, served=True)
         self.suspects |= room.suspects
@@ -247,6 +260,7 @@ class Claimer:
     def _open(self, group: GroupState, taken: list[ClaimedLane]) -> Claim:
         state, want = self._state, self._want
         token, deadline = state.sequences(1), state.now + want.lease
+        self._limiter.spend(group, sum([len(lane.messages) for lane in taken]))
         claim = OpenClaim(token, group, want.owner, want.lease, deadline, taken)
         state.claims[token] = group.claims[token] = claim
         state.leases.put(token, (deadline, token))
@@ -269,9 +283,11 @@ def _take_from(
     if count == 0:
         room.messages = 0
         return None
-    messages = lane.take(count, room)
+    count = tokens_of_lane(lane, now, count)
+    messages = lane.take(count, room) if count else []
     if not messages:
         return None
+    spend_of_lane(lane, now, len(messages))
     if policy.concurrency:
         lane.state.held += 1
     if reason is not None:

@@ -15,12 +15,13 @@ from taskyard.brokers.base import (
     Group,
     GroupWant,
 )
-from taskyard.brokers.lane import Gate, GroupPolicy
+from taskyard.brokers.lane import Gate, GroupPolicy, limits
 from taskyard.brokers.memory.agenda import Agenda
 from taskyard.brokers.memory.lanes import Lane
+from taskyard.brokers.rate import QueueRate, token_at
 from taskyard.message import read_envelope
 
-__all__ = ["GroupState", "OpenClaim", "Part"]
+__all__ = ["GroupState", "OpenClaim", "Part", "QueueState"]
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -42,10 +43,11 @@ class OpenClaim:
         owner: who claimed it.
         lease: for how long it was leased, microseconds.
         deadline: when the lease ends.
+        opened: when it was claimed, where a rate was limited then; else 0.
         parts: what it holds.
     """
 
-    __slots__ = ("_ids", "deadline", "group", "lease", "owner", "parts", "token")
+    __slots__ = ("_ids", "deadline", "group", "lease", "opened", "owner", "parts", "token")
 
     def __init__(
         self,
@@ -61,6 +63,7 @@ class OpenClaim:
         self.owner = owner
         self.lease = lease
         self.deadline = deadline
+        self.opened = deadline - lease if group.is_limited else 0
         # Copies: the claimer may do with its lists what it likes.
         self.parts = [Part(lane.shard, list(lane.messages)) for lane in lanes]
         self._ids: frozenset[str] | None = None
@@ -87,6 +90,16 @@ class OpenClaim:
                     yield envelope.id
 
 
+class QueueState:
+    """A queue's rate limits, and its bucket of tokens (see rate.py)."""
+
+    __slots__ = ("rate", "tat")
+
+    def __init__(self) -> None:
+        self.rate = QueueRate()
+        self.tat = 0
+
+
 class GroupState:
     """A group: its policy, lanes and open claims.
 
@@ -102,6 +115,8 @@ class GroupState:
         delayed: how many messages are in the due set.
         totals: what was counted since the beginning.
         gate: what its queue lets through.
+        queue: the limits of its queue.
+        tat: its bucket of tokens, where its rate is limited.
     """
 
     __slots__ = (
@@ -114,13 +129,17 @@ class GroupState:
         "lanes",
         "number",
         "policy",
+        "queue",
         "ready",
+        "tat",
         "totals",
     )
 
-    def __init__(self, key: Group, number: int, gate: Gate) -> None:
+    def __init__(self, key: Group, number: int, gate: Gate, queue: QueueState) -> None:
         self.key = key
         self.gate = gate
+        self.queue = queue
+        self.tat = 0
         self.number = number
         self.policy = GroupPolicy()
         self.declared = False
@@ -141,6 +160,22 @@ class GroupState:
             return False
         draining = self.gate is Gate.DRAINING and self.filling.first() is not None
         return draining or self.ready.first() is not None
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether a limit of it, of its queue or of its lanes holds."""
+        policy = self.policy
+        found = policy.limit or policy.shard_limit or self.queue.rate.limit
+        return found is not None
+
+    def token_at(self, now: int) -> int:
+        """When its limits and those of its queue let a message pass: `now`, or later."""
+        at = now
+        if (limit := self.policy.limit) is not None:
+            at = token_at(self.tat, limit, now)
+        if (limit := self.queue.rate.limit) is not None:
+            at = max(at, token_at(self.queue.tat, limit, now))
+        return at
 
     def runs(self, id_: str) -> bool:
         """Whether an open claim holds the message of this id."""
@@ -166,6 +201,7 @@ class GroupState:
         counts.parked_shards = sorted(counts.parked_shards)[:SHOWN_SHARDS]
         counts.totals = dict(self.totals)
         counts.gate = self.gate
+        counts.limits = limits(self.policy, self.queue.rate)
         return counts
 
     def _running(self) -> int:

@@ -158,7 +158,8 @@ class Lane:
         """Whether the lane is to be forgotten."""
         state = self.state
         # The lane of a task that does not shard stays: it would come and go with every message.
-        return not (state.waiting or state.held or state.parked) and self.shard != ""
+        used = state.waiting or state.held or state.parked or state.tat
+        return not used and self.shard != ""
 
     def extend(self, priority: int, messages: Sequence[Delivery], size: int) -> None:
         """Append new messages of `size` bytes."""

@@ -7,14 +7,15 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from taskyard.brokers.base import DeadLetter, Delivery, Group
-from taskyard.brokers.common import PROMOTED
-from taskyard.brokers.lane import Gate, Place, place
+from taskyard.brokers.common import FORGOTTEN, PROMOTED
+from taskyard.brokers.lane import Gate, Place, is_held_up, place
 from taskyard.brokers.memory.agenda import Agenda
-from taskyard.brokers.memory.groups import GroupState, OpenClaim
+from taskyard.brokers.memory.groups import GroupState, OpenClaim, QueueState
 from taskyard.brokers.memory.lanes import Lane
 from taskyard.brokers.memory.listeners import Listeners
 from taskyard.brokers.memory.records import DeadLetters, Records
 from taskyard.brokers.memory.roster import Roster
+from taskyard.brokers.rate import clamped
 from taskyard.brokers.schedules import Schedule
 from taskyard.message import Failure, State
 
@@ -45,6 +46,7 @@ class MemoryState:
         letters: the dead letters.
         listeners: who is to be woken.
         gates: those of queues that are not open.
+        queues: the limits of queues, by name.
         schedules: by name.
         agenda: the names of those that are due some time.
         roster: the workers.
@@ -58,11 +60,13 @@ class MemoryState:
         self.letters = DeadLetters(dead_limit, dead_age)
         self.listeners = Listeners()
         self.gates: dict[str, Gate] = {}
+        self.queues: dict[str, QueueState] = {}
         self.schedules: dict[str, Schedule] = {}
         self.agenda: Agenda[str] = Agenda()
         self.roster = Roster()
         self.groups: dict[Group, GroupState] = {}
         self._later: Agenda[Lane] = Agenda()
+        self._fading: Agenda[Lane] = Agenda()
         self.due: list[Delayed] = []
         self._last_sequence = 0
         self._last_turn = 0
@@ -84,8 +88,13 @@ class MemoryState:
         group = self.groups.get(key)
         if group is None:
             gate = self.gates.get(key.queue, Gate.OPEN)
-            group = self.groups[key] = GroupState(key, len(self.groups), gate)
+            queue = self.queue(key.queue)
+            group = self.groups[key] = GroupState(key, len(self.groups), gate, queue)
         return group
+
+    def queue(self, name: str) -> QueueState:
+        """The limits of a queue."""
+        return self.queues.setdefault(name, QueueState())
 
     def lane(self, group: GroupState, shard: str) -> Lane:
         """A lane, made if it is missing. `settle_down` forgets it when it stays idle."""
@@ -104,6 +113,8 @@ class MemoryState:
         # A clock that was set back must not put off the end of a batch's patience at every look.
         if lane.group.policy.within:
             lane.state.oldest = min(lane.state.oldest, self.now)
+        if lane.state.tat:
+            lane.state.tat = clamped(lane.state.tat, lane.group.policy.shard_limit, self.now)
         where, at = place(lane.state, lane.group.policy, self.now)
         if where is not lane.place:
             self._leave_place(lane)
@@ -111,10 +122,19 @@ class MemoryState:
             self._make_ready(lane, served)
         elif where is Place.LATER:
             self._make_later(lane, at)
+        elif where is Place.FADING:
+            self._fading.put(lane, (at, lane.group.number, lane.shard))
         elif lane.idle:
             lane.group.lanes.pop(lane.shard, None)
         lane.place, lane.at = where, at
         lane.changed = False
+        if where is Place.FADING:
+            self.forget_faded(FORGOTTEN)
+
+    def forget_faded(self, limit: int) -> None:
+        """Forget empty lanes whose limit is as good as unused: more than come, so none pile up."""
+        for lane in self._fading.take_until(self.now, limit):
+            self.settle_down(lane)
 
     def _leave_place(self, lane: Lane) -> None:
         if lane.place is Place.READY:
@@ -122,6 +142,8 @@ class MemoryState:
         elif lane.place is Place.LATER:
             self._later.drop(lane)
             lane.group.filling.drop(lane)
+        elif lane.place is Place.FADING:
+            self._fading.drop(lane)
 
     def _make_ready(self, lane: Lane, served: bool) -> None:
         key = lane.group.ready.key(lane)
@@ -137,7 +159,7 @@ class MemoryState:
     def _make_later(self, lane: Lane, at: int) -> None:
         key = (at, lane.group.number, lane.shard)
         self._later.put(lane, key)
-        if lane.state.blocked > self.now:
+        if is_held_up(lane.state, lane.group.policy, self.now):
             lane.group.filling.drop(lane)
         else:
             lane.group.filling.put(lane, key)
@@ -273,7 +295,11 @@ class MemoryState:
     def announce(self) -> None:
         """Wake whom the step concerns; called at its end."""
         for group in self._ready_news:
-            if group.has_claimable():
+            if not group.has_claimable():
+                continue
+            if (at := group.token_at(self.now)) > self.now:
+                self._note_time(group, at)
+            else:
                 self.listeners.wake_one(group.key, group.policy.members)
                 self._time_news.pop(group, None)
         for group, at in self._time_news.items():

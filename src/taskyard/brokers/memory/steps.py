@@ -201,4 +201,5 @@ def tidy(state: MemoryState, limit: int) -> int:
         state.letters.remove(letter)
         state.group(letter.group).totals["dead_dropped"] += 1
         removed += 1
+    state.forget_faded(limit)
     return removed

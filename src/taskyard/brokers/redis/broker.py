@@ -26,24 +26,29 @@ from taskyard.brokers.base import (
 )
 from taskyard.brokers.common import CHUNK
 from taskyard.brokers.lane import Gate, GroupPolicy, conflict_text, draining_text
+from taskyard.brokers.rate import Limited, Limits, Rate
 from taskyard.brokers.redis.calls import Argument, Call, Each
 from taskyard.brokers.redis.doctor import Finding
 from taskyard.brokers.redis.drivers import RedisAsyncDriver, RedisDriver
 from taskyard.brokers.redis.examination import start_check
 from taskyard.brokers.redis.gates import Gates
 from taskyard.brokers.redis.inbox import RedisInboxes
+from taskyard.brokers.redis.lanes import LANES, resettle, shards_of
 from taskyard.brokers.redis.letters import Letters
+from taskyard.brokers.redis.limits import RateLimits
 from taskyard.brokers.redis.options import RedisOptions
 from taskyard.brokers.redis.outages import Outages
 from taskyard.brokers.redis.placement import (
     FIRST_EPOCH,
     TOKENS,
+    Placement,
     Placements,
     call,
 )
 from taskyard.brokers.redis.replies import (
     draining_queue,
     group_key,
+    pack_rate,
     read_counts,
     read_policy,
     read_record,
@@ -71,9 +76,6 @@ ROUNDS = 20
 
 PATIENCE = 2.0
 """Seconds for which housekeeping is tried in a container, if there are others that wait for it."""
-
-LANES = 500
-"""Lanes that one call looks at."""
 
 
 class RedisBroker:
@@ -112,6 +114,7 @@ class RedisBroker:
         self._splits = Splits(self._placements, dead_limit)
         self._letters = Letters(self._placements)
         self._gates = Gates(self._placements, self._splits)
+        self._rates = RateLimits(self._placements, self._splits)
         self.inboxes = RedisInboxes(
             options, clock, self._placements, self._splits, _put, dead_limit
         )
@@ -158,7 +161,7 @@ class RedisBroker:
             # As it is now: a group must not be made where an emptied server has its queue no more.
             placement = yield from self._splits.current(group.queue)
             for container in placement.containers:
-                answer = yield from _declare(container, placement.epoch, group, policy, replace)
+                answer = yield from _declare(container, placement, group, policy, replace)
                 if answer in (MOVED, TRY_AGAIN):
                     yield from self._catch_up(group.queue, answer)
                     break
@@ -349,6 +352,12 @@ class RedisBroker:
         """See `Broker.set_gate`. It is atomic within a partition."""
         return self._gates.set_gate(queue, gate)
 
+    def set_rate(
+        self, limited: Limited, rate: Rate | None, *, declared: bool = False
+    ) -> Operation[None]:
+        """See `Broker.set_rate`. Partitions divide the limit of a queue or task among them."""
+        return self._rates.set_rate(limited, rate, declared=declared)
+
     def tidy(self) -> Operation[int]:
         total = yield from self._everywhere(partial(_tidy, self._dead_age))
         total += yield from self._splits.resume()
@@ -428,7 +437,7 @@ def _partly(error: Exception) -> Exception:
 
 
 def _declare(
-    container: int, epoch: int, group: Group, policy: GroupPolicy, replace: bool
+    container: int, placement: Placement, group: Group, policy: GroupPolicy, replace: bool
 ) -> Operation[int]:
     packed = _pack(
         (
@@ -440,18 +449,17 @@ def _declare(
             policy.max_deliveries,
             policy.members,
             replace,
-            epoch,
+            placement.epoch,
+            pack_rate(policy.rate),
+            pack_rate(policy.shard_rate),
+            len(placement.containers),
         )
     )
     answer, *rest = yield call("declare", container, packed)
     if answer < 0:
         raise PolicyConflict(conflict_text(group, read_policy(rest[0]), policy, rest[1]))
     if answer == 1:
-        shards = yield from _shards(container, group)
-        settled = 0
-        while settled < len(shards):
-            some = shards[settled : settled + LANES]
-            settled += yield call("resettle", container, group_key(group), *some)
+        yield from resettle(container, group)
     return int(answer)
 
 
@@ -483,21 +491,9 @@ def _no_agreement(queue: str) -> BrokerUnavailable:
     )
 
 
-def _shards(container: int, group: Group) -> Operation[list[bytes]]:
-    shards: set[bytes] = set()
-    for kind in ("r", "s", "w"):
-        cursor: bytes = b"0"
-        while True:
-            cursor, *found = yield call("lanes", container, group_key(group), kind, cursor)
-            shards.update(found)
-            if cursor == b"0":
-                break
-    return sorted(shards)
-
-
 def _oldest(container: int, group: Group) -> Operation[int]:
     """Ask every lane: turns do not tell which is the oldest. 200,000 lanes take about 2 s."""
-    shards = yield from _shards(container, group)
+    shards = yield from shards_of(container, group)
     oldest = 0
     for chunk in _chunks(shards, LANES):
         found = yield call("oldest", container, group_key(group), *chunk)
@@ -521,6 +517,7 @@ def _added(one: Counts, other: Counts) -> Counts:
         one.memory + other.memory,
         # They differ only where it was set halfway.
         one.gate if one.gate is not Gate.OPEN else other.gate,
+        one.limits if one.limits != Limits() else other.limits,
     )
 
 

@@ -20,12 +20,14 @@ from taskyard.brokers.base import (
     Record,
 )
 from taskyard.brokers.common import lost_failure
-from taskyard.brokers.lane import Flush, Gate, GroupPolicy
+from taskyard.brokers.lane import Flush, Gate, GroupPolicy, limits
+from taskyard.brokers.rate import Limits, QueueRate, Rate
 from taskyard.message import Failure, State, read_envelope
 
 __all__ = [
     "draining_queue",
     "group_key",
+    "pack_rate",
     "read_claim",
     "read_counts",
     "read_group",
@@ -139,7 +141,7 @@ def read_letter(reply: Sequence[Any], number: int) -> DeadLetter:
 
 def read_counts(reply: Sequence[Any]) -> Counts | None:
     """Read the numbers of a group; None of one that somebody only asked for."""
-    key, declared, dead, parked, shards, numbers, gate, memory = reply
+    key, declared, dead, parked, shards, numbers, gate, memory, rates = reply
     counted = {
         name.decode(): int(value) for name, value in zip(numbers[::2], numbers[1::2], strict=True)
     }
@@ -157,4 +159,25 @@ def read_counts(reply: Sequence[Any]) -> Counts | None:
         parked_shards=sorted(shard.decode() for shard in shards)[:SHOWN_SHARDS],
         memory=memory if counted else 0,
         gate=Gate(gate.decode()),
+        limits=_read_limits(rates),
     )
+
+
+def pack_rate(rate: Rate | None) -> tuple[float, int, int] | bool:
+    """A limit as the scripts take it."""
+    return False if rate is None else (rate.count, rate.per, rate.burst)
+
+
+def _read_limits(packed: bytes) -> Limits:
+    stored = _policy.decode(packed)
+    if not stored:
+        return Limits()
+    rates = [Rate(*rate) if rate else None for rate in stored[:6]]
+    rate, shard_rate, changed_rate, changed_shard_rate, *of_queue = rates
+    policy = GroupPolicy(
+        rate=rate,
+        shard_rate=shard_rate,
+        changed_rate=changed_rate,
+        changed_shard_rate=changed_shard_rate,
+    )
+    return limits(policy, QueueRate(*of_queue))

@@ -34,6 +34,7 @@ NAMES = (
     "lanes",
     "leave",
     "letters",
+    "limit",
     "mail",
     "oldest",
     "open",

@@ -28,16 +28,18 @@ from taskyard.brokers.base import (
     Want,
 )
 from taskyard.brokers.clock import wall_clock
-from taskyard.brokers.common import CHUNK, REAPED, in_chunks
+from taskyard.brokers.common import CHUNK, REAPED, earliest, in_chunks
 from taskyard.brokers.lane import (
     Gate,
     GroupPolicy,
     conflict_text,
     draining_text,
+    limits,
     merged,
     with_member,
 )
-from taskyard.brokers.sqlite import gates
+from taskyard.brokers.rate import Limited, QueueRate, Rate
+from taskyard.brokers.sqlite import gates, rates
 from taskyard.brokers.sqlite.claims import Claimer, find_claim, keep_claim, servable
 from taskyard.brokers.sqlite.database import Settings
 from taskyard.brokers.sqlite.drivers import Read, SQLiteAsyncDriver, SQLiteDriver, Write
@@ -232,6 +234,12 @@ class SQLiteBroker:
         before: Gate = yield Write(partial(gates.set_gate, queue=queue, gate=gate))
         return before
 
+    def set_rate(
+        self, limited: Limited, rate: Rate | None, *, declared: bool = False
+    ) -> Operation[None]:
+        """See `Broker.set_rate`."""
+        yield Write(partial(rates.set_rate, limited=limited, rate=rate, declared=declared))
+
     def tidy(self) -> Operation[int]:
         """See `Broker.tidy`."""
         removed: int = yield Write(partial(_tidy, dead_age=self._dead_age))
@@ -260,7 +268,7 @@ class SQLiteBroker:
         served = servable(tx, want.groups)
         claimer = Claimer(tx, lanes, served, want)
         claims = claimer.claims() if served else []
-        next_at = _next_at(tx)
+        next_at = earliest(_next_at(tx), claimer.next_at())
         if claims:
             self._probe("claimed")
             _leave_the_rest_to_others(tx, served, next_at, want.listener)
@@ -314,7 +322,7 @@ def _declare(tx: Transaction, group: Group, policy: GroupPolicy, replace: bool) 
     lanes = Lanes(tx)
     if wanted.concurrency and not stored.declared:
         _hold_lanes(tx, lanes, row)
-    _relocate_all(tx, lanes, row)
+    lanes.relocate_all(row)
 
 
 def _present(tx: Transaction, group: GroupRow) -> int:
@@ -351,19 +359,6 @@ def _hold_lanes(tx: Transaction, lanes: Lanes, group: GroupRow) -> None:
                 lanes.relocate(lane)
             claim.lane_ids = [lane.id for lane in held]
             keep_claim(tx, claim)
-    lanes.save()
-
-
-def _relocate_all(tx: Transaction, lanes: Lanes, group: GroupRow) -> None:
-    # The one operation that looks at every lane of a group: a deploy, not daily work.
-    shards = [
-        shard
-        for (shard,) in tx.execute(
-            "SELECT shard FROM taskyard_lane WHERE grp = ? ORDER BY shard", (group.id,)
-        )
-    ]
-    for lane in lanes.get(group, shards):
-        lanes.relocate(lane)
     lanes.save()
 
 
@@ -462,11 +457,18 @@ def _extend(tx: Transaction, tokens: Sequence[int], lease: int) -> list[int]:
 
 def _counts(connection: Connection) -> list[Counts]:
     counted: dict[int, Counts] = {}
-    for id_, queue, name, gate in connection.execute(
-        "SELECT id, queue, name, gate FROM taskyard_group LEFT JOIN taskyard_gate USING (queue)"
+    for id_, queue, name, policy, gate, rate in connection.execute(
+        "SELECT id, queue, name, policy, gate, rate FROM taskyard_group"
+        " LEFT JOIN taskyard_gate USING (queue) LEFT JOIN taskyard_queue_rate USING (queue)"
     ):
         counted[id_] = Counts(
-            Group(queue, name), totals=dict.fromkeys(TOTALS, 0), gate=Gate(gate or Gate.OPEN)
+            Group(queue, name),
+            totals=dict.fromkeys(TOTALS, 0),
+            gate=Gate(gate or Gate.OPEN),
+            limits=limits(
+                msgspec.json.decode(policy, type=GroupPolicy),
+                msgspec.json.decode(rate or b"{}", type=QueueRate),
+            ),
         )
     for id_, name, value in connection.execute(
         "SELECT grp, name, value FROM taskyard_counter WHERE grp > 0"
@@ -535,4 +537,5 @@ def _tidy(tx: Transaction, dead_age: int) -> int:
         tx.gauge(group, "dead", -1)
         tx.count(group, "dead_dropped", 1)
     tx.forget_dead_listeners(CHUNK)
+    Lanes(tx).forget_faded(CHUNK)
     return records + len(letters)

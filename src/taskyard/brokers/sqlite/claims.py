@@ -13,6 +13,7 @@ from taskyard.brokers.base import Claim, ClaimedLane, Delivery, GroupWant, Want
 from taskyard.brokers.lane import Flush, Gate, Place
 from taskyard.brokers.sqlite.groups import GroupRow
 from taskyard.brokers.sqlite.lanes import DELIVERY, Lane, Lanes, delivery
+from taskyard.brokers.sqlite.rates import Limiter, is_limited, spend_of_lane, tokens_of_lane
 from taskyard.brokers.sqlite.transaction import Transaction
 from taskyard.message import read_envelope
 
@@ -31,6 +32,8 @@ Row = tuple[Any, ...]
 
 FIRST = (-(1 << 40), 0)
 """Before every priority and turn."""
+FIRST_FILLING = (0, "")
+"""Before every time and shard."""
 MOST_PASSED_OVER = 2048
 """Lanes with another history that a claim looks at; a crash may leave many of them."""
 
@@ -48,6 +51,7 @@ class HeldClaim(msgspec.Struct):
         messages: how many it holds.
         lane_ids: the lanes that it holds, where their number of claims is limited.
         lanes: what it holds.
+        since: when it was made, where a rate was limited then; else 0.
     """
 
     token: int
@@ -57,6 +61,7 @@ class HeldClaim(msgspec.Struct):
     messages: int
     lane_ids: list[int]
     lanes: list[ClaimedLane]
+    since: int
 
 
 # Taking
@@ -99,6 +104,19 @@ class Claimer:
         self._lanes = lanes
         self._groups = {row.id: (row, wish.messages) for row, wish in groups}
         self._want = want
+        self._limiter = Limiter(tx, [row for row, _ in groups])
+
+    def next_at(self) -> int:
+        """When a group that was passed over gets a token; 0: there is none."""
+        return self._limiter.next_at(self._has_something)
+
+    def _has_something(self, group: GroupRow) -> bool:
+        if self._lanes.ready(group, FIRST, 1):
+            return True
+        return self._drains(group) and bool(self._lanes.filling(group, FIRST_FILLING, 1))
+
+    def _drains(self, group: GroupRow) -> bool:
+        return self._want.drain or self._tx.gate(group.group.queue) is Gate.DRAINING
 
     def claims(self) -> list[Claim]:
         """Claim, group after group as it is their turn, until the worker's slots are full."""
@@ -113,8 +131,11 @@ class Claimer:
         return claims
 
     def _next(self, *, alone: bool) -> Claim | None:
+        for spent in self._limiter.without_tokens():
+            self._groups.pop(spent, None)
         while (group_id := self._next_group()) is not None:
-            group, room = self._groups[group_id]
+            group, most = self._groups[group_id]
+            room = self._limiter.room(group_id, most)
             taker = _Taker(self._tx, self._lanes, group, room, self._want.bytes, alone=alone)
             self._take_ready(taker)
             made = self._store(taker)
@@ -143,7 +164,7 @@ class Claimer:
             count = min(count * 4, taker.room, 512)
 
     def _take_filling(self, taker: _Taker) -> None:
-        behind = (0, "")
+        behind = FIRST_FILLING
         while taker.room > 0 and taker.passed_over < MOST_PASSED_OVER:
             filling = self._lanes.filling(taker.group, behind, taker.room)
             if not filling:
@@ -152,10 +173,10 @@ class Claimer:
             taker.take(filling)
 
     def _drain(self) -> Claim | None:
-        for group, room in self._groups.values():
-            draining = self._want.drain or self._tx.gate(group.group.queue) is Gate.DRAINING
-            if not (group.policy.within and draining):
+        for group, most in self._groups.values():
+            if not (group.policy.within and self._drains(group)):
                 continue
+            room = self._limiter.room(group.id, most)
             taker = _Taker(self._tx, self._lanes, group, room, self._want.bytes, alone=False)
             self._take_filling(taker)
             made = self._store(taker)
@@ -165,17 +186,18 @@ class Claimer:
 
     def _store(self, taker: _Taker) -> Claim | None:
         self.suspects = self.suspects or taker.suspects
+        self._lanes.save()
         if not taker.parts:
             return None
         tx, group, want = self._tx, taker.group, self._want
-        self._lanes.save()
         token = tx.sequences(1)
         messages = sum(len(part.messages) for part in taker.parts)
         deadline = tx.now + want.lease
+        self._limiter.spend(group.id, messages)
         tx.execute(
             "INSERT INTO taskyard_claim"
-            " (token, grp, owner, deadline, lease, messages, lanes, parts)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            " (token, grp, owner, deadline, lease, messages, lanes, parts, since)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 token,
                 group.id,
@@ -185,6 +207,7 @@ class Claimer:
                 messages,
                 msgspec.json.encode(taker.lane_ids) if taker.lane_ids else None,
                 msgspec.msgpack.encode(taker.parts),
+                tx.now if is_limited(tx, group) else 0,
             ),
         )
         tx.gauge(group, "waiting", -messages)
@@ -278,10 +301,14 @@ class _Taker:
             wanted = rules.take(lane, self.group.policy, self.room, reason, begun=bool(self.parts))
             if wanted == 0:
                 self.room = 0
-        messages, size = self._fitting(rows, wanted)
+        tokens = tokens_of_lane(lane, self._tx.now, wanted)
+        if tokens_of_lane(lane, self._tx.now, 1) == 0:
+            self._lanes.relocate(lane)  # a clock was set back since it was ready
+        messages, size = self._fitting(rows, tokens)
         if not messages:
             self.passed_over += 1
             return
+        spend_of_lane(lane, self._tx.now, len(messages))
         self.parts.append(ClaimedLane(lane.shard, reason, messages))
         self.room -= len(messages)
         self._bytes -= size
@@ -434,12 +461,13 @@ def remove_claim(tx: Transaction, token: int) -> tuple[GroupRow, int, list[int]]
 def find_claim(tx: Transaction, token: int) -> HeldClaim | None:
     """Read a claim with its messages; None: it is lost."""
     row = tx.execute(
-        "SELECT grp, lease, deadline, messages, lanes, parts FROM taskyard_claim WHERE token = ?",
+        "SELECT grp, lease, deadline, messages, lanes, parts, since FROM taskyard_claim"
+        " WHERE token = ?",
         (token,),
     ).fetchone()
     if row is None:
         return None
-    group, lease, deadline, messages, ids, parts = row
+    group, lease, deadline, messages, ids, parts, since = row
     return HeldClaim(
         token,
         tx.group_by_id(group),
@@ -448,6 +476,7 @@ def find_claim(tx: Transaction, token: int) -> HeldClaim | None:
         messages,
         _ids(ids),
         _parts.decode(parts),
+        since,
     )
 
 

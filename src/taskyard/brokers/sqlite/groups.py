@@ -8,8 +8,12 @@ import msgspec
 
 from taskyard.brokers.base import Group
 from taskyard.brokers.lane import Gate, GroupPolicy
+from taskyard.brokers.rate import QueueRate
 
 __all__ = ["GroupRow", "Groups"]
+
+
+NO_RATE = QueueRate()
 
 
 class GroupRow(msgspec.Struct, frozen=True):
@@ -22,13 +26,17 @@ class GroupRow(msgspec.Struct, frozen=True):
 
 
 class Groups:
-    """A cache of groups and gates, reloaded when the database says that they changed."""
+    """A cache of groups, and of gates and limits of queues.
+
+    It is reloaded when the database says that something of it changed.
+    """
 
     def __init__(self) -> None:
         self._version = -1
         self._by_id: dict[int, GroupRow] = {}
         self._by_key: dict[Group, GroupRow] = {}
         self._gates: dict[str, Gate] = {}
+        self._rates: dict[str, QueueRate] = {}
 
     def refresh(self, connection: sqlite3.Connection, version: int) -> None:
         """Reload unless `version` is what is remembered."""
@@ -50,6 +58,10 @@ class Groups:
         self._gates = {
             queue: Gate(gate)
             for queue, gate in connection.execute("SELECT queue, gate FROM taskyard_gate")
+        }
+        self._rates = {
+            queue: msgspec.json.decode(rate, type=QueueRate)
+            for queue, rate in connection.execute("SELECT queue, rate FROM taskyard_queue_rate")
         }
         self._version = version
 
@@ -73,6 +85,14 @@ class Groups:
     def remember_gate(self, queue: str, gate: Gate) -> None:
         """Note what a queue lets through from now on."""
         self._gates[queue] = gate
+
+    def rate(self, queue: str) -> QueueRate:
+        """The limits of a queue."""
+        return self._rates.get(queue, NO_RATE)
+
+    def remember_rate(self, queue: str, rate: QueueRate) -> None:
+        """Note the limits of a queue from now on."""
+        self._rates[queue] = rate
 
     def of_queue(self, queue: str) -> list[GroupRow]:
         """The groups of a queue."""

@@ -10,7 +10,9 @@ import msgspec
 
 from taskyard.brokers import lane as rules
 from taskyard.brokers.base import Delivery
+from taskyard.brokers.common import FORGOTTEN
 from taskyard.brokers.lane import LaneState, Place
+from taskyard.brokers.rate import clamped, latest_with_token
 from taskyard.brokers.sqlite.groups import GroupRow
 from taskyard.brokers.sqlite.transaction import Transaction
 
@@ -18,9 +20,9 @@ __all__ = ["DELIVERY", "Lane", "Lanes", "delivery", "delivery_row"]
 
 DELIVERY = "sequence, since, deliveries, attempts, losses, cap, body"
 
-_STATE = "waiting, bytes, oldest, mixed, held, blocked, parked, priority, place, turn, at"
+_STATE = "waiting, bytes, oldest, mixed, held, blocked, parked, tat, priority, place, turn, at"
 _COLUMNS = f"id, shard, {_STATE}"
-_INDEXED = 7
+_INDEXED = 8
 """From here on, the columns of `_STATE` are in indexes."""
 _COUNTS = 3
 """Up to here, the columns of `_STATE` are counts (see `Lane.counts_exactly`)."""
@@ -135,20 +137,27 @@ class Lanes:
 
     def filling(self, group: GroupRow, behind: tuple[int, str], limit: int) -> list[Lane]:
         """Lanes whose batches wait to fill, behind a time and shard."""
+        now, rate = self._tx.now, group.policy.shard_limit
+        condition = "place = 2 AND blocked <= ? AND (at, shard) > (?, ?)"
+        order = "ORDER BY at, shard LIMIT ?"
+        if rate is None:
+            return self._read(group, f"{condition} {order}", now, *behind, limit)
         return self._read(
             group,
-            "place = 2 AND blocked <= ? AND (at, shard) > (?, ?) ORDER BY at, shard LIMIT ?",
-            self._tx.now,
+            f"{condition} AND tat <= ? {order}",
+            now,
             *behind,
+            latest_with_token(rate, now),
             limit,
         )
 
     def due(self, limit: int) -> list[Lane]:
         """Lanes of any group whose time has come."""
+        return self._until_now("place = 2 AND at <= ? ORDER BY at, grp, shard LIMIT ?", limit)
+
+    def _until_now(self, condition: str, limit: int) -> list[Lane]:
         rows = self._tx.execute(
-            f"SELECT grp, {_COLUMNS} FROM taskyard_lane WHERE place = 2 AND at <= ?"
-            " ORDER BY at, grp, shard LIMIT ?",
-            (self._tx.now, limit),
+            f"SELECT grp, {_COLUMNS} FROM taskyard_lane WHERE {condition}", (self._tx.now, limit)
         ).fetchall()
         return [self._known(self._tx.group_by_id(row[0]), row[1:]) for row in rows]
 
@@ -211,6 +220,8 @@ class Lanes:
         # A clock that was set back must not make a batch wait for longer than `within`.
         if lane.counts_exactly:
             lane.oldest = min(lane.oldest, self._tx.now)
+        if lane.tat:
+            lane.tat = clamped(lane.tat, lane.group.policy.shard_limit, self._tx.now)
         now_at, at = rules.place(lane, lane.group.policy, self._tx.now)
         if now_at is Place.READY:
             if served or lane.place != Place.READY:
@@ -221,14 +232,36 @@ class Lanes:
         lane.place, lane.at = now_at, at
         self._dirty[lane.id] = lane
 
+    def relocate_all(self, group: GroupRow) -> None:
+        """Decide where every lane of a group is: for a deploy, not for daily work."""
+        shards = [
+            shard
+            for (shard,) in self._tx.execute(
+                "SELECT shard FROM taskyard_lane WHERE grp = ? ORDER BY shard", (group.id,)
+            )
+        ]
+        for lane in self.get(group, shards):
+            self.relocate(lane)
+        self.save()
+
+    def forget_faded(self, limit: int) -> None:
+        """Forget empty lanes whose limit is as good as unused."""
+        faded = self._until_now("place = 3 AND at <= ? ORDER BY at LIMIT ?", limit)
+        for lane in faded:
+            self.relocate(lane)
+        if faded:
+            self.save()
+
     def save(self) -> None:
         """Write what was changed, so that queries see it."""
+        fading = 0
         gone: list[tuple[int]] = []
         new: list[tuple[Any, ...]] = []
         moved: list[tuple[int, ...]] = []
         kept: list[tuple[int, ...]] = []
         for lane in self._dirty.values():
             row = _row(lane)
+            fading += lane.place == Place.FADING
             if _is_empty(lane):
                 if lane.stored:
                     gone.append((lane.id,))
@@ -244,6 +277,8 @@ class Lanes:
         for statement, rows in ((_MOVE, moved), (_UPDATE, kept), (_INSERT, new), (_DELETE, gone)):
             if rows:
                 self._tx.executemany(statement, rows)
+        if fading:  # more are forgotten than come, so none pile up
+            self.forget_faded(FORGOTTEN * fading)
 
 
 def _assignments(columns: Sequence[str]) -> str:
@@ -255,14 +290,15 @@ _MOVE = f"UPDATE taskyard_lane SET {_assignments(_STATE.split(', '))} WHERE id =
 _UPDATE = f"UPDATE taskyard_lane SET {_assignments(_STATE.split(', ')[:_INDEXED])} WHERE id = ?"
 _INSERT = (
     f"INSERT INTO taskyard_lane (id, grp, shard, {_STATE})"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _DELETE = "DELETE FROM taskyard_lane WHERE id = ?"
 
 
 def _is_empty(lane: Lane) -> bool:
     # The lane of a task that does not shard stays: it would come and go with every message.
-    return lane.waiting == 0 and lane.held == 0 and not lane.parked and lane.shard != ""
+    used = lane.waiting or lane.held or lane.parked or lane.tat
+    return not used and lane.shard != ""
 
 
 def _is_worth_writing(lane: Lane, row: tuple[int, ...]) -> bool:
@@ -283,6 +319,7 @@ def _row(lane: Lane) -> tuple[int, ...]:
         lane.held,
         lane.blocked,
         lane.parked,
+        lane.tat,
         lane.priority,
         lane.place,
         lane.turn,
@@ -292,7 +329,7 @@ def _row(lane: Lane) -> tuple[int, ...]:
 
 def _lane(group: GroupRow, row: Sequence[Any]) -> Lane:
     id_, shard, *state = row
-    waiting, bytes_, oldest, mixed, held, blocked, parked, priority, place_, turn, at = state
+    waiting, bytes_, oldest, mixed, held, blocked, parked, tat, priority, place_, turn, at = state
     return Lane(
         waiting,
         bytes_,
@@ -302,6 +339,7 @@ def _lane(group: GroupRow, row: Sequence[Any]) -> Lane:
         held,
         blocked,
         bool(parked),
+        tat,
         id_,
         group,
         shard,

@@ -20,6 +20,7 @@ from taskyard.brokers.lane import cap_after_loss, is_given_up
 from taskyard.brokers.sqlite.claims import HeldClaim, find_claim, keep_claim, remove_claim
 from taskyard.brokers.sqlite.groups import GroupRow
 from taskyard.brokers.sqlite.lanes import DELIVERY, Lane, Lanes, delivery, delivery_row
+from taskyard.brokers.sqlite.rates import give_back
 from taskyard.brokers.sqlite.records import bury, finish_records, postpone_record
 from taskyard.brokers.sqlite.transaction import Transaction
 from taskyard.message import State
@@ -168,6 +169,7 @@ class Settler:
             running = [entry for entry in part.messages if entry[1].sequence in settlement.keep]
             ended = [entry for entry in part.messages if entry[1].sequence not in settlement.keep]
             self._end(held.group, part.shard, ended, settlement)
+            self._refund(held, part, settlement)
             if running:
                 kept.append(ClaimedLane(part.shard, part.flush, running))
             else:
@@ -181,6 +183,21 @@ class Settler:
             keep_claim(self._tx, held)
         else:
             remove_claim(self._tx, held.token)
+
+    def _refund(self, held: HeldClaim, part: ClaimedLane, settlement: Settlement) -> None:
+        outcomes = [settlement.outcomes.get(message.sequence) for _, message in part.messages]
+        count = sum(isinstance(outcome, Back) and not outcome.started for outcome in outcomes)
+        if count:
+            give_back(
+                self._tx,
+                self._lanes,
+                held.group,
+                part.shard,
+                since=held.since,
+                taken=held.messages,
+                of_lane=len(part.messages),
+                count=count,
+            )
 
     def _end(self, group: GroupRow, shard: str, messages: Messages, settlement: Settlement) -> None:
         back: Messages = []

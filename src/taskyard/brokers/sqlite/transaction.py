@@ -9,10 +9,11 @@ import msgspec
 
 from taskyard.brokers.base import Group
 from taskyard.brokers.lane import Gate, GroupPolicy
+from taskyard.brokers.rate import QueueRate, Rate, clamped, token_at
 from taskyard.brokers.sqlite.groups import GroupRow, Groups
 from taskyard.brokers.sqlite.wakeup import Doorbells
 
-__all__ = ["NEVER", "SCHEDULES_TOPIC", "Transaction"]
+__all__ = ["NEVER", "SCHEDULES_TOPIC", "Transaction", "store_tat", "tat_of"]
 
 NEVER = 1 << 62
 """When a sleeper wakes by itself that waits for nothing yet: a time that does not come."""
@@ -148,6 +149,46 @@ class Transaction:
         self._groups.changed(self._policies)
         self._ready.update(row.id for row in self._groups.of_queue(queue))
 
+    # Limits
+
+    def buckets(self, group: GroupRow) -> list[tuple[str, Rate]]:
+        """The limits of a group and of its queue, with the names of their buckets."""
+        named = (
+            (f"g:{group.id}", group.policy.limit),
+            (f"q:{group.group.queue}", self.queue_rate(group.group.queue).limit),
+        )
+        return [(name, limit) for name, limit in named if limit is not None]
+
+    def token_at(self, group: GroupRow) -> int:
+        """When its limits and those of its queue let a message pass: now, or later."""
+        times = [
+            token_at(tat_of(self, name), limit, self.now) for name, limit in self.buckets(group)
+        ]
+        return max(times, default=self.now)
+
+    def queue_rate(self, queue: str) -> QueueRate:
+        """The limits of a queue."""
+        return self._groups.rate(queue)
+
+    def store_queue_rate(self, queue: str, rate: QueueRate) -> None:
+        """Set the limits of a queue, and leave what they let through now to others."""
+        self.execute(
+            "INSERT INTO taskyard_queue_rate (queue, rate) VALUES (?, ?)"
+            " ON CONFLICT (queue) DO UPDATE SET rate = excluded.rate",
+            (queue, msgspec.json.encode(rate)),
+        )
+        self._policies += 1
+        self._groups.remember_rate(queue, rate)
+        self._groups.changed(self._policies)
+        store_tat(self, f"q:{queue}", clamped(tat_of(self, f"q:{queue}"), rate.limit, self.now))
+        self._ready.update(row.id for row in self._groups.of_queue(queue))
+
+    def limit_changed(self, group: GroupRow) -> None:
+        """Leave what the new limit of a group lets through now to others."""
+        name = f"g:{group.id}"
+        store_tat(self, name, clamped(tat_of(self, name), group.policy.limit, self.now))
+        self._ready.add(group.id)
+
     # Telling others
 
     def has_ready(self, group: GroupRow) -> None:
@@ -268,7 +309,11 @@ class Transaction:
             )
         if (self._ready or self._earliest) and self.any_listener():
             for group_id in sorted(self._ready):
-                if self._has_claimable(group_id):
+                if not self._has_claimable(group_id):
+                    continue
+                if (at := self.token_at(self._groups.by_id(group_id))) > self.now:
+                    self._comes_at(group_id, at)
+                else:
                     self._wake_one(group_id, 0)
             for group_id, at in sorted(self._earliest.items()):
                 self._wake_for_time(group_id, at)
@@ -300,3 +345,21 @@ class Transaction:
         )
         stored = self._stored
         return [(0, name, value - stored[name]) for name, value in numbers if value != stored[name]]
+
+
+def tat_of(tx: Transaction, bucket: str) -> int:
+    """The stored tat of a bucket; 0: it is full."""
+    row = tx.execute("SELECT tat FROM taskyard_bucket WHERE name = ?", (bucket,)).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def store_tat(tx: Transaction, bucket: str, tat: int) -> None:
+    """Store the tat of a bucket."""
+    if tat == 0:
+        tx.execute("DELETE FROM taskyard_bucket WHERE name = ?", (bucket,))
+        return
+    tx.execute(
+        "INSERT INTO taskyard_bucket (name, tat) VALUES (?, ?)"
+        " ON CONFLICT (name) DO UPDATE SET tat = excluded.tat",
+        (bucket, tat),
+    )

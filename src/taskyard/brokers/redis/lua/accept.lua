@@ -7,7 +7,7 @@
 --       6   the new number of partitions
 --       7   the index of this one
 --       8   the last sequence of the container from where the lanes come
---       9   what it lets through, and its groups, as part.lua gives them
+--       9   what it lets through, its groups and limits, as part.lua gives them
 -- Reply  1
 -- include moving
 
@@ -16,16 +16,19 @@ local queue, epoch = ARGV[4], tonumber(ARGV[5])
 if (split_of(queue)[1] or 1) >= epoch then
     return 1
 end
-local gate, policies = unpack(cmsgpack.unpack(ARGV[9]))
+local gate, policies, rates = unpack(cmsgpack.unpack(ARGV[9]))
+rates = rates or {false, false, 1}
 store_gate(queue, gate)
+limits.store_queue(queue, rates)
 for _, group in ipairs(groups_of(queue)) do
     group.gate = gate -- somebody may sleep on what is not there yet
+    limits.inherit(group, rates)
 end
 store_split(queue, {epoch, CLOSED, tonumber(ARGV[6]), tonumber(ARGV[7])})
 for _, policy in ipairs(policies) do
     local group = made_group(policy[1])
     group.size, group.within, group.bytes, group.concurrency, group.max_deliveries, group.members,
-        group.declared = unpack(policy, 2)
+        group.declared, group.rates = unpack(policy, 2)
     store_policy(group)
 end
 load_numbers()

@@ -4,7 +4,7 @@
 -- ARGV  1 slot, 2 number, 3 clock
 --       4   packed: {group key, size, within, bytes, concurrency, max_deliveries, members,
 --           whether to replace what is stored, epoch of the placement that the caller knows (by
---           default 1)}
+--           default 1), rate limit, that of each shard (see limit.lua), number of partitions}
 -- Reply {1 if lanes must be settled anew}
 --       {-1, the stored policy packed, messages that are there}: it conflicts, nothing is stored
 --       {2} or {3}: nothing is stored, as put.lua says
@@ -22,8 +22,8 @@ if saved then
     return {tonumber(saved)}
 end
 
-local key, size, within, bytes, concurrency, max_deliveries, members, replace, epoch =
-    unpack(cmsgpack.unpack(ARGV[4]))
+local key, size, within, bytes, concurrency, max_deliveries, members, replace, epoch, rate,
+    shard_rate, parts = unpack(cmsgpack.unpack(ARGV[4]))
 local conflict = epoch_conflict(key, epoch or 1)
 if conflict then
     return {conflict}
@@ -82,6 +82,8 @@ if not keep then
         or group.concurrency ~= concurrency or group.max_deliveries ~= max_deliveries
     group.size, group.within, group.bytes = size, within, bytes
     group.concurrency, group.max_deliveries = concurrency, max_deliveries
+    changes = limits.set(group, {[limits.RATE] = rate or false,
+        [limits.SHARD_RATE] = shard_rate or false, [limits.PARTS] = parts}) or changes
 end
 if changes or not group.declared then
     group.declared = true

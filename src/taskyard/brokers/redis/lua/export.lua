@@ -14,7 +14,8 @@
 -- A thing is one of
 --   'm', group key, shard, priority, entry, record: a message of a lane
 --   'd', group key, shard, priority, entry, record, due: one outside its lane
---   's', group key, shard, parked, blocked: what holds up a lane whose last message left
+--   's', group key, shard, parked, blocked, tat if its rate is limited: what holds up a lane whose
+--       last message left
 --   'x', group key, letter, record: a dead letter
 -- where a record is false or what HGETALL gives.
 -- include letters
@@ -92,6 +93,7 @@ end
 
 local function take_lane(lane)
     local before = waiting(lane)
+    find_place(lane)
     local priorities = {unpack(lane.priorities)}
     for index = #priorities, 1, -1 do
         take_tail(lane, priorities[index])
@@ -103,9 +105,11 @@ local function take_lane(lane)
         if before > 0 then
             count(lane.group, 'lanes', -1)
         end
-        if lane.parked or lane.blocked > 0 then
-            add({'s', lane.group.key, lane.shard, lane.parked, lane.blocked}, 0)
+        if lane.parked or lane.blocked > 0 or lane.tat > now then
+            add({'s', lane.group.key, lane.shard, lane.parked, lane.blocked,
+                lane.tat > now and lane.tat or nil}, 0)
         end
+        lane.tat = 0
         set_parked(lane, false)
     end
     settle_down(lane)

@@ -22,7 +22,9 @@ end
 local gone = {}
 for index = 7, #ARGV do
     local lane = group and lane_of(group, ARGV[index])
-    if not lane or (waiting(lane) == 0 and lane.held == 0 and not lane.parked) then
+    if not lane or (waiting(lane) == 0 and lane.held == 0 and not lane.parked
+        and lane.tat <= now)
+    then
         gone[#gone + 1] = ARGV[index]
     end
 end

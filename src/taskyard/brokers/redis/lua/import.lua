@@ -62,10 +62,11 @@ function bring.d(group, shard, priority, entry, record, due)
     bring_record(record, body_id(message.body), group, 0)
 end
 
-function bring.s(group, shard, parked, blocked)
+function bring.s(group, shard, parked, blocked, tat)
     local lane = touched_lane(group, shard)
     set_parked(lane, lane.parked or parked)
     lane.blocked = math.max(lane.blocked, blocked)
+    lane.tat = math.max(lane.tat, tat or 0)
     changed(lane)
 end
 

@@ -9,7 +9,8 @@
 --       7   the index of this one
 -- Reply {last sequence, 1 if it is at it (0: it is through), 1 if it knows all that leaves,
 --       packed: what the queue lets through; of each group key, size, within, bytes, concurrency,
---       max_deliveries, members, declared}
+--       max_deliveries, members, declared, and its rate limits, if it has some; those of the queue,
+--       if it has some (see shared/limits.lua)}
 -- include sleepers
 
 local queue, epoch = ARGV[4], tonumber(ARGV[5])
@@ -35,9 +36,9 @@ end
 local policies = {}
 for index, group in ipairs(groups_of(queue)) do
     policies[index] = {group.key, group.size, group.within, group.bytes, group.concurrency,
-        group.max_deliveries, group.members, group.declared}
+        group.max_deliveries, group.members, group.declared, group.rates}
 end
 load_numbers()
 local is_leaving = split[1] == epoch and split[2] == LEAVING
 return {last_sequence, is_leaving and 1 or 0, split[5] and 1 or 0,
-    cmsgpack.pack({gate_of(queue), policies})}
+    cmsgpack.pack({gate_of(queue), policies, limits.stored_of_queue(queue)})}

@@ -151,11 +151,11 @@ local function put_now(group, item, first)
     end
     local known = lane.waiting
     if group.within > 0 or item[3] ~= 0 or known or lane.priorities[2] or lane.back[1]
-        or lane.priorities[1] ~= 0 or #entries > SPREAD
+        or lane.priorities[1] ~= 0 or lane.tat > 0 or #entries > SPREAD
     then
         local priority = lane.priorities[1]
         append(lane, item[3], entries, first, size)
-        if lane.waiting == #entries or group.within > 0 or lane.blocked > 0
+        if lane.waiting == #entries or group.within > 0 or lane.blocked > 0 or lane.tat > 0
             or lane.priorities[1] ~= priority
         then
             touch(lane)

@@ -227,13 +227,21 @@ do
             reason = flush_reason(lane, group) or otherwise
             most = take_count(lane, group, room.messages, reason, begun)
         end
+        local before = #taken
         if most == 0 then
             room.messages = 0
             return
         end
-        local runs = take(lane, most, room, taken)
+        if group.shard_limit then
+            most = math.min(most, gcra.tokens(lane.tat, group.shard_limit))
+        end
+        local runs = most > 0 and take(lane, most, room, taken)
         if not runs then
             return
+        end
+        if group.shard_limit then
+            lane.tat = gcra.spend(lane.tat, group.shard_limit, #taken - before)
+            changed(lane)
         end
         if group.concurrency > 0 then
             lane.held = lane.held + 1
@@ -262,7 +270,9 @@ do
 
     local function open_claim(group, parts, entries)
         local token, deadline = sequences(1), now + want[3]
-        store_claim(token, {group.key, want[2], want[3], #entries, parts}, entries)
+        limits.spend(group, #entries)
+        store_claim(token, {group.key, want[2], want[3], #entries, parts,
+            limits.is_limited(group) and now or nil}, entries)
         call('ZADD', CLAIMS, deadline, text(token))
         count(group, 'running', #entries)
         count_redelivered(group, entries)
@@ -271,7 +281,7 @@ do
 
     -- Fills a claim from the first lanes under `key`; `came_from`: their place.
     local function fill(group, key, came_from, room, otherwise)
-        local parts, entries, served, back = {}, {}, {}, {}
+        local parts, entries, served, back, looked = {}, {}, {}, {}, {}
         local fetch, passed = 1, 0
         add_ready(group)
         while room.messages > 0 and passed < PASSED do
@@ -289,6 +299,7 @@ do
                 if room.messages > 0 then
                     lane.place, lane.turn = came_from, nil
                     part = take_from(lane, room, otherwise, entries)
+                    looked[#looked + 1] = not part and lane or nil
                 end
                 if part then
                     parts[#parts + 1] = part
@@ -303,6 +314,11 @@ do
             fetch = fetch * 4
         end
         spread('ZADD', key, back, 2)
+        for _, lane in ipairs(looked) do
+            if group.shard_limit and gcra.tokens(lane.tat, group.shard_limit) == 0 then
+                settle_down(lane) -- a clock was set back since it was ready
+            end
+        end
         for _, lane in ipairs(served) do
             settle_down(lane)
         end
@@ -329,10 +345,20 @@ do
         return first
     end
 
+    -- Leaves out groups without tokens.
+    local function pass_over(served)
+        for index = #served, 1, -1 do
+            if limits.room(served[index], 1) == 0 then
+                table.remove(served, index)
+            end
+        end
+    end
+
     local function next_claim(served, wanted, alone)
+        pass_over(served)
         local group = first_group(served)
         while group do
-            local room = new_room(wanted[group.gid], want[5], alone)
+            local room = new_room(limits.room(group, wanted[group.gid]), want[5], alone)
             -- Only a batch's age can be undone after it made a lane ready: by a clock set back.
             local parts, entries = fill(group, group.ready_key, READY, room, 'age')
             suspects = suspects or room.suspects
@@ -350,7 +376,7 @@ do
         end
         for _, filling in ipairs(served) do
             if want[6] or filling.gate == DRAINING then
-                local room = new_room(wanted[filling.gid], want[5], false)
+                local room = new_room(limits.room(filling, wanted[filling.gid]), want[5], false)
                 local parts, entries = fill(filling, filling.filling_key, LATER, room, 'drain')
                 suspects = suspects or room.suspects
                 if #parts > 0 then
@@ -360,9 +386,27 @@ do
         end
     end
 
-    -- Claims group after group, as it is their turn, until the worker's slots are full.
+    -- When a group that has something, but no token, gets one; 0: there is none.
+    local function next_token_at(served)
+        local first = 0
+        for _, group in ipairs(served) do
+            if limits.is_limited(group) and limits.room(group, 1) == 0 then
+                add_ready(group)
+                local drains = want[6] or group.gate == DRAINING
+                if call('EXISTS', group.ready_key) == 1
+                    or drains and call('EXISTS', group.filling_key) == 1
+                then
+                    first = earliest(first, limits.token_at(group))
+                end
+            end
+        end
+        return first
+    end
+
+    -- Claims group after group, as it is their turn, until the worker's slots are full. Returns
+    -- the claims, their tokens, and when a token comes that something waits for.
     make_claims = function(served, wanted)
-        local claims, tokens, messages = {}, {}, 0
+        local claims, tokens, messages, all = {}, {}, 0, {unpack(served)}
         while #claims < want[4] and messages < want[9] do
             local claim, token = next_claim(served, wanted, want[7] and #claims == 0)
             if not claim then
@@ -374,11 +418,12 @@ do
                 break
             end
         end
-        return claims, tokens
+        return claims, tokens, next_token_at(all)
     end
 end
 
--- Lets in what is due, claims, or falls asleep; returns claims, their tokens, 1 if shards moved.
+-- Lets in what is due, claims, or falls asleep; returns claims, their tokens, 1 if shards moved,
+-- and when a token of a limit comes that something waits for.
 local function serve()
     reap_expired(REAPED, limit)
     promote_messages(PROMOTED)
@@ -405,18 +450,18 @@ local function serve()
             end
         end
     end
-    local claims, tokens = make_claims(served, wanted)
+    local claims, tokens, token_at = make_claims(served, wanted)
     if want[8] ~= '' then
         if #claims > 0 then
             forget_sleeper(want[8])
         else
-            fall_asleep(want[8], named, members, next_at(), want[10])
+            fall_asleep(want[8], named, members, earliest(next_at(), token_at), want[10])
         end
     end
     if #claims > 0 then
         pass_on(named)
     end
-    return claims, tokens, moved
+    return {claims = claims, tokens = tokens, moved = moved, token_at = token_at}
 end
 
 -- The step
@@ -426,17 +471,17 @@ if saved then
     return reply_again(saved)
 end
 
-local lost, claims, tokens, moved = {}, {}, {}, nil
+local lost, found = {}, {claims = {}, tokens = {}, token_at = 0}
 for _, settlement in ipairs(settlements) do
     if not settle(settlement, limit) then
         lost[#lost + 1] = settlement[1]
     end
 end
 if want then
-    claims, tokens, moved = serve()
+    found = serve()
 end
 
 store()
-local upcoming = next_at()
-remember(cmsgpack.pack({lost, now, upcoming, suspects and 1 or 0, tokens, moved}))
-return {lost, now, upcoming, suspects and 1 or 0, claims, moved}
+local upcoming = earliest(next_at(), found.token_at)
+remember(cmsgpack.pack({lost, now, upcoming, suspects and 1 or 0, found.tokens, found.moved}))
+return {lost, now, upcoming, suspects and 1 or 0, found.claims, found.moved}

@@ -46,6 +46,7 @@ end
 
 local limit, cursor = tonumber(ARGV[5]), ARGV[6]
 local removed = drop_old(now - tonumber(ARGV[4]), limit)
+fading.forget(limit)
 if removed < limit then
     cursor = forget_old(cursor)
 end

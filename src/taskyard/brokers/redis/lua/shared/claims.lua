@@ -2,8 +2,8 @@
 --
 -- T:claims     zset  token -> deadline
 -- T:c:<token>  list  first packed: group key, owner, lease, number of messages, and per lane
---                    {shard, flush, priority, number of messages, priority, number…};
---                    then the entries, in that order
+--                    {shard, flush, priority, number of messages, priority, number…}, and where
+--                    a rate is limited when it was made; then the entries, in that order
 -- include letters
 -- include envelope
 
@@ -106,8 +106,22 @@ function ends.discard(group, _, _, _, outcome)
     finish_record(outcome[2], 'discarded')
 end
 
--- Settles message after message; returns what is left of the claim.
-local function settle_each(group, token, parts, settlement, limit)
+-- Gives back the tokens of messages of a part that came back and were not started.
+function limits.refund_part(group, part, claimed, number)
+    local lane, of_part = lane_of(group, part[1]), 0
+    for position = 4, #part, 2 do
+        of_part = of_part + part[position]
+    end
+    limits.refund(group, claimed.since, claimed.number, number)
+    if group.shard_limit then
+        lane.tat = gcra.refund(lane.tat, group.shard_limit, claimed.since, of_part, number)
+        changed(lane)
+    end
+end
+
+-- Settles message after message; returns what is left of the claim. `claimed`: how many messages
+-- it has, and when it was made.
+local function settle_each(group, token, parts, claimed, settlement, limit)
     local outcomes, keep, kept_parts, kept = {}, {}, {}, {}
     for _, outcome in ipairs(settlement[2]) do
         outcomes[outcome[1]] = outcome[2]
@@ -117,7 +131,7 @@ local function settle_each(group, token, parts, settlement, limit)
     end
     local entries, index = call('LRANGE', claim_key(token), 1, -1), 0
     for _, part in ipairs(parts) do
-        local shard, running = part[1], {part[1], part[2]}
+        local shard, running, unstarted = part[1], {part[1], part[2]}, 0
         for position = 3, #part, 2 do
             local priority, before = part[position], #kept
             for _ = 1, part[position + 1] do
@@ -128,6 +142,9 @@ local function settle_each(group, token, parts, settlement, limit)
                 if keep[sequence] then
                     kept[#kept + 1] = entry
                 elseif outcome then
+                    if outcome[1] == 'back' and not outcome[2] then
+                        unstarted = unstarted + 1
+                    end
                     ends[outcome[1]](group, shard, priority, read_entry(entry), outcome, limit)
                 else
                     count(group, 'done', 1)
@@ -140,6 +157,9 @@ local function settle_each(group, token, parts, settlement, limit)
         end
         if #running > 2 then
             kept_parts[#kept_parts + 1] = running
+        end
+        if unstarted > 0 and claimed.since then
+            limits.refund_part(group, part, claimed, unstarted)
         end
         look_at(group, shard, #running == 2)
     end
@@ -154,11 +174,12 @@ local function settle(settlement, limit)
     if not packed then
         return false
     end
-    local key, owner, lease, number, parts = unpack(cmsgpack.unpack(packed))
+    local key, owner, lease, number, parts, since = unpack(cmsgpack.unpack(packed))
     local group, kept_parts, kept = known_group(key), {}, {}
     if #settlement[2] > 0 or #settlement[4] > 0 then
         load_parts(group, parts)
-        kept_parts, kept = settle_each(group, token, parts, settlement, limit)
+        kept_parts, kept = settle_each(group, token, parts, {number = number, since = since},
+            settlement, limit)
     else
         count(group, 'done', number)
         if group.concurrency > 0 then
@@ -175,7 +196,7 @@ local function settle(settlement, limit)
         close_claim(token, group, number)
     elseif #kept < number then
         call('DEL', claim_key(token))
-        store_claim(token, {key, owner, lease, #kept, kept_parts}, kept)
+        store_claim(token, {key, owner, lease, #kept, kept_parts, since}, kept)
         count(group, 'running', #kept - number)
     end
     return true

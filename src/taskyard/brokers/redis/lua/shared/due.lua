@@ -57,12 +57,14 @@ local function promote_messages(limit)
     end
 end
 
+-- The first of two times, of which 0 is none.
+local function earliest(one, other)
+    return one > 0 and other > 0 and math.min(one, other) or math.max(one, other)
+end
+
 -- When something becomes eligible; 0: nothing does.
 local function next_at()
     local due = call('ZRANGE', DUE_KEY, 0, 0, 'WITHSCORES')[2]
     local later = call('ZRANGE', LATER_KEY, 0, 0, 'WITHSCORES')[2]
-    if due and later then
-        return math.min(tonumber(due), tonumber(later))
-    end
-    return tonumber(due or later or 0)
+    return earliest(tonumber(due or 0), tonumber(later or 0))
 end

@@ -2,7 +2,7 @@
 --
 -- T:groups       hash  key (queue NUL name) -> gid and what is declared, packed; if the queue was
 --                      split also the first four of `T:epochs`, and if the queue is not open its
---                      gate (else false in place of those four)
+--                      gate (else false in place of those four), and its rate limits
 -- T:names        hash  gid -> key
 -- T:g:<gid>      hash  counters: waiting, delayed, running, lanes, and the totals
 -- T:epochs       hash  queue that was split -> packed: epoch of its placement, phase of this
@@ -10,6 +10,7 @@
 --                      whether all that leaves it is known
 -- include container
 -- include gates
+-- include limits
 
 -- LEAVING: the lanes of other partitions move away from here. CLOSED: they move here, and those
 -- with a limit of claims wait until nothing of them is left where they were.
@@ -22,8 +23,9 @@ local function load_group(key, packed)
     local gid
     gid, group.size, group.within, group.bytes, group.concurrency, group.max_deliveries,
         group.members, group.declared, group.epoch, group.phase, group.partitions, group.index,
-        group.gate = unpack(cmsgpack.unpack(packed))
+        group.gate, group.rates = unpack(cmsgpack.unpack(packed))
     group.gid, group.gate = gid, group.gate or OPEN
+    limits.read(group)
     group.state_key = T .. ':s:' .. gid
     group.ready_key = T .. ':r:' .. gid
     group.filling_key = T .. ':f:' .. gid
@@ -39,11 +41,11 @@ local function store_policy(group)
     local policy = {group.gid, group.size, group.within, group.bytes, group.concurrency,
         group.max_deliveries, group.members, group.declared, group.epoch or nil,
         group.phase or nil, group.partitions or nil, group.index or nil}
-    if group.gate ~= OPEN then
+    if group.gate ~= OPEN or group.rates then
         for index = #policy + 1, 12 do
             policy[index] = false
         end
-        policy[13] = group.gate
+        policy[13], policy[14] = group.gate ~= OPEN and group.gate, group.rates
     end
     call('HSET', T .. ':groups', group.key, cmsgpack.pack(policy))
 end
@@ -92,6 +94,7 @@ local function made_group(key)
         group = load_group(key, cmsgpack.pack({gid, 1, 0, 0, 0, 3, {}, false, epoch, phase,
             partitions, index}))
         group.gate = gate_of(queue)
+        limits.inherit(group, limits.of_queue(queue))
         store_policy(group)
     end
     return group

@@ -6,6 +6,8 @@
 -- T:r:<gid>   zset  shard -> priority * 2^42 + turn: ready
 -- T:later     zset  gid (4 bytes) shard -> microseconds
 -- T:f:<gid>   zset  shard -> microseconds: those of `later` that wait for a batch to fill
+-- T:fading    zset  gid (4 bytes) shard -> microseconds: lanes of which nothing is left but that
+--                   their rate limit is not as good as unused yet
 -- T:p:<gid>   set   shards that are parked
 -- T:o:<gid>   set   while closed: shards that are open nevertheless
 -- T:w:<gid>   set   while closed: shards that wait for that
@@ -15,6 +17,7 @@
 -- include entry
 
 local LATER_KEY = T .. ':later'
+local fading = {key = T .. ':fading'}
 local TURNS = 2 ^ 42
 
 local news_ready, ready_order, news_time, time_order = {}, {}, {}, {}
@@ -25,11 +28,11 @@ local function new_lane(group, shard, packed)
     local lane = {group = group, shard = shard}
     if packed then
         lane.priorities, lane.held, lane.blocked, lane.parked, lane.bytes, lane.oldest,
-            lane.back = unpack(cmsgpack.unpack(packed))
-        lane.stored = true
+            lane.back, lane.tat = unpack(cmsgpack.unpack(packed))
+        lane.stored, lane.tat = true, lane.tat or 0
     else
         lane.priorities, lane.held, lane.blocked, lane.parked = {0}, 0, 0, false
-        lane.bytes, lane.oldest, lane.back = -1, 0, {}
+        lane.bytes, lane.oldest, lane.back, lane.tat = -1, 0, {}, 0
     end
     group.lanes[shard] = lane
     return lane
@@ -68,6 +71,7 @@ end
 local function is_plain(lane)
     return #lane.priorities == 1 and lane.priorities[1] == 0 and lane.held == 0
         and lane.blocked == 0 and not lane.parked and #lane.back == 0 and lane.oldest == 0
+        and lane.tat == 0
 end
 
 local function store_lanes()
@@ -77,7 +81,8 @@ local function store_lanes()
             if not is_plain(lane) then
                 kept[#kept + 1] = lane.shard
                 kept[#kept + 1] = cmsgpack.pack({lane.priorities, lane.held, lane.blocked,
-                    lane.parked, lane.bytes, lane.oldest, lane.back})
+                    lane.parked, lane.bytes, lane.oldest, lane.back,
+                    lane.tat > 0 and lane.tat or nil})
             elseif lane.stored then
                 gone[#gone + 1] = lane.shard
             end
@@ -187,7 +192,7 @@ end
 local function count_in(lane, priority, sequence, number, size)
     local group, before = lane.group, waiting(lane)
     if before == 0 and not lane.place then
-        lane.place = NOWHERE
+        lane.place = lane.tat > 0 and FADING or NOWHERE
     end
     add_priority(lane, priority)
     if group.within > 0 then
@@ -267,6 +272,8 @@ local function find_place(lane)
         lane.place, lane.turn = READY, tonumber(score) % TURNS
     elseif call('ZSCORE', LATER_KEY, later_member(lane)) then
         lane.place = LATER
+    elseif lane.tat > 0 and call('ZSCORE', fading.key, later_member(lane)) then
+        lane.place = FADING
     else
         lane.place = NOWHERE
     end
@@ -279,6 +286,8 @@ local function leave_place(lane)
     elseif lane.place == LATER then
         call('ZREM', LATER_KEY, later_member(lane))
         call('ZREM', lane.group.filling_key, lane.shard)
+    elseif lane.place == FADING then
+        call('ZREM', fading.key, later_member(lane))
     end
     lane.turn = nil
 end
@@ -297,7 +306,7 @@ end
 local function make_later(lane, at)
     local group = lane.group
     call('ZADD', LATER_KEY, at, later_member(lane))
-    if lane.blocked > now then
+    if held_up(lane, group) then
         call('ZREM', group.filling_key, lane.shard)
     else
         call('ZADD', group.filling_key, at, lane.shard)
@@ -334,7 +343,7 @@ end
 -- bring messages back is open, the lane keeps what holds them up.
 local function note_leaving(lane)
     local stays = lane.held > 0 and (lane.parked or lane.blocked > 0)
-    local moves = (lane.waiting > 0 or lane.parked) and not stays
+    local moves = (lane.waiting > 0 or lane.parked or lane.tat > now) and not stays
     call(moves and 'SADD' or 'SREM', T .. ':m:' .. lane.group.gid, lane.shard)
 end
 
@@ -346,6 +355,15 @@ local function know_batch(lane)
     end
     if lane.bytes < 0 and lane.group.bytes > 0 and lane.waiting < lane.group.size then
         lane.bytes = summed_bytes(lane)
+        changed(lane)
+    end
+end
+
+-- Takes notice that the tokens of a lane come back with time.
+function limits.clamp_lane(lane)
+    local tat = gcra.clamped(lane.tat, lane.group.shard_limit)
+    if tat ~= lane.tat then
+        lane.tat = tat
         changed(lane)
     end
 end
@@ -371,6 +389,9 @@ local function settle_down(lane)
         changed(lane)
     end
     find_place(lane)
+    if lane.tat > 0 then
+        limits.clamp_lane(lane)
+    end
     local where, at = place(lane, lane.group)
     if lane.group.phase == CLOSED and is_closed(lane) then
         where = NOWHERE
@@ -382,10 +403,28 @@ local function settle_down(lane)
         make_ready(lane)
     elseif where == LATER then
         make_later(lane, at)
+    elseif where == FADING then
+        call('ZADD', fading.key, at, later_member(lane))
     end
     lane.place = where
     if leaves(lane.group, lane.shard) then
         note_leaving(lane)
+    end
+    if where == FADING then
+        fading.forget(2) -- more than come, so none pile up
+    end
+end
+
+-- Forgets lanes of which nothing is left, and whose time is over.
+function fading.forget(limit)
+    local members = call('ZRANGEBYSCORE', fading.key, '-inf', now, 'LIMIT', 0, limit)
+    spread('ZREM', fading.key, members)
+    for _, member in ipairs(members) do
+        local lane = lane_of(group_of(text((struct.unpack('>I4', member)))), member:sub(5))
+        if lane.place == FADING then
+            lane.place = NOWHERE
+        end
+        settle_down(lane)
     end
 end
 

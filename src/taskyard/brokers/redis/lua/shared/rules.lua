@@ -1,9 +1,19 @@
 -- The rules of lanes, as in brokers/lane.py; a test holds both against each other.
 --
--- A lane is a table of waiting, bytes, oldest, held, blocked, parked; a policy one of size,
--- within, bytes, concurrency, max_deliveries.
+-- A lane is a table of waiting, bytes, oldest, held, blocked, parked, tat; a policy one of size,
+-- within, bytes, concurrency, max_deliveries, shard_limit.
+-- include rate
 
-local NOWHERE, READY, LATER = 0, 1, 2
+local NOWHERE, READY, LATER, FADING = 0, 1, 2, 3
+
+-- Whether a lane waits for more than that its batch fills; until when.
+local function held_up(lane, policy)
+    local at = lane.blocked
+    if at <= now and policy.shard_limit then
+        at = gcra.token_at(lane.tat, policy.shard_limit)
+    end
+    return at > now, at
+end
 
 local function flush_reason(lane, policy)
     if lane.waiting >= policy.size then
@@ -16,12 +26,14 @@ local function flush_reason(lane, policy)
 end
 
 local function place(lane, policy)
-    if lane.waiting == 0 or lane.parked then
+    if lane.parked or policy.concurrency > 0 and lane.held >= policy.concurrency then
         return NOWHERE, 0
-    elseif policy.concurrency > 0 and lane.held >= policy.concurrency then
-        return NOWHERE, 0
-    elseif lane.blocked > now then
-        return LATER, lane.blocked
+    elseif lane.waiting == 0 then
+        return lane.tat > now and FADING or NOWHERE, lane.tat > now and lane.tat or 0
+    end
+    local waits, at = held_up(lane, policy)
+    if waits then
+        return LATER, at
     elseif policy.within > 0 and not flush_reason(lane, policy) then
         return LATER, math.min(lane.oldest, now) + policy.within
     end

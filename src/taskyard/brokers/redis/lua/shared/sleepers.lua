@@ -131,7 +131,10 @@ local function announce()
         return
     end
     for _, group in ipairs(ready_order) do
-        if has_claimable(group) then
+        local at = has_claimable(group) and limits.token_at(group)
+        if at and at > now then
+            note_time(group, at)
+        elseif at then
             wake_one(group)
             news_time[group.gid] = nil
         end
@@ -152,5 +155,6 @@ local function store()
     end
     store_counts()
     store_numbers()
+    limits.store()
     announce()
 end

@@ -1,0 +1,118 @@
+"""Rate limits as the memory broker keeps them."""
+
+from __future__ import annotations
+
+from taskyard.brokers.base import Back, Group, Settlement
+from taskyard.brokers.memory.groups import GroupState, OpenClaim, Part, QueueState
+from taskyard.brokers.memory.lanes import Lane
+from taskyard.brokers.memory.state import MemoryState
+from taskyard.brokers.rate import Limited, Rate, clamped, refund, spend, tokens
+
+__all__ = ["Limiter", "refund_part", "set_rate", "spend_of_lane", "tokens_of_lane"]
+
+Bucket = GroupState | QueueState
+
+
+def _buckets(group: GroupState) -> list[tuple[Bucket, Rate]]:
+    found: list[tuple[Bucket, Rate]] = []
+    if (limit := group.policy.limit) is not None:
+        found.append((group, limit))
+    if (limit := group.queue.rate.limit) is not None:
+        found.append((group.queue, limit))
+    return found
+
+
+def _clamp(buckets: list[tuple[Bucket, Rate]], now: int) -> None:
+    # A clock that was set back must not put off the next token at every look.
+    for bucket, limit in buckets:
+        bucket.tat = clamped(bucket.tat, limit, now) or bucket.tat
+
+
+class Limiter:
+    """Looks after the limits of the groups that one step serves.
+
+    Arguments:
+        groups: what may be served.
+        now: the broker's time, microseconds.
+    """
+
+    def __init__(self, groups: dict[GroupState, int], now: int) -> None:
+        self._now = now
+        self._buckets = {group: found for group in groups if (found := _buckets(group))}
+        for buckets in self._buckets.values():
+            _clamp(buckets, now)
+
+    def room(self, group: GroupState, most: int) -> int:
+        """How many messages may be claimed now, `most` at most."""
+        for bucket, limit in self._buckets.get(group, ()):
+            most = min(most, tokens(bucket.tat, limit, self._now))
+        return most
+
+    def without_tokens(self) -> list[GroupState]:
+        """The groups that may claim nothing now."""
+        return [group for group in self._buckets if self.room(group, 1) == 0]
+
+    def spend(self, group: GroupState, count: int) -> None:
+        """Note that messages were claimed."""
+        for bucket, limit in self._buckets.get(group, ()):
+            bucket.tat = spend(bucket.tat, limit, self._now, count)
+
+    def next_at(self, *, drain: bool) -> int:
+        """When a group gets a token that has something, but has none now; 0: there is no such.
+
+        Arguments:
+            drain: whether batches count that wait to fill.
+        """
+        times = [
+            group.token_at(self._now)
+            for group in self.without_tokens()
+            if group.has_claimable() or (drain and group.filling.first() is not None)
+        ]
+        return min(times, default=0)
+
+
+def tokens_of_lane(lane: Lane, now: int, most: int) -> int:
+    """How many of a lane's messages may be claimed now, `most` at most."""
+    limit = lane.group.policy.shard_limit
+    return most if limit is None else min(most, tokens(lane.state.tat, limit, now))
+
+
+def spend_of_lane(lane: Lane, now: int, count: int) -> None:
+    """Note that messages of a lane were claimed."""
+    limit = lane.group.policy.shard_limit
+    if limit is not None:
+        lane.state.tat = spend(lane.state.tat, limit, now, count)
+
+
+def refund_part(state: MemoryState, claim: OpenClaim, part: Part, settlement: Settlement) -> None:
+    """Give back the tokens of messages that came back and were not started."""
+    group = claim.group
+    buckets, limit = _buckets(group), group.policy.shard_limit
+    if not (buckets or limit):
+        return
+    outcomes = [settlement.outcomes.get(message.sequence) for _, message in part.messages]
+    count = sum([isinstance(outcome, Back) and not outcome.started for outcome in outcomes])
+    if count == 0:
+        return
+    for bucket, rate in buckets:
+        bucket.tat = refund(bucket.tat, rate, state.now, claim.opened, len(claim), count)
+    if limit is not None:
+        lane = state.lane(group, part.shard).state
+        lane.tat = refund(lane.tat, limit, state.now, claim.opened, len(part.messages), count)
+
+
+def set_rate(state: MemoryState, limited: Limited, rate: Rate | None, *, declared: bool) -> None:
+    """See `Broker.set_rate`."""
+    if not limited.name:
+        queue = state.queue(limited.queue)
+        queue.rate = queue.rate.with_rate(rate, declared=declared)
+        queue.tat = clamped(queue.tat, queue.rate.limit, state.now)
+        state.pass_on([key for key in state.groups if key.queue == limited.queue])
+        return
+    group = state.group(Group(limited.queue, limited.name))
+    group.policy = group.policy.with_change(rate, shards=limited.shards)
+    group.tat = clamped(group.tat, group.policy.limit, state.now)
+    if limited.shards:
+        for _, lane in sorted(group.lanes.items()):
+            state.settle_down(lane)
+    state.pass_on([group.key])
