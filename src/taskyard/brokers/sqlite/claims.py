@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -12,13 +12,15 @@ from taskyard.brokers import lane as rules
 from taskyard.brokers.base import Claim, ClaimedLane, Delivery, GroupWant, Want
 from taskyard.brokers.lane import Flush, Gate, Place
 from taskyard.brokers.sqlite.groups import GroupRow
-from taskyard.brokers.sqlite.lanes import DELIVERY, Lane, Lanes, delivery
+from taskyard.brokers.sqlite.lanes import BODY, DELIVERY, Lane, Lanes, delivery
 from taskyard.brokers.sqlite.transaction import Transaction
+from taskyard.brokers.sqlite.unique import release_started
 from taskyard.message import read_envelope
 
 __all__ = [
     "Claimer",
     "HeldClaim",
+    "RemovedClaim",
     "find_claim",
     "holds_message",
     "keep_claim",
@@ -57,6 +59,22 @@ class HeldClaim(msgspec.Struct):
     messages: int
     lane_ids: list[int]
     lanes: list[ClaimedLane]
+
+
+class RemovedClaim(NamedTuple):
+    """What a claim held.
+
+    Attributes:
+        group: the group of its messages.
+        messages: how many they are.
+        lane_ids: the lanes that it held, where their number of claims is limited.
+        keyed: what it held, if some of its messages hold unique keys.
+    """
+
+    group: GroupRow
+    messages: int
+    lane_ids: list[int]
+    keyed: Sequence[ClaimedLane]
 
 
 # Taking
@@ -165,8 +183,8 @@ class Claimer:
         deadline = tx.now + want.lease
         tx.execute(
             "INSERT INTO taskyard_claim"
-            " (token, grp, owner, deadline, lease, messages, lanes, parts)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            " (token, grp, owner, deadline, lease, messages, lanes, parts, keyed)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 token,
                 group.id,
@@ -176,6 +194,7 @@ class Claimer:
                 messages,
                 msgspec.json.encode(taker.lane_ids) if taker.lane_ids else None,
                 msgspec.msgpack.encode(taker.parts),
+                release_started(tx, group, taker.parts),
             ),
         )
         tx.gauge(group, "waiting", -messages)
@@ -238,7 +257,7 @@ class _Taker:
         size = 0
         for row in cursor:
             rows.append(row)
-            size += len(row[-1])
+            size += len(row[BODY])
             if size > self._bytes and self._is_enough(rows):
                 cursor.close()
                 return _Fetched(rows, complete=False)
@@ -250,7 +269,7 @@ class _Taker:
             return True
         # The first message of a claim always fits.
         least = 0 if self.parts else 1
-        return len(rows) > least and sum([len(row[-1]) for row in rows]) > self._bytes
+        return len(rows) > least and sum([len(row[BODY]) for row in rows]) > self._bytes
 
     def _take_from(
         self,
@@ -408,18 +427,17 @@ def _heads(tx: Transaction, lane_id: int) -> list[tuple[int, int]]:
 # Holding
 
 
-def remove_claim(tx: Transaction, token: int) -> tuple[GroupRow, int, list[int]] | None:
-    """Remove a claim without reading its messages.
-
-    Returns:
-        Its group, the number of its messages and the ids of the lanes it held; None: it is lost.
-    """
+def remove_claim(tx: Transaction, token: int) -> RemovedClaim | None:
+    """Remove a claim; its messages are read only if they hold keys. None: it is lost."""
     row = tx.execute(
-        "DELETE FROM taskyard_claim WHERE token = ? RETURNING grp, messages, lanes", (token,)
+        "DELETE FROM taskyard_claim WHERE token = ? RETURNING grp, messages, lanes,"
+        " CASE WHEN keyed THEN parts END",
+        (token,),
     ).fetchone()
     if row is None:
         return None
-    return tx.group_by_id(row[0]), row[1], _ids(row[2])
+    keyed = () if row[3] is None else _parts.decode(row[3])
+    return RemovedClaim(tx.group_by_id(row[0]), row[1], _ids(row[2]), keyed)
 
 
 def find_claim(tx: Transaction, token: int) -> HeldClaim | None:
