@@ -23,6 +23,7 @@ from tests.conformance import (
     test_put,
     test_records,
     test_settle,
+    test_unique,
 )
 from tests.conformance.test_batches import batching
 
@@ -38,6 +39,7 @@ SUBJECTS = (
     test_records,
     test_dead,
     test_policies,
+    test_unique,
     test_listeners,
     test_counts,
 )

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from taskyard.brokers.base import DeadQuery, Operation, Put
+from taskyard.brokers.unique import Keys, Mode
 from taskyard.message import Failure, Reason
 
 __all__ = [
@@ -21,7 +22,7 @@ __all__ = [
     "changed_letters",
     "in_chunks",
     "lost_failure",
-    "part_of",
+    "parts_of",
 ]
 
 PROMOTED = 500
@@ -88,19 +89,27 @@ def in_chunks(query: DeadQuery, newest: Any, change: Callable[[DeadQuery], Any])
     return total
 
 
-def part_of(put: Put, indices: Sequence[int]) -> Put:
-    """A put of some of its messages.
+def parts_of(put: Put, indices: Sequence[int]) -> list[Put]:
+    """Puts of some of the messages of one whose messages have unique keys.
 
     Arguments:
-        put: one whose messages have unique keys.
+        put: the whole.
         indices: which messages, in order.
+
+    Returns:
+        One put; of debounced messages, which have a time each, one per message.
     """
+    if put.unique is not None and put.unique.mode is Mode.DEBOUNCE:
+        return [_part_of(put, put.unique, [index]) for index in indices]
     if put.unique is None or len(indices) == len(put.bodies):
-        return put
-    keys = put.unique.keys
+        return [put]
+    return [_part_of(put, put.unique, indices)]
+
+
+def _part_of(put: Put, unique: Keys, indices: Sequence[int]) -> Put:
     return msgspec.structs.replace(
         put,
         bodies=[put.bodies[index] for index in indices],
         ids=None if put.ids is None else [put.ids[index] for index in indices],
-        unique=msgspec.structs.replace(put.unique, keys=[keys[index] for index in indices]),
+        unique=msgspec.structs.replace(unique, keys=[unique.keys[index] for index in indices]),
     )

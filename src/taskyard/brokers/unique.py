@@ -31,6 +31,7 @@ __all__ = [
     "is_released_at_start",
     "is_taken_again",
     "key_of",
+    "letter_of",
     "mark_of",
     "mode_of",
 ]
@@ -45,8 +46,7 @@ class Mode(StrEnum):
     DEBOUNCE = "debounce"
 
 
-_LETTERS = {Mode.STARTED: "s", Mode.DONE: "d", Mode.DEBOUNCE: "b"}
-"""What marks begin with. (Of a window nothing travels: no message releases it.)"""
+_LETTERS = {Mode.STARTED: "s", Mode.DONE: "d", Mode.WINDOW: "w", Mode.DEBOUNCE: "b"}
 _MODES = {letter: mode for mode, letter in _LETTERS.items()}
 
 
@@ -140,9 +140,7 @@ class Admission(msgspec.Struct):
     standing: dict[int, str]
 
 
-def admit(
-    keys: Keys, ids: Sequence[str], held: MutableMapping[str, Holder], now: int
-) -> Admission:
+def admit(keys: Keys, ids: Sequence[str], held: MutableMapping[str, Holder], now: int) -> Admission:
     """Decide about the messages of a put, one after the other.
 
     Arguments:
@@ -172,9 +170,13 @@ def admit(
 
 
 def mark_of(mode: Mode, key: str) -> str:
-    """What travels with a message that holds a key; "": nothing has to."""
-    letter = _LETTERS.get(mode)
-    return "" if letter is None else letter + key
+    """What travels with a message that holds a key; "": nothing, since no message releases it."""
+    return "" if mode is Mode.WINDOW else letter_of(mode) + key
+
+
+def letter_of(mode: Mode) -> str:
+    """What the marks of a mode begin with."""
+    return _LETTERS[mode]
 
 
 def mode_of(mark: str) -> Mode:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from taskyard.brokers.base import Counts, DeadQuery, Delivery, Group, Put, Record
-from taskyard.brokers.common import Changed, changed_letters, part_of
+from taskyard.brokers.common import Changed, changed_letters, parts_of
 from taskyard.brokers.lane import (
     Gate,
     GroupPolicy,
@@ -82,10 +82,10 @@ def put(state: MemoryState, puts: Sequence[Put]) -> None:
         if item.member:
             group.policy = with_member(group.policy, item.member)
         group.totals["put"] += len(item.bodies)
-        _open_records(state, item, due)
         if item.unique is not None and item.unique.mode is Mode.DEBOUNCE:
             _debounce(state, group, item, item.unique)
             continue
+        _open_records(state, item, due)
         marks = _hold(state, item, item.unique) if item.unique is not None else None
         if due > state.now:
             _put_later(state, group, item, due, marks)
@@ -145,7 +145,7 @@ def _admit(state: MemoryState, puts: Sequence[Put]) -> Sequence[Put]:
             held = seen.setdefault(place, dict(state.keys.of(*place)))
             admission = admit(keys, list(map(read_id, item.bodies)), held, state.now)
             keys.standing = admission.standing
-            made.append(part_of(item, admission.admitted))
+            made += parts_of(item, admission.admitted)
         else:
             made.append(item)
     return made
@@ -160,19 +160,19 @@ def _hold(state: MemoryState, item: Put, keys: Keys) -> list[str]:
 
 
 def _debounce(state: MemoryState, group: GroupState, item: Put, keys: Keys) -> None:
-    """Put messages off, in place of those that were put off before under their keys."""
-    for key, body in zip(keys.keys, item.bodies, strict=True):
-        before = state.keys.of(item.group, item.shard).get(key)
-        first = state.now
-        if find(before, Mode.DEBOUNCE, state.now) is Finding.REPLACES and before is not None:
-            first = before.first
-            state.replace(before.sequence)
-        due = debounced_due(first, state.now, keys.span, keys.longest)
-        sequence = state.sequences(1)
-        message = Delivery(sequence, 0, 0, 0, 0, 0, body, mark_of(Mode.DEBOUNCE, key))
-        holder = Holder(Mode.DEBOUNCE, read_id(body), first=first, sequence=sequence, due=due)
-        state.keys.hold(item.group, item.shard, key, holder)
-        state.delay(Delayed(due, sequence, group, item.shard, item.priority, message))
+    """Put a message off, in place of the one that was put off before under its key."""
+    [key], [body] = keys.keys, item.bodies
+    before, first = state.keys.of(item.group, item.shard).get(key), state.now
+    if before is not None and find(before, Mode.DEBOUNCE, state.now) is Finding.REPLACES:
+        first = before.first
+        state.replace(before.sequence)
+    due = debounced_due(first, state.now, keys.span, keys.longest)
+    _open_records(state, item, due)
+    sequence = state.sequences(1)
+    message = Delivery(sequence, 0, 0, 0, 0, 0, body, mark_of(Mode.DEBOUNCE, key))
+    holder = Holder(Mode.DEBOUNCE, read_id(body), first=first, sequence=sequence, due=due)
+    state.keys.hold(item.group, item.shard, key, holder)
+    state.delay(Delayed(due, sequence, group, item.shard, item.priority, message))
 
 
 # Looking
@@ -220,9 +220,7 @@ def retry_dead(state: MemoryState, query: DeadQuery) -> Changed:
         state.letters.remove(letter)
         state.records.reopen(letter.id, state.now)
         group = state.group(letter.group)
-        state.settle_down(
-            state.append(group, letter.shard, letter.priority, [letter.body], [mark])
-        )
+        state.settle_down(state.append(group, letter.shard, letter.priority, [letter.body], [mark]))
     return changed_letters(retried, [letter.number for letter in letters])
 
 

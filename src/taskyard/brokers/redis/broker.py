@@ -43,15 +43,18 @@ from taskyard.brokers.redis.placement import (
     call,
 )
 from taskyard.brokers.redis.replies import (
+    STORED,
     draining_queue,
     group_key,
+    is_stored,
     read_counts,
     read_policy,
     read_record,
 )
 from taskyard.brokers.redis.schedules import RedisSchedules
-from taskyard.brokers.redis.split import MOVED, STORED, TRY_AGAIN, SplitProgress, Splits
+from taskyard.brokers.redis.split import MOVED, TRY_AGAIN, SplitProgress, Splits
 from taskyard.brokers.redis.work import Steps
+from taskyard.brokers.unique import Keys, letter_of
 from taskyard.errors import (
     BrokerError,
     BrokerUnavailable,
@@ -215,7 +218,10 @@ class RedisBroker:
         answers = yield Each(
             [_put(container, part, epochs=epochs) for container, part in parts.items()]
         )
-        answered = list(zip(parts.values(), answers, strict=True))
+        answered = [
+            (part, STORED if is_stored(answer, part) else answer)
+            for part, answer in zip(parts.values(), answers, strict=True)
+        ]
         stored += [item for part, answer in answered if answer == STORED for item in part]
         for part, answer in answered:
             if isinstance(answer, bytes):
@@ -369,6 +375,7 @@ def _put(
             item.member,
             () if item.ids is None else tuple(item.ids),
             FIRST_EPOCH if epochs is None else epochs[item.group.queue],
+            *(() if item.unique is None else (_keys(item.unique),)),
         )
         for item in puts
     ]
@@ -376,6 +383,10 @@ def _put(
     for item in puts:
         args += item.bodies
     return call("put", container, *args, *letters)
+
+
+def _keys(unique: Keys) -> tuple[str | int, ...]:
+    return (letter_of(unique.mode), unique.span, unique.longest, *unique.keys)
 
 
 def _duplicate(puts: Sequence[Put], id_: str, *, alone: bool) -> DuplicateId:

@@ -17,6 +17,7 @@ from taskyard.brokers.base import (
     DeadLetter,
     Delivery,
     Group,
+    Put,
     Record,
 )
 from taskyard.brokers.common import lost_failure
@@ -24,8 +25,10 @@ from taskyard.brokers.lane import Flush, Gate, GroupPolicy
 from taskyard.message import Failure, State, read_envelope
 
 __all__ = [
+    "STORED",
     "draining_queue",
     "group_key",
+    "is_stored",
     "read_claim",
     "read_counts",
     "read_group",
@@ -34,12 +37,19 @@ __all__ = [
     "read_record",
 ]
 
+_HISTORY, _MARKED = 1, 4
+"""The flags of entries (see lua/shared/entry.lua)."""
 _BARE = 9
 _LONG = 33
 _history = struct.Struct(">QBQIIII")
 _parts = msgspec.msgpack.Decoder(list[list[Any]])
 _failure = msgspec.msgpack.Decoder(Failure)
 _policy = msgspec.msgpack.Decoder(list[Any])
+_standing = msgspec.msgpack.Decoder(list[list[Any]])
+
+STORED = 1
+"""What `put.lua` answers if all is stored."""
+_DRAINING, _STANDING = 4, 5
 
 
 def group_key(group: Group) -> str:
@@ -73,20 +83,45 @@ def read_claim(reply: Sequence[Any], group: Group, token: int) -> Claim:
 
 
 def _delivery(entry: bytes) -> Delivery:
-    sequence = int.from_bytes(entry[:8], "big")
-    if entry[8] & 1 == 0:
+    sequence, flags = int.from_bytes(entry[:8], "big"), entry[8]
+    if flags & (_HISTORY | _MARKED) == 0:
         return Delivery(sequence, sequence, 0, 0, 0, 0, entry[_BARE:])
-    _, _, since, deliveries, attempts, losses, cap = _history.unpack_from(entry)
-    return Delivery(sequence, since, deliveries, attempts, losses, cap, entry[_LONG:])
+    made = Delivery(sequence, sequence, 0, 0, 0, 0, b"")
+    head = _BARE
+    if flags & _HISTORY:
+        head = _LONG
+        _, _, made.since, made.deliveries, made.attempts, made.losses, made.cap = (
+            _history.unpack_from(entry)
+        )
+    if flags & _MARKED:
+        end = head + 2 + int.from_bytes(entry[head : head + 2], "big")
+        made.mark, head = entry[head + 2 : end].decode(), end
+    made.body = entry[head:]
+    return made
 
 
 def draining_queue(answer: object) -> str | None:
     """The queue that refused a put since it is draining, as `put.lua` says; None: it is not why."""
-    if not isinstance(answer, list):
+    if not isinstance(answer, list) or answer[0] != _DRAINING:
         return None
     _, queue = answer
     assert isinstance(queue, bytes)  # noqa: S101 - the script's contract
     return queue.decode()
+
+
+def is_stored(answer: object, puts: Sequence[Put]) -> bool:
+    """Whether a put was stored, as `put.lua` says; then puts with unique keys learn what stands.
+
+    Arguments:
+        answer: what the script answered.
+        puts: what it got.
+    """
+    if isinstance(answer, list) and answer[0] == _STANDING:
+        unique = [put.unique for put in puts if put.unique is not None]
+        for keys, told in zip(unique, _standing.decode(answer[1]), strict=True):
+            keys.standing = dict(zip(told[::2], told[1::2], strict=True))
+        return True
+    return answer == STORED
 
 
 def read_policy(packed: bytes) -> GroupPolicy:
@@ -113,9 +148,10 @@ def read_letter(reply: Sequence[Any], number: int) -> DeadLetter:
         reply: as `dead.lua` gives it.
         number: its number, as the rest of taskyard knows it.
     """
-    _, key, task, shard, priority, id_, failure, losses, deliveries, attempts, since, at, body = (
-        reply
-    )
+    _, key, task, shard, priority, id_, failure, losses, deliveries, attempts, since, at = reply[
+        :12
+    ]
+    body, *mark = reply[12:]
     group, told, message_id = read_group(key), task.decode(), id_.decode(errors="replace")
     if losses:
         # The script that buried it reads only so much of a body.
@@ -134,6 +170,7 @@ def read_letter(reply: Sequence[Any], number: int) -> DeadLetter:
         since,
         at,
         body,
+        mark[0].decode() if mark else "",
     )
 
 

@@ -15,9 +15,9 @@ from taskyard.brokers.base import Operation
 from taskyard.brokers.redis.placement import HOME, Placement, Placements, call
 from taskyard.errors import BrokerUnavailable, NotFound, PartitionConflict
 
-__all__ = ["MOVED", "STORED", "TRY_AGAIN", "SplitProgress", "Splits", "still_splitting"]
+__all__ = ["MOVED", "TRY_AGAIN", "SplitProgress", "Splits", "still_splitting"]
 
-STORED, MOVED, TRY_AGAIN = 1, 2, 3
+MOVED, TRY_AGAIN = 2, 3
 """What a container answers to a put, unless it refuses it for an id or a queue that drains."""
 
 PAGE = 500

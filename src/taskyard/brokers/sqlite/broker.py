@@ -40,6 +40,7 @@ from taskyard.brokers.lane import (
 from taskyard.brokers.sqlite import gates
 from taskyard.brokers.sqlite.claims import Claimer, find_claim, keep_claim, servable
 from taskyard.brokers.sqlite.database import Settings
+from taskyard.brokers.sqlite.debounce import debounced
 from taskyard.brokers.sqlite.drivers import Read, SQLiteAsyncDriver, SQLiteDriver, Write
 from taskyard.brokers.sqlite.groups import GroupRow
 from taskyard.brokers.sqlite.lanes import Lane, Lanes
@@ -60,7 +61,6 @@ from taskyard.brokers.sqlite.settle import Settler, promote, store_due
 from taskyard.brokers.sqlite.transaction import NEVER, Transaction
 from taskyard.brokers.sqlite.unique import (
     admitted,
-    debounced,
     forget_windows,
     hold_keys,
     taken_again,
@@ -387,11 +387,14 @@ def _put(tx: Transaction, puts: Sequence[Put]) -> None:
             policy = with_member(group.policy, put.member)
             group = tx.store_group(put.group, policy, declared=group.declared)
         tx.count(group, "put", len(put.bodies))
+        put_off = None
+        if put.unique is not None and put.unique.mode is Mode.DEBOUNCE:
+            put_off = debounced(tx, group, put, put.unique)
+            due = put_off[0]
         if put.ids is not None:
             open_records(tx, group, put, due)
-        if put.unique is not None and put.unique.mode is Mode.DEBOUNCE:
-            for row in debounced(tx, group, put, put.unique):
-                store_due(tx, group, put.shard, [row])
+        if put_off is not None:
+            store_due(tx, group, put.shard, [put_off])
         elif due > tx.now:
             _put_later(tx, group, put, due)
         else:

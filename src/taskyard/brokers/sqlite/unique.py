@@ -7,9 +7,8 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from taskyard.brokers.base import ClaimedLane, DeadLetter, Delivery, Put
-from taskyard.brokers.common import part_of
+from taskyard.brokers.common import parts_of
 from taskyard.brokers.sqlite.groups import GroupRow
-from taskyard.brokers.sqlite.records import finish_records
 from taskyard.brokers.sqlite.transaction import Transaction
 from taskyard.brokers.unique import (
     Finding,
@@ -17,7 +16,6 @@ from taskyard.brokers.unique import (
     Keys,
     Mode,
     admit,
-    debounced_due,
     find,
     is_released_at_start,
     is_taken_again,
@@ -25,14 +23,14 @@ from taskyard.brokers.unique import (
     mark_of,
     mode_of,
 )
-from taskyard.message import State, read_id
+from taskyard.message import read_id
 
 __all__ = [
     "Released",
     "admitted",
-    "debounced",
     "forget_windows",
     "hold_keys",
+    "holders",
     "release_ended",
     "release_started",
     "taken_again",
@@ -55,19 +53,19 @@ def admitted(tx: Transaction, puts: Sequence[Put]) -> Sequence[Put]:
             continue
         group = tx.group(put.group)
         held = seen.setdefault((group.id, put.shard), {})
-        held.update(_holders(tx, group, put.shard, set(keys.keys).difference(held)))
+        held.update(holders(tx, group, put.shard, set(keys.keys).difference(held)))
         admission = admit(keys, list(map(read_id, put.bodies)), held, tx.now)
         keys.standing = admission.standing
-        made.append(part_of(put, admission.admitted))
+        made += parts_of(put, admission.admitted)
     return made
 
 
-def _holders(
-    tx: Transaction, group: GroupRow, shard: str, keys: Iterable[str]
-) -> dict[str, Holder]:
+def holders(tx: Transaction, group: GroupRow, shard: str, keys: Iterable[str]) -> dict[str, Holder]:
+    """Who holds these keys, as far as somebody does."""
     rows = tx.execute(
-        "SELECT key, mode, id, until, first, sequence, due FROM json_each(?) AS wanted"
-        " CROSS JOIN taskyard_unique ON grp = ? AND shard = ? AND key = wanted.value",
+        "SELECT held.key, mode, held.id, until, first, sequence, due FROM json_each(?) AS wanted"
+        " CROSS JOIN taskyard_unique AS held"
+        " ON grp = ? AND shard = ? AND held.key = wanted.value",
         (msgspec.json.encode(list(keys)), group.id, shard),
     )
     return {key: Holder(Mode(mode), *rest) for key, mode, *rest in rows}
@@ -91,39 +89,6 @@ def hold_keys(tx: Transaction, group: GroupRow, put: Put, keys: Keys) -> list[st
         ],
     )
     return [mark_of(keys.mode, key) for key in keys.keys]
-
-
-def debounced(
-    tx: Transaction, group: GroupRow, put: Put, keys: Keys
-) -> Iterable[tuple[int, int, Delivery]]:
-    """Put messages off, in place of those that were put off before under their keys.
-
-    Returns:
-        What `store_due` takes, one by one: each is to be stored before the next is asked for.
-    """
-    for key, body in zip(keys.keys, put.bodies, strict=True):
-        before = _holders(tx, group, put.shard, [key]).get(key)
-        first = tx.now
-        if find(before, Mode.DEBOUNCE, tx.now) is Finding.REPLACES and before is not None:
-            first = before.first
-            _discard(tx, group, before)
-        due = debounced_due(first, tx.now, keys.span, keys.longest)
-        sequence = tx.sequences(1)
-        tx.execute(
-            "INSERT OR REPLACE INTO taskyard_unique"
-            " (grp, shard, key, id, mode, first, sequence, due) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (group.id, put.shard, key, read_id(body), keys.mode.value, first, sequence, due),
-        )
-        yield due, put.priority, Delivery(sequence, 0, 0, 0, 0, 0, body, mark_of(keys.mode, key))
-
-
-def _discard(tx: Transaction, group: GroupRow, before: Holder) -> None:
-    tx.execute(
-        "DELETE FROM taskyard_due WHERE at = ? AND sequence = ?", (before.due, before.sequence)
-    )
-    tx.gauge(group, "delayed", -1)
-    tx.count(group, "discarded", 1)
-    finish_records(tx, [(before.id, State.DISCARDED, None, None)])
 
 
 def release_ended(tx: Transaction, group: GroupRow, ended: Released) -> None:
@@ -156,7 +121,7 @@ def taken_again(tx: Transaction, group: GroupRow, letter: DeadLetter) -> bool:
     if not is_taken_again(letter.mark):
         return True
     key, mode = key_of(letter.mark), mode_of(letter.mark)
-    holder = _holders(tx, group, letter.shard, [key]).get(key)
+    holder = holders(tx, group, letter.shard, [key]).get(key)
     if find(holder, mode, tx.now) is not Finding.FREE:
         return False
     tx.execute(_HOLD, (group.id, letter.shard, key, read_id(letter.body), mode.value, 0))

@@ -4,7 +4,9 @@
 -- ARGV  1 slot, 2 number, 3 clock
 --       4   packed: for each lane and priority an array of
 --           group key, shard, priority, delay, due, number of bodies, record_ttl, member, ids,
---           epoch of the placement that the caller knows (by default 1)
+--           epoch of the placement that the caller knows (by default 1), and of messages with
+--           unique keys {letter of their mode, span, longest, key…} (see shared/unique.lua; span
+--           and longest: microseconds of a window, or by which a debounced message is put off)
 --           (delay, due and record_ttl in microseconds; due 0: use the delay; ids {} without
 --           records).
 --           For a lot, which is stored once, in front of them: source, number of the lot, number
@@ -16,13 +18,16 @@
 -- Reply  1: stored; or, where nothing was stored,
 --        2: shards of the queue moved away; 3: not all of its containers know of that yet
 --        {4, queue}: that queue is draining
+--        {5, packed}: stored, but for what unique keys kept back. Of each item that has some a list:
+--           index (from 0) of a message that found its key held, and the id that stands, by turns
 --        a string: an id that has a record already
 -- include container
 -- include entry
 -- include gates
 
-if remembered() then
-    return 1
+local saved = remembered()
+if saved then
+    return saved == '' and 1 or {5, saved}
 end
 
 local puts = cmsgpack.unpack(ARGV[4])
@@ -32,7 +37,7 @@ local puts = cmsgpack.unpack(ARGV[4])
 
 local function is_plain_put(item)
     return item[3] == 0 and item[4] == 0 and item[5] == 0 and item[6] == 1 and item[8] == ''
-        and #item[9] == 0
+        and #item[9] == 0 and not item[11]
 end
 
 if #puts == 1 and is_plain_put(puts[1]) then
@@ -56,8 +61,9 @@ if #puts == 1 and is_plain_put(puts[1]) then
 end
 
 -- include letters
+-- include admission
 
-local NOT_NOW = 4
+local NOT_NOW, STANDING = 4, 5
 
 -- A lot is stored once. What it does not become, goes to the dead letters with it.
 --
@@ -107,6 +113,15 @@ for _, item in ipairs(puts) do
     end
 end
 
+local told, given = {}, 4
+for _, item in ipairs(puts) do
+    local number = item[6]
+    if item[11] then
+        told[#told + 1] = admission.admit(item, given)
+    end
+    given = given + number
+end
+
 local ids = {}
 for _, item in ipairs(puts) do
     for _, id in ipairs(item[9]) do
@@ -127,22 +142,27 @@ local function touch(lane)
     end
 end
 
-local function put_later(group, item, due, first)
+local function body_of(item, index)
+    return item.bodies and item.bodies[index + 1] or ARGV[body + 1 + index]
+end
+
+local function put_later(group, item, due, first, marks)
     local recorded = #item[9] > 0
     for index = 0, item[6] - 1 do
         local sequence = first + index
         delay(group, item[2], item[3], due, {sequence = sequence, since = sequence, deliveries = 0,
-            attempts = 0, losses = 0, cap = 0, recorded = recorded, body = ARGV[body + 1 + index]})
+            attempts = 0, losses = 0, cap = 0, recorded = recorded, mark = marks[index + 1],
+            body = body_of(item, index)})
     end
 end
 
-local function put_now(group, item, first)
+local function put_now(group, item, first, marks)
     local lane = lane_of(group, item[2])
     local recorded, size, entries = #item[9] > 0, 0, {}
     for index = 0, item[6] - 1 do
-        local text_of = ARGV[body + 1 + index]
+        local text_of = body_of(item, index)
         size = size + #text_of
-        entries[index + 1] = fresh_entry(first + index, recorded, text_of)
+        entries[index + 1] = fresh_entry(first + index, recorded, text_of, marks[index + 1])
     end
     local known = lane.waiting
     if group.within > 0 or item[3] ~= 0 or known or lane.priorities[2] or lane.back[1]
@@ -166,6 +186,16 @@ local function put_now(group, item, first)
         touch(lane)
     elseif lane.blocked > 0 then
         touch(lane)
+    end
+end
+
+local function put_off(group, item)
+    for index = 1, item[6] do
+        local id = item[9][index]
+        local due = admission.debounce(group, item, index, id ~= nil)
+        if id then
+            open_record(id, group, item[2], item[3], item[7], 'delayed', due, 0)
+        end
     end
 end
 
@@ -198,19 +228,22 @@ for _, item in ipairs(puts) do
         store_policy(group)
     end
     count(group, 'put', number)
-    if number > 0 then
+    if item[11] and item[11][1] == unique.DEBOUNCED then
+        put_off(group, item)
+    elseif number > 0 then
         local first, later = sequences(number), due > now
+        local marks = item[11] and admission.hold(group, item) or {}
         if later then
-            put_later(group, item, due, first)
+            put_later(group, item, due, first, marks)
         else
-            put_now(group, item, first)
+            put_now(group, item, first, marks)
         end
         for index, id in ipairs(item[9]) do
             open_record(id, group, item[2], item[3], item[7], later and 'delayed' or 'waiting',
                 due, later and 0 or first + index - 1)
         end
-        body = body + number
     end
+    body = body + (item.given or number)
 end
 for _, lane in ipairs(touched) do
     settle_down(lane)
@@ -223,5 +256,7 @@ if lot then
     call('HSET', T .. ':transfers', lot[1], text(lot[2]))
 end
 store()
-remember('')
-return 1
+-- Nobody asks what became of a lot, in detail.
+local answer_to = #told > 0 and not lot and cmsgpack.pack(told) or ''
+remember(answer_to)
+return answer_to == '' and 1 or {STANDING, answer_to}

@@ -245,22 +245,27 @@ end
 
 local suspects, make_claims = false, nil
 do
+    -- Returns whether some have marks, too: nobody else looks at every entry.
     local function count_redelivered(group, entries)
-        local number = 0
+        local number, marked = 0, false
         for _, entry in ipairs(entries) do
-            if entry:byte(BARE) % 2 == HISTORY and read_entry(entry).deliveries > 0 then
+            local flags = entry:byte(BARE)
+            if flags % 2 == HISTORY and read_entry(entry).deliveries > 0 then
                 number = number + 1
             end
+            marked = marked or flags >= MARKED
         end
         count(group, 'redelivered', number)
+        return marked
     end
 
     local function open_claim(group, parts, entries)
         local token, deadline = sequences(1), now + want[3]
-        store_claim(token, {group.key, want[2], want[3], #entries, parts}, entries)
+        local marked = count_redelivered(group, entries)
+        local keyed = marked and unique.start(group, parts, entries) or nil
+        store_claim(token, {group.key, want[2], want[3], #entries, parts, keyed}, entries)
         call('ZADD', CLAIMS, deadline, text(token))
         count(group, 'running', #entries)
-        count_redelivered(group, entries)
         return claim_reply(token, group.key, deadline, parts, entries), token
     end
 

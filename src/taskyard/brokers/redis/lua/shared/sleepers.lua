@@ -146,6 +146,7 @@ end
 
 -- Ends a script that may have changed something.
 local function store()
+    unique.store()
     store_lanes()
     for _, group in ipairs(touched_groups) do
         add_ready(group)
