@@ -16,7 +16,7 @@ from taskyard.errors import (
 )
 from taskyard.message import Failure, State
 from taskyard.middleware import Claimed, EnqueueCall, Middleware, Settled, SettledMessage
-from taskyard.policy import Batch, Retry
+from taskyard.policy import Batch, Retry, Unique
 from taskyard.result import Result, Results
 from taskyard.schedule import RegularSchedule, cron, every, rrule
 from taskyard.task import BatchTask, Handler, Task
@@ -51,6 +51,7 @@ __all__ = [
     "TaskDiscarded",
     "TaskFailed",
     "TaskyardError",
+    "Unique",
     "Yard",
     "cron",
     "current_context",

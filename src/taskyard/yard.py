@@ -30,7 +30,17 @@ from taskyard.errors import BrokerError, NotFound, PolicyError
 from taskyard.middleware import Middleware, overrides
 from taskyard.packing import COMPRESS_ABOVE, LIMIT, Packing
 from taskyard.payload import Unnamed
-from taskyard.policy import Backoff, Batch, OnError, Retry, ShardKey, checked_name, policy
+from taskyard.policy import (
+    Backoff,
+    Batch,
+    OnError,
+    Retry,
+    ShardKey,
+    Unique,
+    UniqueKey,
+    checked_name,
+    policy,
+)
 from taskyard.result import RecordReader, Result
 from taskyard.schedule import CatchUp, When
 from taskyard.scheduling import Plan, checked_schedule_name
@@ -188,6 +198,7 @@ class Yard:
         on_error: OnError = "block",
         result_ttl: float | timedelta | Literal["auto"] | None = "auto",
         linger: float | timedelta = 1.0,
+        unique: Unique | UniqueKey | Literal[True] = None,
         max_bytes: int | None = None,
         codec: Codec | Sequence[Codec] | None = None,
     ) -> _BatchMaker: ...
@@ -211,6 +222,7 @@ class Yard:
         on_error: OnError = "block",
         result_ttl: float | timedelta | Literal["auto"] | None = "auto",
         linger: float | timedelta = 1.0,
+        unique: Unique | UniqueKey | Literal[True] = None,
         max_bytes: int | None = None,
         codec: Codec | Sequence[Codec] | None = None,
     ) -> _TaskMaker: ...
@@ -242,6 +254,10 @@ class Yard:
             result_ttl: seconds for which results are kept; None: not at all; "auto": a day, unless
                 the function is annotated to return None.
             linger: for handler classes: seconds for which an instance is kept without messages.
+            unique: by what two messages are the same, so that no second one is put beside the
+                first: the name of an argument (or of a field of a batch's elements), a tuple of
+                names, a function of the arguments, True (all arguments), or a `Unique`, which says
+                for how long. Until the message is done, if left to it.
             max_bytes: bytes of a message, or a result, instead of the yard's `max_message_bytes`.
             codec: instead of the yard's; `()`: none.
             options: the policy: everything from `queue` to `codec`.

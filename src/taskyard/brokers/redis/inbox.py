@@ -246,7 +246,8 @@ def _joined(puts: Sequence[Put]) -> list[Put]:
     joined: dict[tuple[Any, ...], Put] = {}
     for item in puts:
         way = (item.group, item.member, item.shard, item.priority, item.delay, item.due)
-        key = (*way, item.record_ttl, item.ids is None)
+        own = None if item.unique is None else id(item)
+        key = (*way, item.record_ttl, item.ids is None, own)
         known = joined.get(key)
         if known is None:
             joined[key] = msgspec.structs.replace(

@@ -18,8 +18,8 @@
 -- Reply  1: stored; or, where nothing was stored,
 --        2: shards of the queue moved away; 3: not all of its containers know of that yet
 --        {4, queue}: that queue is draining
---        {5, packed}: stored, but for what unique keys kept back. Of each item that has some a list:
---           index (from 0) of a message that found its key held, and the id that stands, by turns
+--        {5, packed}: stored, but for what unique keys kept back. Of each item that has some a
+--           list: index (from 0) of a message that found its key held, the id that stands, …
 --        a string: an id that has a record already
 -- include container
 -- include entry
