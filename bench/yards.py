@@ -24,7 +24,13 @@ def open_yard(path: str | Path) -> Yard:
 
 
 def batch_task(
-    yard: Yard, seen: Seen, *, shards: int = 0, ordered: bool = False, batch: int = 100
+    yard: Yard,
+    seen: Seen,
+    *,
+    shards: int = 0,
+    ordered: bool = False,
+    batch: int = 100,
+    unique: bool = False,
 ) -> Task[..., Any]:
     """A handler of up to so many messages."""
 
@@ -34,6 +40,8 @@ def batch_task(
     policy: dict[str, Any] = {"batch": batch}
     if shards:
         policy.update(shard="n", ordered=ordered)
+    if unique:
+        policy["unique"] = "n"
     task: Task[..., Any] = yard.task(name="rows", **policy)(rows)
     return task
 
@@ -85,12 +93,18 @@ def _store(task: Task[..., Any], parts: Iterable[list[Item]]) -> float:
 
 
 def put(
-    path: str, count: int, size: int = 100, shards: int = 0, ordered: bool = False, seed: int = 7
+    path: str,
+    count: int,
+    size: int = 100,
+    shards: int = 0,
+    ordered: bool = False,
+    seed: int = 7,
+    unique: bool = False,
 ) -> dict[str, Any]:
     """Store messages with `enqueue_many`, so many per call."""
     yard = open_yard(path)
-    task = batch_task(yard, _nobody, shards=shards, ordered=ordered)
-    task.enqueue_many([Item(FIRST, TEXT)])  # opens the file and declares the task
+    task = batch_task(yard, _nobody, shards=shards, ordered=ordered, unique=unique)
+    task.enqueue_many([Item(FIRST - 1, TEXT)])  # opens the file and declares the task
     seconds = _store(task, batches(count, size, shards, seed))
     yard.close()
     return {"rate": count / seconds, "bytes": body_length()}
@@ -144,11 +158,14 @@ def drain(
     shards: int = 0,
     ordered: bool = False,
     via: str = "",
+    unique: bool = False,
 ) -> dict[str, Any]:
     """Store messages, then time a whole worker that runs them all; `via`: its way to them."""
     handled: list[int] = []
     yard = open_yard(path)
-    more = {"shards": shards, "ordered": ordered, "batch": batch} if kind == "batch" else {}
+    more: dict[str, Any] = {}
+    if kind == "batch":
+        more = {"shards": shards, "ordered": ordered, "batch": batch, "unique": unique}
     task = KINDS[kind](yard, handled.append, **more)
     _store(task, batches(count, 100, shards))
     yard.use(via or yard.broker)

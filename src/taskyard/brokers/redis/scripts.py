@@ -29,6 +29,8 @@ NAMES = (
     "gate",
     "gone",
     "guard",
+    "held",
+    "hold",
     "import",
     "lanes",
     "leave",
@@ -53,7 +55,7 @@ NAMES = (
 )
 
 READING = frozenset(
-    ("counts", "dead", "guard", "lanes", "letters", "oldest", "records", "schedules")
+    ("counts", "dead", "guard", "held", "lanes", "letters", "oldest", "records", "schedules")
 )
 """Those that only look. (`records` notes who waits; `places` reads if it gets no queues.)"""
 

@@ -84,9 +84,7 @@ do
         member = delay(group, shard, item[3], due, {sequence = sequence, since = sequence,
             deliveries = 0, attempts = 0, losses = 0, cap = 0, recorded = recorded,
             mark = unique.DEBOUNCED .. key, body = body})
-        id = body_id(body)
-        call('HSET', unique.KEYS, field,
-            unique.value(unique.DEBOUNCED, struct.pack('>I8I2', first, #id) .. id .. member))
+        call('HSET', unique.KEYS, field, unique.debounced(first, body_id(body), member))
         return due
     end
 end

@@ -21,7 +21,7 @@ local function entry_sequence(entry)
     return (struct.unpack('>I8', entry))
 end
 
--- How many bytes there are before the body, or before the mark, and the mark's length if it has one.
+-- How many bytes there are before the body, or the mark; and the mark's length if there is one.
 local function entry_head(entry)
     local flags = entry:byte(BARE)
     local head = flags % 2 == HISTORY and LONG or BARE

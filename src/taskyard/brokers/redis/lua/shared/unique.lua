@@ -7,13 +7,24 @@
 --                  b (debounced): when the first was put (8), length of id (2), id, and where the
 --                  message is: its member of `T:due`
 -- T:windows  zset  those of windows -> when they end
+-- T:gone:<queue>  list  packed {group key, shard, key, id}: what was released here, while the queue
+--                       is split, of keys that are elsewhere already
 -- include groups
+-- include moving
 -- include entry
 
 local unique = {KEYS = T .. ':u', WINDOWS = T .. ':windows', STARTED = 's', WINDOW = 'w',
     DEBOUNCED = 'b'}
 do
-    local ended_fields, ended_ids = {}, {}
+    local ended = {}
+
+    local function fields_of(released)
+        local fields = {}
+        for index, item in ipairs(released) do
+            fields[index] = unique.field(unpack(item, 1, 3))
+        end
+        return fields
+    end
 
     function unique.field(group, shard, key)
         return struct.pack('>I4I2', group.number, #shard) .. shard .. key
@@ -53,24 +64,52 @@ do
 
     -- Notes that the message of a mark releases its key, at the end of the script.
     function unique.release(group, shard, mark, id)
-        ended_fields[#ended_fields + 1] = unique.field(group, shard, mark:sub(2))
-        ended_ids[#ended_ids + 1] = id
+        ended[#ended + 1] = {group, shard, mark:sub(2), id}
     end
 
-    -- Releases the keys that these messages hold themselves.
-    function unique.store()
-        if #ended_fields == 0 then
-            return
-        end
-        local gone = {}
-        for index, value in ipairs(unique.find(ended_fields)) do
+    -- Lets go of those of these keys that the messages hold themselves; returns which of them.
+    local function let_go(released)
+        local fields, gone, held = fields_of(released), {}, {}
+        for index, value in ipairs(unique.find(fields)) do
             local id, mode = unique.holder(value)
-            if id == ended_ids[index] and mode ~= unique.WINDOW then
-                gone[#gone + 1] = ended_fields[index]
+            if id == released[index][4] and mode ~= unique.WINDOW then
+                gone[#gone + 1] = fields[index]
+                held[#held + 1] = released[index]
             end
         end
         spread('HDEL', unique.KEYS, gone)
-        ended_fields, ended_ids = {}, {}
+        return held
+    end
+
+    function unique.gone_key(queue)
+        return T .. ':gone:' .. queue
+    end
+
+    -- Makes the releases.
+    function unique.store()
+        for _, item in ipairs(#ended > 0 and let_go(ended) or {}) do
+            local group, shard, key, id = unpack(item)
+            if leaves(group, shard) then
+                call('RPUSH', unique.gone_key(queue_of(group.key)),
+                    cmsgpack.pack({group.key, shard, key, id}))
+            end
+        end
+        ended = {}
+    end
+
+    -- A message goes to another container. Where its key is already, but for debounced ones:
+    -- returns when the first of those was put.
+    function unique.leave(group, shard, message)
+        local key = message.mark and message.mark:sub(2)
+        local value = key and call('HGET', unique.KEYS, unique.field(group, shard, key))
+        if value then
+            let_go({{group, shard, key, body_id(message.body)}})
+            return select(3, unique.holder(value))
+        end
+    end
+
+    function unique.debounced(first, id, member)
+        return unique.value(unique.DEBOUNCED, struct.pack('>I8I2', first, #id) .. id .. member)
     end
 
     function unique.release_of(group, shard, message)
