@@ -344,11 +344,9 @@ class Enqueuer(Generic[P, R]):
         return ids, self._task.codec.encode_many(ids, chunk, group_task=self._task.envelope_task)
 
     def _grouped(self, items: Sequence[Any], ids: Sequence[str], bodies: list[bytes]) -> list[Put]:
-        policy, options = self._task.policy, self._options
-        shard = policy.shard if options.shard is None else options.shard
-        if not callable(options.priority) and not callable(shard) and not policy.shard:
-            priority = policy.priority if options.priority is None else options.priority
-            return [self._put(shard_text(shard), priority, bodies, ids)]
+        lane = self._common_lane()
+        if lane is not None:
+            return [self._put(*lane, bodies, ids)]
         groups: dict[tuple[str, int], tuple[list[bytes], list[str]]] = {}
         for key, message_id, body in zip(self._lanes(items), ids, bodies, strict=True):
             group = groups.get(key)
@@ -358,19 +356,32 @@ class Enqueuer(Generic[P, R]):
             group[1].append(message_id)
         return [self._put(*key, *group) for key, group in groups.items()]
 
+    def _common_lane(self) -> tuple[str, int] | None:
+        """Shard and priority of all items; None: they depend on the item."""
+        policy, options = self._task.policy, self._options
+        shard = policy.shard if options.shard is None else options.shard
+        if callable(options.priority) or callable(shard) or policy.shard:
+            return None
+        priority = policy.priority if options.priority is None else options.priority
+        return shard_text(shard), priority
+
     def _grouped_unique(
         self, items: Sequence[Any], ids: Sequence[str], bodies: list[bytes]
     ) -> tuple[Standing, list[Put]]:
         """Puts by lane, and of which of them each message will learn whether it stands."""
-        lanes: dict[tuple[str, int], list[int]] = {}
-        for index, lane in enumerate(self._lanes(items)):
-            lanes.setdefault(lane, []).append(index)
         keys = self._unique_keys(items)
+        lane = self._common_lane()
+        if lane is not None:
+            put = self._put(*lane, bodies, ids, keys)
+            return Standing(ids, [(put.unique, range(len(ids)))] if put.unique else []), [put]
+        lanes: dict[tuple[str, int], list[int]] = {}
+        for index, own in enumerate(self._lanes(items)):
+            lanes.setdefault(own, []).append(index)
         puts: list[Put] = []
         parts: list[tuple[Keys, Sequence[int]]] = []
-        for lane, indices in lanes.items():
+        for own, indices in lanes.items():
             some = [[values[index] for index in indices] for values in (ids, keys)]
-            put = self._put(*lane, [bodies[index] for index in indices], *some)
+            put = self._put(*own, [bodies[index] for index in indices], *some)
             puts.append(put)
             if put.unique is not None:
                 parts.append((put.unique, indices))
@@ -381,7 +392,7 @@ class Enqueuer(Generic[P, R]):
         if uniqueness is None:
             return []
         if given is None:
-            return [uniqueness.of_item(item) for item in items]
+            return uniqueness.of_items(items)
         return [uniqueness.of_value(given(item) if callable(given) else given) for item in items]
 
     def _lanes(self, items: Sequence[Any]) -> Iterator[tuple[str, int]]:

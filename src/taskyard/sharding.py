@@ -167,7 +167,6 @@ class KeyMaker:
         self._task = task
         self._key = key
         self._signature = signature
-        self._single = single
         kinds = {item.name: item.kind for item in signature.parameters.values()}
         name = key if isinstance(key, str) else ""
         kind = kinds.get(name)
@@ -195,10 +194,13 @@ class KeyMaker:
                 return self._called(self._key, args, kwargs)
             return self._argument(self._key, args, kwargs)
         except Exception as error:  # the user's function, or an argument without that field
-            raise EnqueueError(
-                f"task {self._task!r}: the {self._what} key {self._key!r} cannot be made of this "
-                f"message: {type(error).__name__}: {error}"
-            ) from error
+            raise self._refused(error) from error
+
+    def _refused(self, error: Exception) -> EnqueueError:
+        return EnqueueError(
+            f"task {self._task!r}: the {self._what} key {self._key!r} cannot be made of this "
+            f"message: {type(error).__name__}: {error}"
+        )
 
     def of_item(self, item: Any) -> object:
         """The key of an item of `enqueue_many`.
@@ -206,8 +208,11 @@ class KeyMaker:
         Raises:
             EnqueueError: it cannot be made of it.
         """
-        if self._single:
-            return self.of_call((item,), {})
+        if self._of_one is not None:
+            try:
+                return self._of_one(item)
+            except Exception as error:  # the same
+                raise self._refused(error) from error
         if type(item) is not tuple and isinstance(item, Mapping):
             return self.of_call((), item)
         return self.of_call(tuple(item), {})

@@ -18,6 +18,17 @@ LONGEST = 100
 """Characters of a key that is stored as it is; of a longer one a hash is."""
 
 
+def _brief(value: object) -> str:
+    """The text of the commonest keys, as `unique_text` makes it; "" of any other."""
+    if type(value) is int:
+        text = str(value)
+    elif type(value) is str and value != "null":
+        text = value
+    else:
+        return ""
+    return text if len(text) <= LONGEST and text.isprintable() else ""
+
+
 def unique_text(value: object) -> str:
     """A unique key as it is stored: the same for equal values of a type, in every process.
 
@@ -89,6 +100,13 @@ class Uniqueness:
     def of_item(self, item: Any) -> str:
         """The key of an item of `enqueue_many`; raises the same."""
         return self._joined([maker.of_item(item) for maker in self._makers])
+
+    def of_items(self, items: Sequence[Any]) -> list[str]:
+        """The keys of items of `enqueue_many`; raises the same."""
+        if len(self._makers) != 1:
+            return [self.of_item(item) for item in items]
+        values, prefix = map(self._makers[0].of_item, items), self._prefix
+        return [prefix + (_brief(value) or unique_text(value)) for value in values]
 
     def of_value(self, value: object) -> str:
         """The key that was given with a call; raises the same."""

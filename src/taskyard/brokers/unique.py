@@ -149,20 +149,20 @@ def admit(keys: Keys, ids: Sequence[str], held: MutableMapping[str, Holder], now
         held: who holds which key; gets the new ones.
         now: the broker's time, microseconds.
     """
-    made = Admission([], {})
+    mode, made = keys.mode, Admission([], {})
+    until = now + keys.span if mode is Mode.WINDOW else 0
     for index, (key, id_) in enumerate(zip(keys.keys, ids, strict=True)):
-        finding = find(held.get(key), keys.mode, now)
-        if finding is Finding.HELD:
-            made.standing[index] = held[key].id
-            continue
+        holder, first = held.get(key), now
+        if holder is not None:
+            finding = find(holder, mode, now)
+            if finding is Finding.HELD:
+                made.standing[index] = holder.id
+                continue
+            if finding is Finding.REPLACES:
+                made.standing[index] = id_
+                first = holder.first
         made.admitted.append(index)
-        first = now
-        if finding is Finding.REPLACES:
-            made.standing[index] = id_
-            first = held[key].first
-        held[key] = Holder(
-            keys.mode, id_, now + keys.span if keys.mode is Mode.WINDOW else 0, first
-        )
+        held[key] = Holder(mode, id_, until, first)
     return made
 
 
