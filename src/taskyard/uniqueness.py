@@ -16,17 +16,16 @@ __all__ = ["Uniqueness", "unique_text"]
 
 LONGEST = 100
 """Characters of a key that is stored as it is; of a longer one a hash is."""
+_WIDE = 1 << 63
 
 
 def _brief(value: object) -> str:
     """The text of the commonest keys, as `unique_text` makes it; "" of any other."""
-    if type(value) is int:
-        text = str(value)
-    elif type(value) is str and value != "null":
-        text = value
-    else:
-        return ""
-    return text if len(text) <= LONGEST and text.isprintable() else ""
+    if type(value) is int and -_WIDE < value < _WIDE:
+        return str(value)
+    if type(value) is str and len(value) <= LONGEST and value.isprintable() and value != "null":
+        return value
+    return ""
 
 
 def unique_text(value: object) -> str:
@@ -106,7 +105,8 @@ class Uniqueness:
         if len(self._makers) != 1:
             return [self.of_item(item) for item in items]
         values, prefix = map(self._makers[0].of_item, items), self._prefix
-        return [prefix + (_brief(value) or unique_text(value)) for value in values]
+        texts = [_brief(value) or unique_text(value) for value in values]
+        return [prefix + text for text in texts] if prefix else texts
 
     def of_value(self, value: object) -> str:
         """The key that was given with a call; raises the same."""

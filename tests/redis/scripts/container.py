@@ -60,6 +60,7 @@ class Entry(NamedTuple):
     cap: int
     recorded: bool
     body: bytes
+    mark: bytes = b""
 
 
 class Due(NamedTuple):
@@ -137,11 +138,15 @@ def fresh(sequence: int, body: bytes | str, *, recorded: bool = False, **history
 def read_entry(data: bytes) -> Entry:
     """Decode an entry, as shared/entry.lua describes it."""
     sequence, flags = struct.unpack_from(">QB", data)
-    assert flags < 4, data
+    assert flags < 8, data
+    history: tuple[int, ...] = (sequence, 0, 0, 0, 0)
+    head, mark = 9, b""
     if flags & 1:
-        since, deliveries, attempts, losses, cap = struct.unpack_from(">QIIII", data, 9)
-        return Entry(sequence, since, deliveries, attempts, losses, cap, flags >= 2, data[33:])
-    return Entry(sequence, sequence, 0, 0, 0, 0, flags >= 2, data[9:])
+        history, head = struct.unpack_from(">QIIII", data, 9), 33
+    if flags & 4:
+        (length,) = struct.unpack_from(">H", data, head)
+        mark, head = data[head + 2 : head + 2 + length], head + 2 + length
+    return Entry(sequence, *history, bool(flags & 2), data[head:], mark)
 
 
 class Container:

@@ -86,18 +86,19 @@ def _delivery(entry: bytes) -> Delivery:
     sequence, flags = int.from_bytes(entry[:8], "big"), entry[8]
     if flags & (_HISTORY | _MARKED) == 0:
         return Delivery(sequence, sequence, 0, 0, 0, 0, entry[_BARE:])
-    made = Delivery(sequence, sequence, 0, 0, 0, 0, b"")
-    head = _BARE
-    if flags & _HISTORY:
-        head = _LONG
-        _, _, made.since, made.deliveries, made.attempts, made.losses, made.cap = (
-            _history.unpack_from(entry)
-        )
-    if flags & _MARKED:
-        end = head + 2 + int.from_bytes(entry[head : head + 2], "big")
-        made.mark, head = entry[head + 2 : end].decode(), end
-    made.body = entry[head:]
-    return made
+    if flags & _HISTORY == 0:
+        mark, first = _mark(entry, _BARE)
+        return Delivery(sequence, sequence, 0, 0, 0, 0, entry[first:], mark)
+    _, _, since, deliveries, attempts, losses, cap = _history.unpack_from(entry)
+    mark, first = _mark(entry, _LONG) if flags & _MARKED else ("", _LONG)
+    return Delivery(sequence, since, deliveries, attempts, losses, cap, entry[first:], mark)
+
+
+def _mark(entry: bytes, at: int) -> tuple[str, int]:
+    """The mark in an entry, and where the body begins behind it."""
+    begin = at + 2
+    end = begin + int.from_bytes(entry[at:begin], "big")
+    return entry[begin:end].decode(), end
 
 
 def draining_queue(answer: object) -> str | None:

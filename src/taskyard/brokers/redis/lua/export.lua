@@ -17,7 +17,7 @@
 --        the first was put of those that it replaced, if it is debounced (shared/unique.lua)
 --   's', group key, shard, parked, blocked: what holds up a lane whose last message left
 --   'x', group key, letter, record: a dead letter
---   'u', group key, shard, key, id: a unique key that this message does not hold any more
+--   'u', group key, shard, mark, id: the unique key of a message that does not hold it any more
 -- where a record is false or what HGETALL gives.
 -- include letters
 

@@ -79,8 +79,8 @@ function bring.d(group, shard, priority, entry, record, due, first)
     end
 end
 
-function bring.u(group, shard, key, id)
-    unique.release(group, shard, unique.STARTED .. key, id)
+function bring.u(group, shard, mark, id)
+    unique.release(group, shard, mark, id)
 end
 
 function bring.s(group, shard, parked, blocked)

@@ -142,27 +142,24 @@ local function touch(lane)
     end
 end
 
-local function body_of(item, index)
-    return item.bodies and item.bodies[index + 1] or ARGV[body + 1 + index]
-end
-
-local function put_later(group, item, due, first, marks)
-    local recorded = #item[9] > 0
+local function put_later(group, item, due, first, mode, keys)
+    local recorded, bodies = #item[9] > 0, item.bodies
     for index = 0, item[6] - 1 do
         local sequence = first + index
         delay(group, item[2], item[3], due, {sequence = sequence, since = sequence, deliveries = 0,
-            attempts = 0, losses = 0, cap = 0, recorded = recorded, mark = marks[index + 1],
-            body = body_of(item, index)})
+            attempts = 0, losses = 0, cap = 0, recorded = recorded,
+            mark = keys[index + 1] and mode .. keys[index + 1],
+            body = bodies and bodies[index + 1] or ARGV[body + 1 + index]})
     end
 end
 
-local function put_now(group, item, first, marks)
+local function put_now(group, item, first, mode, keys)
     local lane = lane_of(group, item[2])
-    local recorded, size, entries = #item[9] > 0, 0, {}
+    local recorded, size, entries, bodies = #item[9] > 0, 0, {}, item.bodies
     for index = 0, item[6] - 1 do
-        local text_of = body_of(item, index)
+        local text_of = bodies and bodies[index + 1] or ARGV[body + 1 + index]
         size = size + #text_of
-        entries[index + 1] = fresh_entry(first + index, recorded, text_of, marks[index + 1])
+        entries[index + 1] = fresh_entry(first + index, recorded, text_of, keys[index + 1], mode)
     end
     local known = lane.waiting
     if group.within > 0 or item[3] ~= 0 or known or lane.priorities[2] or lane.back[1]
@@ -232,11 +229,14 @@ for _, item in ipairs(puts) do
         put_off(group, item)
     elseif number > 0 then
         local first, later = sequences(number), due > now
-        local marks = item[11] and admission.hold(group, item) or {}
+        local mode, keys = '', {}
+        if item[11] then
+            mode, keys = admission.hold(group, item)
+        end
         if later then
-            put_later(group, item, due, first, marks)
+            put_later(group, item, due, first, mode, keys)
         else
-            put_now(group, item, first, marks)
+            put_now(group, item, first, mode, keys)
         end
         for index, id in ipairs(item[9]) do
             open_record(id, group, item[2], item[3], item[7], later and 'delayed' or 'waiting',

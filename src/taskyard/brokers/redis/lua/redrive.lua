@@ -24,7 +24,7 @@ local function retry(group, shard, priority, id, body, mark)
         sequence = 0
     else
         local lane = lane_of(group, shard)
-        append(lane, priority, {fresh_entry(sequence, recorded, body, mark)}, sequence, #body)
+        append(lane, priority, {fresh_entry(sequence, recorded, body, mark, '')}, sequence, #body)
         settle_down(lane)
     end
     if recorded then

@@ -245,24 +245,30 @@ end
 
 local suspects, make_claims = false, nil
 do
-    -- Returns whether some have marks, too: nobody else looks at every entry.
+    -- Nobody else looks at every entry. So it says, too, whether some release their unique keys now,
+    -- and whether some hold them until they end.
     local function count_redelivered(group, entries)
-        local number, marked = 0, false
+        local number, starting, keyed = 0, false, nil
         for _, entry in ipairs(entries) do
             local flags = entry:byte(BARE)
             if flags % 2 == HISTORY and read_entry(entry).deliveries > 0 then
                 number = number + 1
             end
-            marked = marked or flags >= MARKED
+            if flags >= MARKED then
+                local is_starting = entry_mode(entry) == unique.STARTED
+                starting, keyed = starting or is_starting, keyed or not is_starting or nil
+            end
         end
         count(group, 'redelivered', number)
-        return marked
+        return starting, keyed
     end
 
     local function open_claim(group, parts, entries)
         local token, deadline = sequences(1), now + want[3]
-        local marked = count_redelivered(group, entries)
-        local keyed = marked and unique.start(group, parts, entries) or nil
+        local starting, keyed = count_redelivered(group, entries)
+        if starting then
+            unique.release_all(group, parts, entries, unique.STARTED)
+        end
         store_claim(token, {group.key, want[2], want[3], #entries, parts, keyed}, entries)
         call('ZADD', CLAIMS, deadline, text(token))
         count(group, 'running', #entries)

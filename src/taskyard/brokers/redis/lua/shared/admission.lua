@@ -1,70 +1,95 @@
 -- Admission: which messages of a put are stored, where they have unique keys.
 --
 -- The keys of an item of a put are {letter of the mode, span, longest, key…} (see put.lua). What is
--- admitted gets `bodies`, `keys` and, of those with records, ids.
+-- admitted gets `bodies`, `keys`, `held` (to be stored), and `given`: how many there were.
 -- include due
 
 local admission = {}
 do
     local taken = {}
 
+    -- The keys of an item's messages, as they are stored; of a group that nobody named yet, as long
+    -- as that is so.
     local function fields_of(group, item)
         local fields, keys = {}, item[11]
+        local prefix = group and unique.field(group, item[2], '')
+            or item[1] .. '\0' .. item[2] .. '\0'
         for index = 4, #keys do
-            fields[index - 3] = unique.field(group, item[2], keys[index])
+            fields[index - 3] = prefix .. keys[index]
         end
         return fields
+    end
+
+    -- What is stored of keys, in front of the id; of debounced ones it is more.
+    local function value_begin(mode, span)
+        return mode .. (mode == unique.WINDOW and struct.pack('>I8', now + span) or '')
+    end
+
+    -- Who holds a key, and in which mode: by what this call has admitted so far, or what is stored.
+    local function holder_of(field, value)
+        local mine = taken[field]
+        if mine and mine:sub(1, 1) == unique.DEBOUNCED then
+            return mine:sub(2), unique.DEBOUNCED
+        elseif mine or value then
+            return unique.holder(mine or value)
+        end
     end
 
     -- Decides about the messages of an item, whose bodies begin behind ARGV[body]. Nothing is
     -- stored. Returns what the caller is told: index (from 0), and the id that stands, by turns.
     function admission.admit(item, body)
-        local keys, told, bodies, admitted, ids = item[11], {}, {}, {}, {}
-        local group = known_group(item[1])
-        local values = group and unique.find(fields_of(group, item)) or {}
+        local keys, told, bodies, admitted, held, ids = item[11], {}, {}, {}, {}, {}
+        local group, recorded, number = known_group(item[1]), #item[9] > 0, 0
+        local mode, begin = keys[1], value_begin(keys[1], keys[2])
+        local fields = fields_of(group, item)
+        local found = group and unique.find(fields) or {}
         for index = 1, item[6] do
-            local text_of, key = ARGV[body + index], keys[index + 3]
-            local name, id = item[1] .. '\0' .. item[2] .. '\0' .. key, body_id(text_of)
-            local holder, mode = unique.holder(values[index])
-            if taken[name] then
-                holder, mode = unpack(taken[name])
+            local text_of, field = ARGV[body + index], fields[index]
+            local holder, other
+            if found[index] or taken[field] then
+                holder, other = holder_of(field, found[index])
             end
-            if holder and not (mode == unique.DEBOUNCED and keys[1] == mode) then
+            if holder and not (other == unique.DEBOUNCED and mode == other) then
                 told[#told + 1], told[#told + 2] = index - 1, holder
             else
+                local id = body_id(text_of)
                 if holder then
                     told[#told + 1], told[#told + 2] = index - 1, id
                 end
-                taken[name] = {id, keys[1]}
-                bodies[#bodies + 1], admitted[#admitted + 1] = text_of, key
-                ids[#ids + 1] = item[9][index]
+                number = number + 1
+                local value = begin .. id
+                taken[field] = value
+                held[2 * number - 1], held[2 * number] = field, value
+                bodies[number], admitted[number] = text_of, keys[index + 3]
+                if recorded then
+                    ids[number] = item[9][index]
+                end
             end
         end
-        item.bodies, item.keys, item.given, item[6], item[9] = bodies, admitted, item[6],
-            #bodies, ids
+        item.bodies, item.keys, item.held, item.given = bodies, admitted, held, item[6]
+        item[6], item[9], item.is_new_group = number, ids, not group
         return told
     end
 
-    -- Lets the messages of an item hold their keys; returns their marks.
+    -- Lets the messages of an item hold their keys; returns what travels with them: the letter of
+    -- their mode, and the keys. Nothing of a window.
     function admission.hold(group, item)
-        local mode, span = item[11][1], item[11][2]
-        local held, windows, marks = {}, {}, {}
-        local before = mode == unique.WINDOW and struct.pack('>I8', now + span) or ''
-        for index, key in ipairs(item.keys) do
-            local field = unique.field(group, item[2], key)
-            held[#held + 1] = field
-            held[#held + 1] = unique.value(mode, before .. body_id(item.bodies[index]))
-            if mode == unique.WINDOW then
-                windows[#windows + 1] = now + span
-                windows[#windows + 1] = field
-                marks[index] = false
-            else
-                marks[index] = mode .. key
+        local held, mode = item.held, item[11][1]
+        if item.is_new_group then
+            for index, key in ipairs(item.keys) do
+                held[2 * index - 1] = unique.field(group, item[2], key)
             end
         end
         spread('HSET', unique.KEYS, held, 2)
+        if mode ~= unique.WINDOW then
+            return mode, item.keys
+        end
+        local windows, ends = {}, now + item[11][2]
+        for index = 1, #held, 2 do
+            windows[index], windows[index + 1] = ends, held[index]
+        end
         spread('ZADD', unique.WINDOWS, windows, 2)
-        return marks
+        return '', {}
     end
 
     -- Puts a message off, in place of the one that was put off under its key; returns until when.

@@ -9,10 +9,11 @@
 local HISTORY, RECORDED, MARKED = 1, 2, 4
 local BARE, LONG = 9, 33
 
-local function fresh_entry(sequence, recorded, body, mark)
-    if mark then
-        return struct.pack('>I8BI2', sequence, MARKED + (recorded and RECORDED or 0), #mark)
-            .. mark .. body
+-- With a mark: of the letter `mode`, and `key`.
+local function fresh_entry(sequence, recorded, body, key, mode)
+    if key then
+        return struct.pack('>I8BI2', sequence, MARKED + (recorded and RECORDED or 0),
+            #mode + #key) .. mode .. key .. body
     end
     return struct.pack('>I8B', sequence, recorded and RECORDED or 0) .. body
 end
@@ -21,22 +22,21 @@ local function entry_sequence(entry)
     return (struct.unpack('>I8', entry))
 end
 
--- How many bytes there are before the body, or the mark; and the mark's length if there is one.
-local function entry_head(entry)
+local function entry_body_size(entry)
     local flags = entry:byte(BARE)
     local head = flags % 2 == HISTORY and LONG or BARE
-    return head, flags >= MARKED and (struct.unpack('>I2', entry, head + 1)) or nil
-end
-
-local function entry_body_size(entry)
-    local head, length = entry_head(entry)
-    return #entry - head - (length and length + 2 or 0)
+    if flags >= MARKED then
+        head = head + 2 + struct.unpack('>I2', entry, head + 1)
+    end
+    return #entry - head
 end
 
 -- The mark of a message, nil if it has none.
 local function entry_mark(entry)
-    local head, length = entry_head(entry)
-    return length and entry:sub(head + 3, head + 2 + length)
+    local flags = entry:byte(BARE)
+    if flags >= MARKED then
+        return (struct.unpack('>I2c0', entry, (flags % 2 == HISTORY and LONG or BARE) + 1))
+    end
 end
 
 local function read_entry(entry)
@@ -61,7 +61,7 @@ end
 
 local function write_entry(message)
     if message.deliveries == 0 and message.since == message.sequence and message.losses == 0 then
-        return fresh_entry(message.sequence, message.recorded, message.body, message.mark)
+        return fresh_entry(message.sequence, message.recorded, message.body, message.mark, '')
     end
     local flags = HISTORY + (message.recorded and RECORDED or 0)
         + (message.mark and MARKED or 0)
@@ -94,6 +94,14 @@ local function body_id(body, at)
     return array and array >= 0x92 and array <= 0x94 and text_at(body, at + 1) or ''
 end
 
-local function entry_id(entry)
-    return body_id(entry, #entry - entry_body_size(entry) + 1)
+-- The letter of the mode of a message with a mark.
+local function entry_mode(entry)
+    local at = (entry:byte(BARE) % 2 == HISTORY and LONG or BARE) + 3
+    return entry:sub(at, at)
+end
+
+-- The id of an entry with a mark of this length.
+local function entry_id(entry, length)
+    local head = entry:byte(BARE) % 2 == HISTORY and LONG or BARE
+    return body_id(entry, head + 3 + length)
 end

@@ -7,7 +7,7 @@
 --                  b (debounced): when the first was put (8), length of id (2), id, and where the
 --                  message is: its member of `T:due`
 -- T:windows  zset  those of windows -> when they end
--- T:gone:<queue>  list  packed {group key, shard, key, id}: what was released here, while the queue
+-- T:gone:<queue>  list  packed {group key, shard, mark, id}: what was released here, while the queue
 --                       is split, of keys that are elsewhere already
 -- include groups
 -- include moving
@@ -16,18 +16,15 @@
 local unique = {KEYS = T .. ':u', WINDOWS = T .. ':windows', STARTED = 's', WINDOW = 'w',
     DEBOUNCED = 'b'}
 do
-    local ended = {}
-
-    local function fields_of(released)
-        local fields = {}
-        for index, item in ipairs(released) do
-            fields[index] = unique.field(unpack(item, 1, 3))
-        end
-        return fields
-    end
+    local ended, wants, away = {}, {}, {}
+    local prefix, prefix_group, prefix_shard
 
     function unique.field(group, shard, key)
-        return struct.pack('>I4I2', group.number, #shard) .. shard .. key
+        if group ~= prefix_group or shard ~= prefix_shard then
+            prefix = struct.pack('>I4I2', group.number, #shard) .. shard
+            prefix_group, prefix_shard = group, shard
+        end
+        return prefix .. key
     end
 
     function unique.value(mode, id)
@@ -52,6 +49,9 @@ do
     end
 
     function unique.find(fields)
+        if #fields > 0 and #fields <= SPREAD then
+            return call('HMGET', unique.KEYS, unpack(fields))
+        end
         local values = {}
         for first = 1, #fields, SPREAD do
             local last = math.min(first + SPREAD - 1, #fields)
@@ -62,23 +62,20 @@ do
         return values
     end
 
-    -- Notes that the message of a mark releases its key, at the end of the script.
+    -- Notes that a message releases its key, at the end of the script.
     function unique.release(group, shard, mark, id)
-        ended[#ended + 1] = {group, shard, mark:sub(2), id}
+        local index = #ended + 1
+        ended[index] = unique.field(group, shard, mark:sub(2))
+        wants[index] = mark:sub(1, 1) .. id
+        if group.phase == LEAVING and leaves(group, shard) then
+            away[index] = {group, cmsgpack.pack({group.key, shard, mark, id})}
+        end
     end
 
-    -- Lets go of those of these keys that the messages hold themselves; returns which of them.
-    local function let_go(released)
-        local fields, gone, held = fields_of(released), {}, {}
-        for index, value in ipairs(unique.find(fields)) do
-            local id, mode = unique.holder(value)
-            if id == released[index][4] and mode ~= unique.WINDOW then
-                gone[#gone + 1] = fields[index]
-                held[#held + 1] = released[index]
-            end
-        end
-        spread('HDEL', unique.KEYS, gone)
-        return held
+    -- Whether a key is held by the message that wants to release it.
+    local function is_own(value, want)
+        return value == want or value and value:sub(1, 1) == unique.DEBOUNCED
+            and unique.DEBOUNCED .. unique.holder(value) == want
     end
 
     function unique.gone_key(queue)
@@ -87,23 +84,31 @@ do
 
     -- Makes the releases.
     function unique.store()
-        for _, item in ipairs(#ended > 0 and let_go(ended) or {}) do
-            local group, shard, key, id = unpack(item)
-            if leaves(group, shard) then
-                call('RPUSH', unique.gone_key(queue_of(group.key)),
-                    cmsgpack.pack({group.key, shard, key, id}))
+        if #ended == 0 then
+            return
+        end
+        local gone = {}
+        for index, value in ipairs(unique.find(ended)) do
+            if is_own(value, wants[index]) then
+                gone[#gone + 1] = ended[index]
+                if away[index] then
+                    local group, packed = unpack(away[index])
+                    call('RPUSH', unique.gone_key(queue_of(group.key)), packed)
+                end
             end
         end
-        ended = {}
+        spread('HDEL', unique.KEYS, gone)
+        ended, wants, away = {}, {}, {}
     end
 
     -- A message goes to another container. Where its key is already, but for debounced ones:
     -- returns when the first of those was put.
     function unique.leave(group, shard, message)
-        local key = message.mark and message.mark:sub(2)
-        local value = key and call('HGET', unique.KEYS, unique.field(group, shard, key))
-        if value then
-            let_go({{group, shard, key, body_id(message.body)}})
+        local mark = message.mark
+        local field = mark and unique.field(group, shard, mark:sub(2))
+        local value = field and call('HGET', unique.KEYS, field)
+        if value and is_own(value, mark:sub(1, 1) .. body_id(message.body)) then
+            call('HDEL', unique.KEYS, field)
             return select(3, unique.holder(value))
         end
     end
@@ -121,42 +126,36 @@ do
     function unique.release_entry(group, shard, entry)
         local mark = entry_mark(entry)
         if mark then
-            unique.release(group, shard, mark, entry_id(entry))
+            unique.release(group, shard, mark, entry_id(entry, #mark))
         end
     end
 
-    -- Goes through the entries of a claim: visit(shard, entry).
-    local function each(parts, entries, visit)
+    -- Releases the keys of what a claim holds; `only`: of one mode. Of every message of a claim, so
+    -- it does not call what would do it for one.
+    function unique.release_all(group, parts, entries, only)
         local index = 0
         for _, part in ipairs(parts) do
+            local shard, own = part[1], unique.field(group, part[1], '')
             for position = 4, #part, 2 do
                 for _ = 1, part[position] do
                     index = index + 1
-                    visit(part[1], entries[index])
+                    local entry = entries[index]
+                    local flags = entry:byte(BARE)
+                    if flags >= MARKED then
+                        local head = flags % 2 == HISTORY and LONG or BARE
+                        local mark, at = struct.unpack('>I2c0', entry, head + 1)
+                        local mode, id = mark:sub(1, 1), body_id(entry, at)
+                        local is_meant = not only or mode == only
+                        if is_meant and group.phase == LEAVING then
+                            unique.release(group, shard, mark, id)
+                        elseif is_meant then
+                            local last = #ended + 1
+                            ended[last], wants[last] = own .. mark:sub(2), mode .. id
+                        end
+                    end
                 end
             end
         end
-    end
-
-    function unique.release_all(group, parts, entries)
-        each(parts, entries, function(shard, entry)
-            unique.release_entry(group, shard, entry)
-        end)
-    end
-
-    -- Of what was claimed, releases the keys that are held until then. Returns whether there are
-    -- others, that are held until the end.
-    function unique.start(group, parts, entries)
-        local left = false
-        each(parts, entries, function(shard, entry)
-            local mark = entry_mark(entry)
-            if mark and mark:sub(1, 1) == unique.STARTED then
-                unique.release(group, shard, mark, entry_id(entry))
-            elseif mark then
-                left = true
-            end
-        end)
-        return left
     end
 
     -- Lets a dead letter that is retried have its key again; false: another one holds it.
