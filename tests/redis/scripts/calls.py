@@ -78,9 +78,11 @@ def item(
     ttl: int = 0,
     member: str = "",
     ids: Sequence[str] = (),
+    unique: Sequence[object] = (),
 ) -> Item:
     """Messages of one lane and priority, as a put stores them."""
-    return (group, shard, priority, delay, due, len(bodies), ttl, member, ids), bodies
+    head = (group, shard, priority, delay, due, len(bodies), ttl, member, ids)
+    return (head if not unique else (*head, 1, unique)), bodies
 
 
 def put(*items: Item | BytesLike, **more: Any) -> Call:

@@ -126,6 +126,7 @@ class Letter(NamedTuple):
     since: int
     at: int
     body: bytes
+    mark: str = ""
 
 
 def fresh(sequence: int, body: bytes | str, *, recorded: bool = False, **history: int) -> Entry:
@@ -424,13 +425,15 @@ class _Header(NamedTuple):
     lease: int
     number: int
     parts: tuple[tuple[Any, ...], ...]
+    keyed: bool = False
 
 
 def _claim(name: str, found: list[bytes]) -> Pairs:
     header = msgspec.msgpack.decode(found[0], type=_Header)
     entries = tuple(map(read_entry, found[1:]))
     assert header.number == len(entries) == sum(sum(part[3::2]) for part in header.parts)
-    yield f"held {name}", Claimed(*header, entries)
+    assert header.keyed == any(entry.mark and entry.mark[:1] != b"s" for entry in entries)
+    yield f"held {name}", Claimed(*header[:5], entries)
 
 
 def _numbers(kind: str) -> Decoder:
@@ -448,10 +451,23 @@ def _buried(name: str, found: Scored) -> Pairs:
 
 
 # Ids, failures and bodies need not be text, though they are packed as such.
-_letter = msgspec.msgpack.Decoder(
-    tuple[int, str, str, int, msgspec.Raw, msgspec.Raw, int, int, int, int, int, msgspec.Raw],
-    strict=False,
-)
+class _PackedLetter(NamedTuple):
+    gid: int
+    task: str
+    shard: str
+    priority: int
+    id: msgspec.Raw
+    failure: msgspec.Raw
+    losses: int
+    deliveries: int
+    attempts: int
+    since: int
+    at: int
+    body: msgspec.Raw
+    mark: str = ""
+
+
+_letter = msgspec.msgpack.Decoder(_PackedLetter, strict=False)
 
 
 def _bytes(text: msgspec.Raw) -> bytes:
@@ -536,7 +552,7 @@ def read_transfer(packed: bytes) -> tuple[int, list[tuple[Any, ...]]]:
 
 def _thing(kind: bytes, *rest: bytes) -> tuple[Any, ...]:
     word, plain = _bytes(msgspec.Raw(kind)).decode(), msgspec.msgpack.decode
-    if word == "s":
+    if word in "su":
         return (word, *map(plain, rest))
     if word == "x":
         key, letter, record = rest
@@ -585,6 +601,30 @@ def _times(kind: str) -> Decoder:
     return decode
 
 
+def _field(packed: bytes) -> str:
+    """A unique key: of which group and shard, and it."""
+    gid, length = struct.unpack_from(">IH", packed)
+    shard, key = packed[6 : 6 + length].decode(), packed[6 + length :].decode()
+    return f"{gid} {shard} {key}"
+
+
+def _unique(name: str, found: dict[bytes, bytes]) -> Pairs:
+    for field, value in found.items():
+        mode, rest = value[:1].decode(), value[1:]
+        first: tuple[int, ...] = ()
+        if mode in "wb":
+            first, rest = struct.unpack_from(">Q", rest), rest[8:]
+        if mode == "b":
+            (length,) = struct.unpack_from(">H", rest)
+            rest = rest[2 : 2 + length]
+        yield f"key {_field(field)}", (mode, rest.decode(), *first)
+
+
+def _windows(name: str, found: Scored) -> Pairs:
+    for field, end in _scores(found):
+        yield f"window {_field(field)}", end
+
+
 KINDS: dict[str, tuple[Callable[[redis.Redis, str], None], Decoder]] = {
     "call": (_ttl, _call),
     "meta": (_hash, _meta),
@@ -628,6 +668,9 @@ KINDS: dict[str, tuple[Callable[[redis.Redis, str], None], Decoder]] = {
     "agenda": (_zset, _times("agenda")),
     "changes": (_hash, _changes),
     "removed": (_zset, _times("removed")),
+    "u": (_hash, _unique),
+    "windows": (_zset, _windows),
+    "gone": (_list, _values("gone")),
 }
 """By what stands behind the container in a key: how it is read, and what it says."""
 
