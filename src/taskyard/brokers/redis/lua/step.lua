@@ -245,8 +245,8 @@ end
 
 local suspects, make_claims = false, nil
 do
-    -- Nobody else looks at every entry. So it says, too, whether some release their unique keys now,
-    -- and whether some hold them until they end.
+    -- Nobody else looks at every entry. So it says, too, whether some release their unique keys
+    -- now, and whether some hold them until they end.
     local function count_redelivered(group, entries)
         local number, starting, keyed = 0, false, nil
         for _, entry in ipairs(entries) do

@@ -7,8 +7,8 @@
 --                  b (debounced): when the first was put (8), length of id (2), id, and where the
 --                  message is: its member of `T:due`
 -- T:windows  zset  those of windows -> when they end
--- T:gone:<queue>  list  packed {group key, shard, mark, id}: what was released here, while the queue
---                       is split, of keys that are elsewhere already
+-- T:gone:<queue>  list  packed {group key, shard, mark, id}: what was released here, while the
+--                       queue is split, of keys that are elsewhere already
 -- include groups
 -- include moving
 -- include entry
