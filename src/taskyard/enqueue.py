@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
 import msgspec
 
 from taskyard.brokers.base import Put
-from taskyard.brokers.unique import Keys
+from taskyard.brokers.unique import Keys, Mode
 from taskyard.coalesce import CHUNK_BYTES, CHUNK_MESSAGES
 from taskyard.errors import EnqueueError, PayloadError, PolicyError
 from taskyard.message import IdMaker, is_text
@@ -137,7 +137,7 @@ class Enqueuer(Generic[P, R]):
             with self._around(message_id) as call:
                 call.add_headers([put])
                 outlet.put(self._task, [put])
-                call.messages = 1
+                call.messages = _stored([put])
         else:
             outlet.put(self._task, [put])
         return self._result(message_id, put)
@@ -150,7 +150,7 @@ class Enqueuer(Generic[P, R]):
             with self._around(message_id) as call:
                 call.add_headers([put])
                 await outlet.put_async(self._task, [put])
-                call.messages = 1
+                call.messages = _stored([put])
         else:
             await outlet.put_async(self._task, [put])
         return self._result(message_id, put)
@@ -162,7 +162,7 @@ class Enqueuer(Generic[P, R]):
             for ids, puts in self._chunks(items):
                 call.add_headers(puts)
                 self._task.outlet.put(self._task, puts)
-                call.messages += len(ids)
+                call.messages += _stored(puts)
                 chunks.append(ids)
         return self._results(chunks)
 
@@ -173,7 +173,7 @@ class Enqueuer(Generic[P, R]):
             for ids, puts in self._chunks(items):
                 call.add_headers(puts)
                 await self._task.outlet.put_async(self._task, puts)
-                call.messages += len(ids)
+                call.messages += _stored(puts)
                 chunks.append(ids)
         return self._results(chunks)
 
@@ -411,6 +411,17 @@ class Enqueuer(Generic[P, R]):
         if priority is None:
             return self._task.policy.priority
         return _priority(priority(item) if callable(priority) else priority)
+
+
+def _stored(puts: Sequence[Put]) -> int:
+    """How many messages of puts are stored: not those that unique keys kept back."""
+    return sum([len(put.bodies) - _kept_back(put) for put in puts])
+
+
+def _kept_back(put: Put) -> int:
+    keys = put.unique
+    # A debounced message that found its key held is stored in place of another.
+    return 0 if keys is None or keys.mode is Mode.DEBOUNCE else len(keys.standing or ())
 
 
 def _by_bytes(bodies: Sequence[bytes]) -> Iterator[tuple[int, int]]:
