@@ -16,6 +16,7 @@ from taskyard.brokers.base import Back, Broker, Dead, Operation, Retried
 from taskyard.brokers.memory import MemoryBroker
 from taskyard.brokers.memory.agenda import Agenda
 from taskyard.brokers.memory.state import MemoryState
+from taskyard.brokers.unique import Mode
 from taskyard.message import Failure
 
 
@@ -69,6 +70,8 @@ def test_nothing_is_left_when_all_is_done(
         shard = f"shard {chance.randint(0, 200)}"
         priority, delay = chance.randint(0, 2), chance.choice([0, 0, 3])
         harness.put(f"m{index}", shard=shard, priority=priority, delay=delay, keep=5)
+        mode, key = chance.choice(list(Mode)), chance.choice("kl")
+        harness.put_unique(mode, f"u{index}", key, span=2, longest=5, shard=shard)
         harness.clock.advance(0.1)
     sleepers = [harness.sleeper() for _ in range(5)]
     harness.records(*(f"m{index}" for index in range(1000)), listener=sleepers[0])

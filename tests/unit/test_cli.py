@@ -219,7 +219,7 @@ def test_a_dead_letter_whose_key_is_held_is_kept(run: Run) -> None:
         bury()
         task.enqueue(3, unique_key="k")
     found = run("dead", "retry", "1", "2")
-    assert found.stdout == "put back 1 of 2 dead letters\n"
+    assert found.stdout == "put back 1 of 2 dead letter\n"
     assert found.stderr == "Error: another message holds the unique key of: 1\n"
     assert "the unique key of: 1" in run("dead", "retry", "1", code=1).stderr
 

@@ -141,3 +141,23 @@ def test_a_container_that_takes_puts_holds_no_copies_of_keys(box: Container) -> 
     box.run(call("accept", "q", 2, 2, 1, NOW, msgspec.msgpack.encode(("open", []))))
     assert box.run(call("hold", "q", 2, msgspec.msgpack.encode([("l", GROUP, "a", "db")]))) == 0
     assert keys(box) == {"key 1 a k": ("d", "a")}
+
+
+def test_nothing_is_left_when_all_is_done(box: Container) -> None:
+    assert box.now is not None
+    for index, mode in enumerate("sdwb" * 20):
+        body = envelope(f"m{index}")
+        box.run(unique(mode, f"{mode}{index % 3}", body, body))
+    box.now += 10 * MINUTE
+    for end in ({}, {"outcome": ("retried", 0, "")}, {"outcome": ("discard", "")}, {}):
+        for token in box.tokens(claim(8, claims=3)):
+            held = box.dump()[f"held {token}"].entries
+            outcomes = {entry.sequence: end["outcome"] for entry in held} if end else {}
+            box.run(settle(token, outcomes))
+    while tokens := box.tokens(claim(100, claims=5)):
+        for token in tokens:
+            box.run(settle(token))
+    box.run(call("tidy", MINUTE, 100, "0"))
+    left = box.dump()
+    kinds = {path.split()[0] for path in left}
+    assert kinds <= {"meta", "name", "policy", "count"}, kinds
