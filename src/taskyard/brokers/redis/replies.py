@@ -40,6 +40,7 @@ __all__ = [
 _HISTORY, _MARKED = 1, 4
 """The flags of entries (see lua/shared/entry.lua)."""
 _BARE = 9
+_MARK = _BARE + 2
 _LONG = 33
 _history = struct.Struct(">QBQIIII")
 _parts = msgspec.msgpack.Decoder(list[list[Any]])
@@ -87,18 +88,15 @@ def _delivery(entry: bytes) -> Delivery:
     if flags & (_HISTORY | _MARKED) == 0:
         return Delivery(sequence, sequence, 0, 0, 0, 0, entry[_BARE:])
     if flags & _HISTORY == 0:
-        mark, first = _mark(entry, _BARE)
-        return Delivery(sequence, sequence, 0, 0, 0, 0, entry[first:], mark)
+        end = _MARK + (entry[_BARE] << 8 | entry[_BARE + 1])
+        mark = entry[_MARK:end].decode()
+        return Delivery(sequence, sequence, 0, 0, 0, 0, entry[end:], mark)
     _, _, since, deliveries, attempts, losses, cap = _history.unpack_from(entry)
-    mark, first = _mark(entry, _LONG) if flags & _MARKED else ("", _LONG)
-    return Delivery(sequence, since, deliveries, attempts, losses, cap, entry[first:], mark)
-
-
-def _mark(entry: bytes, at: int) -> tuple[str, int]:
-    """The mark in an entry, and where the body begins behind it."""
-    begin = at + 2
-    end = begin + int.from_bytes(entry[at:begin], "big")
-    return entry[begin:end].decode(), end
+    mark, end = "", _LONG
+    if flags & _MARKED:
+        end = _LONG + 2 + (entry[_LONG] << 8 | entry[_LONG + 1])
+        mark = entry[_LONG + 2 : end].decode()
+    return Delivery(sequence, since, deliveries, attempts, losses, cap, entry[end:], mark)
 
 
 def draining_queue(answer: object) -> str | None:

@@ -245,6 +245,8 @@ end
 
 local suspects, make_claims = false, nil
 do
+    local STARTED = unique.STARTED:byte()
+
     -- Nobody else looks at every entry. So it says, too, whether some release their unique keys
     -- now, and whether some hold them until they end.
     local function count_redelivered(group, entries)
@@ -255,7 +257,7 @@ do
                 number = number + 1
             end
             if flags >= MARKED then
-                local is_starting = entry_mode(entry) == unique.STARTED
+                local is_starting = entry_mode(entry) == STARTED
                 starting, keyed = starting or is_starting, keyed or not is_starting or nil
             end
         end

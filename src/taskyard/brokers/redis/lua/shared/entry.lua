@@ -94,10 +94,9 @@ local function body_id(body, at)
     return array and array >= 0x92 and array <= 0x94 and text_at(body, at + 1) or ''
 end
 
--- The letter of the mode of a message with a mark.
+-- The letter of the mode of a message with a mark, as a number.
 local function entry_mode(entry)
-    local at = (entry:byte(BARE) % 2 == HISTORY and LONG or BARE) + 3
-    return entry:sub(at, at)
+    return entry:byte((entry:byte(BARE) % 2 == HISTORY and LONG or BARE) + 3)
 end
 
 -- The id of an entry with a mark of this length.

@@ -16,7 +16,7 @@
 local unique = {KEYS = T .. ':u', WINDOWS = T .. ':windows', STARTED = 's', WINDOW = 'w',
     DEBOUNCED = 'b'}
 do
-    local ended, wants, away = {}, {}, {}
+    local ended, wants, away, last = {}, {}, {}, 0
     local prefix, prefix_group, prefix_shard
 
     function unique.field(group, shard, key)
@@ -64,11 +64,11 @@ do
 
     -- Notes that a message releases its key, at the end of the script.
     function unique.release(group, shard, mark, id)
-        local index = #ended + 1
-        ended[index] = unique.field(group, shard, mark:sub(2))
-        wants[index] = mark:sub(1, 1) .. id
+        last = last + 1
+        ended[last] = unique.field(group, shard, mark:sub(2))
+        wants[last] = mark:sub(1, 1) .. id
         if group.phase == LEAVING and leaves(group, shard) then
-            away[index] = {group, cmsgpack.pack({group.key, shard, mark, id})}
+            away[last] = {group, cmsgpack.pack({group.key, shard, mark, id})}
         end
     end
 
@@ -84,13 +84,14 @@ do
 
     -- Makes the releases.
     function unique.store()
-        if #ended == 0 then
+        if last == 0 then
             return
         end
-        local gone = {}
+        local gone, number = {}, 0
         for index, value in ipairs(unique.find(ended)) do
-            if is_own(value, wants[index]) then
-                gone[#gone + 1] = ended[index]
+            if value == wants[index] or is_own(value, wants[index]) then
+                number = number + 1
+                gone[number] = ended[index]
                 if away[index] then
                     local group, packed = unpack(away[index])
                     call('RPUSH', unique.gone_key(queue_of(group.key)), packed)
@@ -98,7 +99,7 @@ do
             end
         end
         spread('HDEL', unique.KEYS, gone)
-        ended, wants, away = {}, {}, {}
+        ended, wants, away, last = {}, {}, {}, 0
     end
 
     -- A message goes to another container. Where its key is already, but for debounced ones:
@@ -149,7 +150,7 @@ do
                         if is_meant and group.phase == LEAVING then
                             unique.release(group, shard, mark, id)
                         elseif is_meant then
-                            local last = #ended + 1
+                            last = last + 1
                             ended[last], wants[last] = own .. mark:sub(2), mode .. id
                         end
                     end
