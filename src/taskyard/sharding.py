@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import Enum
@@ -216,6 +217,13 @@ class KeyMaker:
         if type(item) is not tuple and isinstance(item, Mapping):
             return self.of_call((), item)
         return self.of_call(tuple(item), {})
+
+    def of_items(self, items: Sequence[Any]) -> list[object]:
+        """The keys of items; raises the same."""
+        if self._of_one is not None:
+            with contextlib.suppress(Exception):  # it is raised for the one that it is of
+                return list(map(self._of_one, items))
+        return [self.of_item(item) for item in items]
 
     def _called(
         self, key: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[str, Any]

@@ -104,7 +104,7 @@ class Uniqueness:
         """The keys of items of `enqueue_many`; raises the same."""
         if len(self._makers) != 1:
             return [self.of_item(item) for item in items]
-        values, prefix = map(self._makers[0].of_item, items), self._prefix
+        values, prefix = self._makers[0].of_items(items), self._prefix
         texts = [_brief(value) or unique_text(value) for value in values]
         return [prefix + text for text in texts] if prefix else texts
 

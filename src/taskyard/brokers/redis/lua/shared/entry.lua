@@ -90,8 +90,13 @@ end
 -- from `at` on.
 local function body_id(body, at)
     at = at or 1
-    local array = body:byte(at)
-    return array and array >= 0x92 and array <= 0x94 and text_at(body, at + 1) or ''
+    local array, kind = body:byte(at, at + 1)
+    if not kind or array < 0x92 or array > 0x94 then
+        return ''
+    elseif kind >= 0xa0 and kind <= 0xbf and #body >= at + 1 + kind - 0xa0 then
+        return body:sub(at + 2, at + 1 + kind - 0xa0) -- of those that taskyard makes
+    end
+    return text_at(body, at + 1)
 end
 
 -- The letter of the mode of a message with a mark, as a number.
