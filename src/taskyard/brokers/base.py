@@ -486,7 +486,9 @@ class Broker(Protocol):
         ...
 
     def put(self, puts: Sequence[Put], stored: list[Put] | None = None) -> Operation[None]:
-        """Store messages: all or none of those of a partition.
+        """Store messages: all or none of those of a partition, but for what unique keys keep back.
+
+        What became of messages with unique keys is answered in `Put.unique.standing`.
 
         Arguments:
             puts: the messages.
