@@ -171,6 +171,27 @@ def _synced(bench: Bench, fsync: str, least: float | None) -> list[Row]:
     ]
 
 
+def unique(bench: Bench) -> list[Row]:
+    """By 100, every message with a unique key that is held until it is done; and without."""
+    count = bench.count(200000, 50000)
+    rates = bench.rates(
+        put=_case(bench, "yards.put", count=count),
+        put_unique=_case(bench, "yards.put", count=count, unique=True),
+        drain=_case(bench, "yards.drain", count=count),
+        drain_unique=_case(bench, "yards.drain", count=count, unique=True),
+    )
+    return [
+        measured(
+            "redis_put_unique", "enqueue_many of 100 with unique keys", rates["put_unique"],
+            rates["put"], base="without", least_ratio=0.6,
+        ),
+        measured(
+            "redis_drain_unique", "batch handler of 100 with unique keys", rates["drain_unique"],
+            rates["drain"], base="without", least_ratio=0.6,
+        ),
+    ]  # fmt: skip
+
+
 def putting_singly(bench: Bench) -> list[Row]:
     """`enqueue`, a message per call, from one and from several."""
     count = bench.count(20_000, 4_000)

@@ -42,6 +42,27 @@ def putting(bench: Bench) -> list[Row]:
     ]  # fmt: skip
 
 
+def unique(bench: Bench) -> list[Row]:
+    """By 100, every message with a unique key that is held until it is done; and without."""
+    count = bench.count(100000, 20000)
+    rates = bench.rates(
+        put=bench.case("yards.put", count=count),
+        put_unique=bench.case("yards.put", count=count, unique=True),
+        drain=bench.case("yards.drain", count=count),
+        drain_unique=bench.case("yards.drain", count=count, unique=True),
+    )
+    return [
+        measured(
+            "put_unique", "enqueue_many of 100 with unique keys", rates["put_unique"],
+            rates["put"], base="without", least_ratio=0.6,
+        ),
+        measured(
+            "drain_unique", "batch handler of 100 with unique keys", rates["drain_unique"],
+            rates["drain"], base="without", least_ratio=0.6,
+        ),
+    ]  # fmt: skip
+
+
 def putting_singly(bench: Bench) -> list[Row]:
     """`enqueue`, a message per transaction."""
     count = bench.count(5_000, 1_000)

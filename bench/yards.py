@@ -31,6 +31,7 @@ def batch_task(
     ordered: bool = False,
     batch: int = 100,
     limited: bool = False,
+    unique: bool = False,
 ) -> Task[..., Any]:
     """A handler of up to so many messages; `limited`: by rate limits that never bind."""
 
@@ -43,6 +44,8 @@ def batch_task(
     if limited:
         never = RateLimit(1_000_000, burst=1_000_000)
         policy.update(rate=never, shard_rate=never)
+    if unique:
+        policy["unique"] = "n"
     task: Task[..., Any] = yard.task(name="rows", **policy)(rows)
     return task
 
@@ -94,12 +97,18 @@ def _store(task: Task[..., Any], parts: Iterable[list[Item]]) -> float:
 
 
 def put(
-    path: str, count: int, size: int = 100, shards: int = 0, ordered: bool = False, seed: int = 7
+    path: str,
+    count: int,
+    size: int = 100,
+    shards: int = 0,
+    ordered: bool = False,
+    seed: int = 7,
+    unique: bool = False,
 ) -> dict[str, Any]:
     """Store messages with `enqueue_many`, so many per call."""
     yard = open_yard(path)
-    task = batch_task(yard, _nobody, shards=shards, ordered=ordered)
-    task.enqueue_many([Item(FIRST, TEXT)])  # opens the file and declares the task
+    task = batch_task(yard, _nobody, shards=shards, ordered=ordered, unique=unique)
+    task.enqueue_many([Item(FIRST - 1, TEXT)])  # opens the file and declares the task
     seconds = _store(task, batches(count, size, shards, seed))
     yard.close()
     return {"rate": count / seconds, "bytes": body_length()}
@@ -154,13 +163,20 @@ def drain(
     ordered: bool = False,
     via: str = "",
     limited: bool = False,
+    unique: bool = False,
 ) -> dict[str, Any]:
     """Store messages, then time a whole worker that runs them all; `via`: its way to them."""
     handled: list[int] = []
     yard = open_yard(path)
     more: dict[str, Any] = {}
     if kind == "batch":
-        more = {"shards": shards, "ordered": ordered, "batch": batch, "limited": limited}
+        more = {
+            "shards": shards,
+            "ordered": ordered,
+            "batch": batch,
+            "limited": limited,
+            "unique": unique,
+        }
     task = KINDS[kind](yard, handled.append, **more)
     _store(task, batches(count, 100, shards))
     yard.use(via or yard.broker)

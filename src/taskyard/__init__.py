@@ -16,7 +16,7 @@ from taskyard.errors import (
 )
 from taskyard.message import Failure, State
 from taskyard.middleware import Claimed, EnqueueCall, Middleware, Settled, SettledMessage
-from taskyard.policy import Batch, RateLimit, Retry
+from taskyard.policy import Batch, RateLimit, Retry, Unique
 from taskyard.result import Result, Results
 from taskyard.schedule import RegularSchedule, cron, every, rrule
 from taskyard.task import BatchTask, Handler, Task
@@ -52,6 +52,7 @@ __all__ = [
     "TaskDiscarded",
     "TaskFailed",
     "TaskyardError",
+    "Unique",
     "Yard",
     "cron",
     "current_context",

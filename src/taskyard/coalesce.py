@@ -179,6 +179,7 @@ def _way(put: Put) -> Hashable:
         put.ids is None,
         put.record_ttl,
         put.member,
+        None if put.unique is None else id(put),  # it has an answer of its own
     )
 
 

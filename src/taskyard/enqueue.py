@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
 import msgspec
 
 from taskyard.brokers.base import Put
+from taskyard.brokers.unique import Keys, Mode
 from taskyard.coalesce import CHUNK_BYTES, CHUNK_MESSAGES
 from taskyard.errors import EnqueueError, PayloadError, PolicyError
 from taskyard.message import IdMaker, is_text
 from taskyard.middleware import EnqueueCall, Middleware, around_enqueue
 from taskyard.policy import LONGEST, PRIORITIES, seconds
-from taskyard.result import RecordReader, Result, Results
+from taskyard.result import RecordReader, Result, Results, Standing, UniqueResult
 from taskyard.sharding import shard_text
 
 if TYPE_CHECKING:
@@ -40,8 +41,10 @@ class Options(msgspec.Struct, frozen=True):
         due: the moment from which it may run; a datetime without a zone is local time.
         priority: instead of the task's.
         shard: instead of what the task's `shard` makes of the arguments.
-        id: instead of a random one. For `enqueue_many`, `id` and `shard` and `priority` may be
-            functions of the item.
+        id: instead of a random one.
+        unique_key: instead of what the task's `unique` makes of the arguments.
+
+    For `enqueue_many`, `id`, `shard`, `priority` and `unique_key` may be functions of the item.
     """
 
     delay: float | timedelta | None = None
@@ -49,6 +52,7 @@ class Options(msgspec.Struct, frozen=True):
     priority: int | Callable[[Any], int] | None = None
     shard: Any = None
     id: str | Callable[[Any], str] | None = None
+    unique_key: Any = None
 
 
 OPTION_NAMES = frozenset(Options.__struct_fields__)
@@ -91,13 +95,14 @@ def make_options(given: dict[str, Any]) -> Options:
 class Enqueuer(Generic[P, R]):
     """Enqueues calls of a task with fixed options."""
 
-    __slots__ = ("_delay", "_due", "_options", "_task")
+    __slots__ = ("_delay", "_due", "_options", "_task", "_uniqueness")
 
     def __init__(self, task: Task[P, R], options: Options) -> None:
         self._task = task
         self._options = options
         self._delay = 0
         self._due = 0
+        self._uniqueness = task.uniqueness
         if options is not PLAIN:
             self._check(options)
 
@@ -115,6 +120,14 @@ class Enqueuer(Generic[P, R]):
             self._due = _due(options.due)
         if options.priority is not None and not callable(options.priority):
             _priority(options.priority)
+        if options.unique_key is not None and self._uniqueness is None:
+            self._uniqueness = self._task.make_uniqueness()
+        times = (options.delay, options.due)
+        if self._uniqueness and self._uniqueness.is_debounced and times != (None, None):
+            raise EnqueueError(
+                "a debounced message is put off by the delay= of its Unique: leave delay= and "
+                "due= out"
+            )
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Result[R]:
         """See `Task.enqueue`."""
@@ -124,10 +137,10 @@ class Enqueuer(Generic[P, R]):
             with self._around(message_id) as call:
                 call.add_headers([put])
                 outlet.put(self._task, [put])
-                call.messages = 1
+                call.messages = _stored([put])
         else:
             outlet.put(self._task, [put])
-        return self._task.result(message_id)
+        return self._result(message_id, put)
 
     async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> Result[R]:
         """See `Task.aenqueue`."""
@@ -137,30 +150,30 @@ class Enqueuer(Generic[P, R]):
             with self._around(message_id) as call:
                 call.add_headers([put])
                 await outlet.put_async(self._task, [put])
-                call.messages = 1
+                call.messages = _stored([put])
         else:
             await outlet.put_async(self._task, [put])
-        return self._task.result(message_id)
+        return self._result(message_id, put)
 
     def enqueue_many(self, items: Iterable[Any]) -> Results[R]:
         """See `Task.enqueue_many`."""
-        chunks = []
+        chunks: list[Sequence[str] | Standing] = []
         with self._around() as call:
             for ids, puts in self._chunks(items):
                 call.add_headers(puts)
                 self._task.outlet.put(self._task, puts)
-                call.messages += len(ids)
+                call.messages += _stored(puts)
                 chunks.append(ids)
         return self._results(chunks)
 
     async def aenqueue_many(self, items: Iterable[Any]) -> Results[R]:
         """See `Task.aenqueue_many`."""
-        chunks = []
+        chunks: list[Sequence[str] | Standing] = []
         with self._around() as call:
             for ids, puts in self._chunks(items):
                 call.add_headers(puts)
                 await self._task.outlet.put_async(self._task, puts)
-                call.messages += len(ids)
+                call.messages += _stored(puts)
                 chunks.append(ids)
         return self._results(chunks)
 
@@ -171,7 +184,13 @@ class Enqueuer(Generic[P, R]):
         middleware = task.outlet.around_enqueue
         return around_enqueue(middleware, call) if middleware else nullcontext(call)
 
-    def _results(self, chunks: list[Sequence[str]]) -> Results[R]:
+    def _result(self, message_id: str, put: Put) -> Result[R]:
+        if put.unique is None:
+            return self._task.result(message_id)
+        standing = Standing([message_id], [(put.unique, [0])])
+        return UniqueResult(standing, 0, self._task.reader, self._task.codec.decode_result)
+
+    def _results(self, chunks: Sequence[Sequence[str] | Standing]) -> Results[R]:
         return Results(chunks, self._task.reader, self._task.codec.decode_result)
 
     def _one(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, Put]:
@@ -183,7 +202,8 @@ class Enqueuer(Generic[P, R]):
         task, options = self._task, self._options
         body = task.codec.encode(message_id, args, kwargs, group_task=task.envelope_task)
         priority = task.policy.priority if options.priority is None else _priority(options.priority)
-        return self._put(self._shard(args, kwargs), priority, [body], [message_id])
+        key = self._unique_key(args, kwargs)
+        return self._put(self._shard(args, kwargs), priority, [body], [message_id], key)
 
     def put_of_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Put:
         """Make the message of a call as `enqueue` does, without an id and without storing it.
@@ -215,7 +235,7 @@ class Enqueuer(Generic[P, R]):
             EnqueueError: its shard or id cannot be made.
         """
         task, shard = self._task, self._options.shard
-        given = self._options.id
+        given, decoded = self._options.id, None
         message_id = _ids.take(1)[0] if given is None else _message_id(given)
         try:
             [body] = task.codec.encode_many([message_id], [item], group_task=task.envelope_task)
@@ -224,13 +244,27 @@ class Enqueuer(Generic[P, R]):
         if shard is not None:
             key = shard_text(shard(item) if callable(shard) else shard)
         elif task.policy.shard is not None:
-            _, args, kwargs = task.codec.decode(body)
-            key = task.sharding.of_call(args, kwargs)
+            decoded = task.codec.decode(body)
+            key = task.sharding.of_call(decoded[1], decoded[2])
         else:
             key = ""
-        return self._put(key, self._priority_of_item(item), [body], [message_id])
+        unique = None
+        if self._uniqueness is not None:
+            _, args, kwargs = decoded or task.codec.decode(body)
+            given_key = self._options.unique_key
+            unique = self._unique_key(
+                args, kwargs, given_key(item) if callable(given_key) else None
+            )
+        return self._put(key, self._priority_of_item(item), [body], [message_id], unique)
 
-    def _put(self, shard: str, priority: int, bodies: list[bytes], ids: Sequence[str]) -> Put:
+    def _put(
+        self,
+        shard: str,
+        priority: int,
+        bodies: list[bytes],
+        ids: Sequence[str],
+        keys: list[str] | None = None,
+    ) -> Put:
         ttl = self._task.result_ttl
         return Put(
             self._task.group,
@@ -242,7 +276,24 @@ class Enqueuer(Generic[P, R]):
             ids if ttl else None,
             round(ttl * 1e6) if ttl else 0,
             self._task.envelope_task,
+            self._uniqueness.keys(keys) if keys is not None and self._uniqueness else None,
         )
+
+    def _unique_key(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], given: object = None
+    ) -> list[str] | None:
+        """The key of a message; None if it has none."""
+        if self._uniqueness is None:
+            return None
+        if given is None:
+            given = self._options.unique_key
+        if callable(given):
+            raise EnqueueError(
+                "unique_key= may be a function only for enqueue_many: give its value"
+            )
+        if given is not None:
+            return [self._uniqueness.of_value(given)]
+        return [self._uniqueness.of_call(args, kwargs)]
 
     def _shard(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         if callable(self._options.shard):
@@ -253,7 +304,7 @@ class Enqueuer(Generic[P, R]):
 
     # Many
 
-    def _chunks(self, items: Iterable[Any]) -> Iterator[tuple[Sequence[str], list[Put]]]:
+    def _chunks(self, items: Iterable[Any]) -> Iterator[tuple[Sequence[str] | Standing, list[Put]]]:
         if isinstance(items, (str, bytes)):
             raise EnqueueError("enqueue_many takes many items; enqueue takes one text or bytes")
         if isinstance(items, Mapping):
@@ -276,7 +327,10 @@ class Enqueuer(Generic[P, R]):
             position += len(chunk)
             for first, last in _by_bytes(bodies):
                 part = ids[first:last]
-                yield part, self._grouped(chunk[first:last], part, bodies[first:last])
+                if self._uniqueness is None:
+                    yield part, self._grouped(chunk[first:last], part, bodies[first:last])
+                else:
+                    yield self._grouped_unique(chunk[first:last], part, bodies[first:last])
 
     def _encode(self, chunk: list[Any]) -> tuple[Sequence[str], list[bytes]]:
         make_id = self._options.id
@@ -290,20 +344,59 @@ class Enqueuer(Generic[P, R]):
         return ids, self._task.codec.encode_many(ids, chunk, group_task=self._task.envelope_task)
 
     def _grouped(self, items: Sequence[Any], ids: Sequence[str], bodies: list[bytes]) -> list[Put]:
-        policy, options = self._task.policy, self._options
-        shard = policy.shard if options.shard is None else options.shard
-        if not callable(options.priority) and not callable(shard) and not policy.shard:
-            priority = policy.priority if options.priority is None else options.priority
-            return [self._put(shard_text(shard), priority, bodies, ids)]
+        lane = self._common_lane()
+        if lane is not None:
+            return [self._put(*lane, bodies, ids)]
         groups: dict[tuple[str, int], tuple[list[bytes], list[str]]] = {}
-        keys = zip(self._shards(items), map(self._priority_of_item, items), strict=True)
-        for key, message_id, body in zip(keys, ids, bodies, strict=True):
+        for key, message_id, body in zip(self._lanes(items), ids, bodies, strict=True):
             group = groups.get(key)
             if group is None:
                 group = groups[key] = ([], [])
             group[0].append(body)
             group[1].append(message_id)
         return [self._put(*key, *group) for key, group in groups.items()]
+
+    def _common_lane(self) -> tuple[str, int] | None:
+        """Shard and priority of all items; None: they depend on the item."""
+        policy, options = self._task.policy, self._options
+        shard = policy.shard if options.shard is None else options.shard
+        if callable(options.priority) or callable(shard) or policy.shard:
+            return None
+        priority = policy.priority if options.priority is None else options.priority
+        return shard_text(shard), priority
+
+    def _grouped_unique(
+        self, items: Sequence[Any], ids: Sequence[str], bodies: list[bytes]
+    ) -> tuple[Standing, list[Put]]:
+        """Puts by lane, and of which of them each message will learn whether it stands."""
+        keys = self._unique_keys(items)
+        lane = self._common_lane()
+        if lane is not None:
+            put = self._put(*lane, bodies, ids, keys)
+            return Standing(ids, [(put.unique, range(len(ids)))] if put.unique else []), [put]
+        lanes: dict[tuple[str, int], list[int]] = {}
+        for index, own in enumerate(self._lanes(items)):
+            lanes.setdefault(own, []).append(index)
+        puts: list[Put] = []
+        parts: list[tuple[Keys, Sequence[int]]] = []
+        for own, indices in lanes.items():
+            some = [[values[index] for index in indices] for values in (ids, keys)]
+            put = self._put(*own, [bodies[index] for index in indices], *some)
+            puts.append(put)
+            if put.unique is not None:
+                parts.append((put.unique, indices))
+        return Standing(ids, parts), puts
+
+    def _unique_keys(self, items: Sequence[Any]) -> list[str]:
+        uniqueness, given = self._uniqueness, self._options.unique_key
+        if uniqueness is None:
+            return []
+        if given is None:
+            return uniqueness.of_items(items)
+        return [uniqueness.of_value(given(item) if callable(given) else given) for item in items]
+
+    def _lanes(self, items: Sequence[Any]) -> Iterator[tuple[str, int]]:
+        return zip(self._shards(items), map(self._priority_of_item, items), strict=True)
 
     def _shards(self, items: Sequence[Any]) -> Iterable[str]:
         shard = self._options.shard
@@ -318,6 +411,17 @@ class Enqueuer(Generic[P, R]):
         if priority is None:
             return self._task.policy.priority
         return _priority(priority(item) if callable(priority) else priority)
+
+
+def _stored(puts: Sequence[Put]) -> int:
+    """How many messages of puts are stored: not those that unique keys kept back."""
+    return sum([len(put.bodies) - _kept_back(put) for put in puts])
+
+
+def _kept_back(put: Put) -> int:
+    keys = put.unique
+    # A debounced message that found its key held is stored in place of another.
+    return 0 if keys is None or keys.mode is Mode.DEBOUNCE else len(keys.standing or ())
 
 
 def _by_bytes(bodies: Sequence[bytes]) -> Iterator[tuple[int, int]]:

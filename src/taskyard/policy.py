@@ -23,6 +23,9 @@ __all__ = [
     "Retry",
     "RetryFunction",
     "ShardKey",
+    "Unique",
+    "UniqueKey",
+    "UniqueMode",
     "checked_limit",
     "checked_name",
     "checked_rate",
@@ -42,6 +45,8 @@ Answer = float | int | timedelta | Verdict | type[Verdict] | None
 RetryFunction = Callable[["Context", BaseException], Answer]
 Backoff = Literal["constant", "linear", "exponential"] | RetryFunction
 ShardKey = str | Callable[..., object]
+UniqueKey = str | tuple[str, ...] | Callable[..., object] | None
+UniqueMode = Literal["started", "done", "window", "debounce"]
 
 
 def seconds(name: str, value: object, *, least: float = 0.0, open_: bool = False) -> float:
@@ -214,6 +219,69 @@ class RateLimit:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Unique:
+    """Which messages of a task are the same, and for how long no second one is put beside them.
+
+    Arguments:
+        key: what they are told apart by: the name of an argument (or of a field of a batch's
+            elements), several of them, or a function of the arguments; None: all arguments.
+        mode: until when a message keeps others away: `"started"` (until a worker gets it), `"done"`
+            (until it ended, through all retries), `"window"` (for `window` seconds from when it
+            was enqueued), or `"debounce"`: each replaces the one before, and is put off by `delay`.
+        window: seconds.
+        delay: seconds.
+        max_delay: seconds by which messages are put off at most, counted from the first one; ten
+            times `delay`, if left out.
+    """
+
+    key: UniqueKey = None
+    mode: UniqueMode = "done"
+    window: float | None = None
+    delay: float | None = None
+    max_delay: float | None = None
+
+    def __post_init__(self) -> None:
+        key: object = self.key
+        if isinstance(key, list):
+            object.__setattr__(self, "key", tuple(key))
+        if not _is_unique_key(self.key):
+            raise PolicyError(
+                f"unique must be the name of an argument or field, several names, a function of "
+                f"the arguments or a Unique, not {self.key!r}"
+            )
+        if self.mode not in ("started", "done", "window", "debounce"):
+            raise PolicyError(
+                f"the mode of unique must be 'started', 'done', 'window' or 'debounce', "
+                f"not {self.mode!r}"
+            )
+        for name, mode in (("window", "window"), ("delay", "debounce"), ("max_delay", "debounce")):
+            value = getattr(self, name)
+            if value is not None and self.mode != mode:
+                raise PolicyError(f"{name}= belongs to mode={mode!r}, not to {self.mode!r}")
+            if value is not None:
+                object.__setattr__(self, name, seconds(name, value, open_=True))
+        if self.mode == "window" and self.window is None:
+            raise PolicyError("mode='window' needs window=, the seconds for which a key is taken")
+        if self.mode == "debounce" and self.delay is None:
+            raise PolicyError("mode='debounce' needs delay=, the seconds that messages are put off")
+        if self.max_delay is not None and self.delay is not None and self.max_delay < self.delay:
+            raise PolicyError(
+                f"max_delay ({self.max_delay:g} s) must be at least delay ({self.delay:g} s)"
+            )
+
+    @property
+    def longest_delay(self) -> float:
+        """Seconds by which messages are put off at most."""
+        return 10 * (self.delay or 0.0) if self.max_delay is None else self.max_delay
+
+
+def _is_unique_key(key: object) -> bool:
+    if isinstance(key, tuple):
+        return bool(key) and all(isinstance(name, str) and name for name in key)
+    return key is None or callable(key) or (isinstance(key, str) and bool(key))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """Everything that is declared with a task. `Yard.task` documents the arguments.
@@ -236,6 +304,7 @@ class Policy:
     on_error: OnError = "block"
     result_ttl: float | Literal["auto"] | None = "auto"
     linger: float = 1.0
+    unique: Unique | None = None
     max_bytes: int | None = None
     codec: Codec | Sequence[Codec] | None = None
     rate: RateLimit | None = None
@@ -313,7 +382,7 @@ def policy(options: dict[str, Any]) -> Policy:
 
     Arguments:
         options: names and values as given; `batch` may be a size or True, `retry` a count,
-            False or None (unlimited).
+            False or None (unlimited), `unique` a key or True.
 
     Returns:
         The checked policy.
@@ -340,6 +409,8 @@ def policy(options: dict[str, Any]) -> Policy:
         raise PolicyError(f"batch must be a Batch, a size or True, not {batch!r}")
     if "retry" in given:
         given["retry"] = _retry(given["retry"])
+    if "unique" in given:
+        given["unique"] = _unique(given["unique"])
     if given.get("on_error") == "skip":
         if "retry" in given and given["retry"].count != 0:
             raise PolicyError(
@@ -348,6 +419,12 @@ def policy(options: dict[str, Any]) -> Policy:
             )
         given["retry"] = Retry(0)
     return Policy(**given)
+
+
+def _unique(value: Any) -> Unique | None:
+    if value is None or value is False or isinstance(value, Unique):
+        return value or None
+    return Unique() if value is True else Unique(value)
 
 
 def _retry(value: object) -> Retry:

@@ -8,7 +8,9 @@ from typing import Any, Generic, TypeVar, overload
 
 from taskyard import context
 from taskyard.brokers.base import AsyncDriver, Broker, Driver, Listener, Operation, Record
+from taskyard.brokers.unique import Keys
 from taskyard.errors import (
+    EnqueueError,
     NotFound,
     ResultNotKept,
     ResultTimeout,
@@ -18,7 +20,7 @@ from taskyard.errors import (
 )
 from taskyard.message import Failure, State
 
-__all__ = ["RecordReader", "Result", "Results"]
+__all__ = ["RecordReader", "Result", "Results", "Standing", "UniqueResult"]
 
 R = TypeVar("R")
 
@@ -127,14 +129,63 @@ def _remaining(end: float | None, now: float) -> float:
     return LONGEST_WAIT if end is None else min(end - now, LONGEST_WAIT)
 
 
+class Standing:
+    """Of messages with unique keys, which ones stand: these, or those that were there before.
+
+    Arguments:
+        ids: the ids that the messages were given.
+        parts: what was put, with the indices of its messages in `ids`.
+    """
+
+    __slots__ = ("_found", "_ids", "_parts")
+
+    def __init__(self, ids: Sequence[str], parts: Sequence[tuple[Keys, Sequence[int]]]) -> None:
+        self._ids = ids
+        self._parts = parts
+        self._found: dict[int, str] | None = None
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def id(self, index: int) -> str:
+        """The id of the message that stands.
+
+        Raises:
+            EnqueueError: it is not stored yet, so nobody knows.
+        """
+        return self._held().get(index) or self._ids[index]
+
+    def is_new(self, index: int) -> bool:
+        """Whether the message found its key free; raises the same."""
+        return index not in self._held()
+
+    def _held(self) -> dict[int, str]:
+        if self._found is None:
+            found: dict[int, str] = {}
+            for keys, indices in self._parts:
+                if keys.standing is None:
+                    raise EnqueueError(
+                        "which message stands is known when it is stored: after the block of "
+                        "`buffered`, if that did not raise an error"
+                    )
+                found.update((indices[at], id_) for at, id_ in keys.standing.items())
+            self._found, self._parts = found, ()
+        return self._found
+
+
 class Result(Generic[R]):
     """A handle on a message: its id, and what became of it.
 
     Attributes:
         id: the message's id.
+        created: whether `enqueue` stored a message. False: one with the same unique key was there
+            already, and this is a handle on it; or, if the task debounces, this message took its
+            place. Always True without unique keys.
     """
 
     __slots__ = ("_decode", "_reader", "id")
+
+    created = True
 
     def __init__(self, message_id: str, reader: RecordReader | None, decode: Decoder) -> None:
         self.id = message_id
@@ -232,6 +283,36 @@ class Result(Generic[R]):
         return f"Result({self.id!r})"
 
 
+class UniqueResult(Result[R]):
+    """A handle on the message that stands; within `buffered` it is known only after the block."""
+
+    __slots__ = ("_index", "_standing")
+
+    def __init__(
+        self, standing: Standing, index: int, reader: RecordReader | None, decode: Decoder
+    ) -> None:
+        self._standing = standing
+        self._index = index
+        self._reader = reader
+        self._decode = decode
+
+    @property
+    def id(self) -> str:  # type: ignore[override]
+        """The id of the message that stands."""
+        return self._standing.id(self._index)
+
+    @property
+    def created(self) -> bool:  # type: ignore[override]
+        """Whether a message was stored that found its key free."""
+        return self._standing.is_new(self._index)
+
+    def __repr__(self) -> str:
+        try:
+            return super().__repr__()
+        except EnqueueError:
+            return "Result(not stored yet)"
+
+
 class Results(Sequence[Result[R]]):
     """The results of `enqueue_many`, in the order of its items.
 
@@ -239,7 +320,7 @@ class Results(Sequence[Result[R]]):
     """
 
     def __init__(
-        self, ids: Sequence[Sequence[str]], reader: RecordReader | None, decode: Decoder
+        self, ids: Sequence[Sequence[str] | Standing], reader: RecordReader | None, decode: Decoder
     ) -> None:
         self._chunks = ids
         self._reader = reader
@@ -261,17 +342,22 @@ class Results(Sequence[Result[R]]):
             raise IndexError(f"there are {self._length} results, so none at {index}")
         for chunk in self._chunks:
             if at < len(chunk):
-                return self._result(chunk[at])
+                return self._result(chunk, at)
             at -= len(chunk)
         raise IndexError(index)
 
     def __iter__(self) -> Iterator[Result[R]]:
         for chunk in self._chunks:
-            for message_id in chunk:
-                yield self._result(message_id)
+            if isinstance(chunk, Standing):
+                yield from (self._result(chunk, at) for at in range(len(chunk)))
+            else:
+                for message_id in chunk:
+                    yield Result(message_id, self._reader, self._decode)
 
-    def _result(self, message_id: str) -> Result[R]:
-        return Result(message_id, self._reader, self._decode)
+    def _result(self, chunk: Sequence[str] | Standing, at: int) -> Result[R]:
+        if isinstance(chunk, Standing):
+            return UniqueResult(chunk, at, self._reader, self._decode)
+        return Result(chunk[at], self._reader, self._decode)
 
     def __repr__(self) -> str:
         return f"<{self._length} results>"

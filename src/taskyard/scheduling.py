@@ -5,6 +5,7 @@ The first part are pure functions, the second operations, which any driver runs.
 
 from __future__ import annotations
 
+from copy import copy
 from datetime import UTC, datetime, timedelta
 from zlib import crc32
 
@@ -12,6 +13,7 @@ import msgspec
 
 from taskyard.brokers.base import Group, Operation, Put
 from taskyard.brokers.schedules import Schedule, Schedules
+from taskyard.brokers.unique import Keys
 from taskyard.errors import NotFound, PolicyError
 from taskyard.message import Envelope, is_text, packed_headers, read_headers, with_headers
 from taskyard.schedule import CatchUp, Due, When, due
@@ -48,6 +50,7 @@ class Plan(msgspec.Struct, frozen=True):
         member: the task, if it shares an order group with others.
         catch_up: what is made up for after instants were missed.
         jitter: microseconds by which a message may be put off at most.
+        unique: the unique key of its messages; None: they have none.
     """
 
     when: When
@@ -60,6 +63,7 @@ class Plan(msgspec.Struct, frozen=True):
     member: str = ""
     catch_up: CatchUp = "latest"
     jitter: int = 0
+    unique: Keys | None = None
 
     def packed(self) -> bytes:
         """As it is stored."""
@@ -94,6 +98,7 @@ class Plan(msgspec.Struct, frozen=True):
             ids=[message_id] if self.record_ttl else None,
             record_ttl=self.record_ttl,
             member=self.member,
+            unique=None if self.unique is None else copy(self.unique),
         )
 
 

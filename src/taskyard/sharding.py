@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import Enum
@@ -18,7 +19,7 @@ from taskyard.errors import EnqueueError
 from taskyard.message import is_text
 from taskyard.policy import ShardKey
 
-__all__ = ["Sharding", "shard_text"]
+__all__ = ["KeyMaker", "Sharding", "key_text", "shard_text", "values_of"]
 
 LONGEST = 500
 
@@ -36,10 +37,7 @@ def shard_text(value: object) -> str:
     """
     if value is None:
         return ""
-    try:
-        text = value if type(value) is str else str(value) if type(value) is int else _text(value)
-    except (ArithmeticError, RecursionError, ValueError) as error:
-        raise EnqueueError(f"a shard key cannot be made of this: {error}") from error
+    text = value if type(value) is str else key_text("shard", value)
     if len(text) > LONGEST:
         raise EnqueueError(f"a shard key may have {LONGEST} characters; this one has {len(text)}")
     if not is_text(text):
@@ -47,10 +45,34 @@ def shard_text(value: object) -> str:
     return text
 
 
+def key_text(what: str, value: object) -> str:
+    """The text of a key of any length, the same in every process.
+
+    Arguments:
+        what: which key, for errors.
+        value: it; None is another one than the text "null".
+
+    Raises:
+        EnqueueError: its text could be another one elsewhere.
+    """
+    try:
+        if value is None or (type(value) is str and value == "null"):
+            return _element(value)
+        return value if type(value) is str else str(value) if type(value) is int else _text(value)
+    except _NoKeyError as error:
+        raise EnqueueError(f"a {what} key {error}") from None
+    except (ArithmeticError, RecursionError, ValueError) as error:
+        raise EnqueueError(f"a {what} key cannot be made of this: {error}") from error
+
+
+class _NoKeyError(Exception):
+    """A value cannot be a key, or part of one."""
+
+
 @functools.singledispatch
 def _text(value: Any) -> str:
-    raise EnqueueError(
-        f"a shard key must be a str, int, bool, float, Decimal, bytes, UUID, Enum, date, datetime, "
+    raise _NoKeyError(
+        f"must be a str, int, bool, float, Decimal, bytes, UUID, Enum, date, datetime, "
         f"Path or a tuple of these, not {type(value).__qualname__}, whose text may differ from "
         f"process to process"
     )
@@ -120,12 +142,13 @@ def _element(value: Any) -> str:
     return f"x{text}" if isinstance(value, bytes) else text
 
 
-class Sharding:
-    """How the messages of a task are sharded.
+class KeyMaker:
+    """Makes keys of messages.
 
     Arguments:
+        what: which key, for errors.
         task: the task's name, for errors.
-        key: what the policy says; None: not at all.
+        key: what the policy says: the name of an argument or field, or a function.
         signature: the handler's.
         batch: whether a message is an element of a batch.
         single: whether a message is one argument.
@@ -133,23 +156,24 @@ class Sharding:
 
     def __init__(
         self,
+        what: str,
         task: str,
-        key: ShardKey | None,
+        key: ShardKey,
         signature: inspect.Signature,
         *,
         batch: bool,
         single: bool,
     ) -> None:
+        self._what = what
         self._task = task
         self._key = key
         self._signature = signature
-        self._single = single
         kinds = {item.name: item.kind for item in signature.parameters.values()}
         name = key if isinstance(key, str) else ""
         kind = kinds.get(name)
         self._position = list(kinds).index(name) if kind in _POSITIONAL else sys.maxsize
         self._by_name = kind in _NAMED
-        self._of_one = self._make(key, batch) if single and key is not None else None
+        self._of_one = self._make(key, batch) if single else None
 
     def _make(self, key: ShardKey, batch: bool) -> Callable[[Any], object]:
         if callable(key):
@@ -158,39 +182,48 @@ class Sharding:
             return _itself
         return lambda item: item[key] if type(item) is dict else getattr(item, key)
 
-    def of_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        """The shard of a call.
+    def of_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> object:
+        """The key of a call.
 
         Raises:
-            EnqueueError: the key cannot be made of the arguments.
+            EnqueueError: it cannot be made of the arguments.
         """
-        if self._key is None:
-            return ""
         try:
             if self._of_one is not None and len(args) == 1 and not kwargs:
-                value = self._of_one(args[0])
-            elif callable(self._key):
-                value = self._called(self._key, args, kwargs)
-            else:
-                value = self._argument(self._key, args, kwargs)
+                return self._of_one(args[0])
+            if callable(self._key):
+                return self._called(self._key, args, kwargs)
+            return self._argument(self._key, args, kwargs)
         except Exception as error:  # the user's function, or an argument without that field
-            raise EnqueueError(
-                f"task {self._task!r}: the shard key {self._key!r} cannot be made of this "
-                f"message: {type(error).__name__}: {error}"
-            ) from error
-        return shard_text(value)
+            raise self._refused(error) from error
 
-    def of_item(self, item: Any) -> str:
-        """The shard of an item of `enqueue_many`.
+    def _refused(self, error: Exception) -> EnqueueError:
+        return EnqueueError(
+            f"task {self._task!r}: the {self._what} key {self._key!r} cannot be made of this "
+            f"message: {type(error).__name__}: {error}"
+        )
+
+    def of_item(self, item: Any) -> object:
+        """The key of an item of `enqueue_many`.
 
         Raises:
-            EnqueueError: the key cannot be made of it.
+            EnqueueError: it cannot be made of it.
         """
-        if self._single:
-            return self.of_call((item,), {})
+        if self._of_one is not None:
+            try:
+                return self._of_one(item)
+            except Exception as error:  # the same
+                raise self._refused(error) from error
         if type(item) is not tuple and isinstance(item, Mapping):
             return self.of_call((), item)
         return self.of_call(tuple(item), {})
+
+    def of_items(self, items: Sequence[Any]) -> list[object]:
+        """The keys of items; raises the same."""
+        if self._of_one is not None:
+            with contextlib.suppress(Exception):  # it is raised for the one that it is of
+                return list(map(self._of_one, items))
+        return [self.of_item(item) for item in items]
 
     def _called(
         self, key: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -217,3 +250,62 @@ class Sharding:
 
 def _itself(value: Any) -> object:
     return value
+
+
+def values_of(signature: inspect.Signature) -> Callable[..., object]:
+    """A function that makes a key of all arguments, however they were given."""
+
+    def values(*args: Any, **kwargs: Any) -> object:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        found = [
+            tuple(sorted(value.items())) if isinstance(value, dict) and _is_rest(name) else value
+            for name, value in bound.arguments.items()
+        ]
+        return found[0] if len(found) == 1 else tuple(found)
+
+    def _is_rest(name: str) -> bool:
+        return signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
+
+    return values
+
+
+class Sharding:
+    """How the messages of a task are sharded.
+
+    Arguments:
+        task: the task's name, for errors.
+        key: what the policy says; None: not at all.
+        signature: the handler's.
+        batch: whether a message is an element of a batch.
+        single: whether a message is one argument.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        key: ShardKey | None,
+        signature: inspect.Signature,
+        *,
+        batch: bool,
+        single: bool,
+    ) -> None:
+        self._maker: KeyMaker | None = None
+        if key is not None:
+            self._maker = KeyMaker("shard", task, key, signature, batch=batch, single=single)
+
+    def of_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        """The shard of a call.
+
+        Raises:
+            EnqueueError: the key cannot be made of the arguments.
+        """
+        return "" if self._maker is None else shard_text(self._maker.of_call(args, kwargs))
+
+    def of_item(self, item: Any) -> str:
+        """The shard of an item of `enqueue_many`.
+
+        Raises:
+            EnqueueError: the key cannot be made of it.
+        """
+        return "" if self._maker is None else shard_text(self._maker.of_item(item))

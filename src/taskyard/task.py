@@ -18,6 +18,7 @@ from taskyard.policy import Policy, RateLimit, seconds
 from taskyard.result import RecordReader, Result, Results
 from taskyard.sharding import Sharding
 from taskyard.supplied import codec_of
+from taskyard.uniqueness import Uniqueness
 
 __all__ = ["ORDER", "BatchTask", "Handler", "Task", "stored_rate"]
 
@@ -66,6 +67,7 @@ class Task(Generic[P, R]):
         policy: what was declared.
         codec: encodes and decodes its messages.
         sharding: makes the shards of its messages.
+        uniqueness: how its messages are unique; None: they are not.
         group: whose lanes its messages wait in.
         known: whether it is declared here, or only known by name.
     """
@@ -96,7 +98,7 @@ class Task(Generic[P, R]):
         )
         self.is_async = _is_async(handler)
         self._signature = _signature(handler, skip_self=self.is_class)
-        self._check_shard()
+        self._check_names()
         self.sharding = Sharding(
             name,
             policy.shard,
@@ -106,17 +108,36 @@ class Task(Generic[P, R]):
         )
         self.group = Group(policy.queue, f"{ORDER}{policy.order}" if policy.order else name)
         self.envelope_task = name if policy.order else ""
+        self.uniqueness = None if policy.unique is None else self.make_uniqueness()
         self.result_ttl = _result_ttl(policy, self.codec) if known else None
 
-    def _check_shard(self) -> None:
-        shard, parameters = self.policy.shard, self._signature.parameters
-        if not isinstance(shard, str) or self.policy.batch is not None or shard in parameters:
-            return
-        if not any(item.kind is item.VAR_KEYWORD for item in parameters.values()):
-            raise PolicyError(
-                f"task {self.name!r}: shard={shard!r} names no argument of its handler, which "
-                f"takes {', '.join(parameters) or 'none'}"
-            )
+    def _check_names(self) -> None:
+        unique = self.policy.unique
+        named = [("shard", self.policy.shard)]
+        if unique is not None:
+            keys = unique.key if isinstance(unique.key, tuple) else (unique.key,)
+            named += [("unique", key) for key in keys]
+        parameters = self._signature.parameters
+        any_name = any(item.kind is item.VAR_KEYWORD for item in parameters.values())
+        for what, name in named:
+            if isinstance(name, str) and self.policy.batch is None and name not in parameters:
+                if any_name:
+                    continue
+                raise PolicyError(
+                    f"task {self.name!r}: {what}={name!r} names no argument of its handler, which "
+                    f"takes {', '.join(parameters) or 'none'}"
+                )
+
+    def make_uniqueness(self) -> Uniqueness:
+        """How its messages are unique; by what is given with a call, if not by the policy."""
+        return Uniqueness(
+            self.name,
+            self.policy.unique,
+            self._signature,
+            batch=self.policy.batch is not None,
+            single=self.codec.single,
+            member=self.envelope_task,
+        )
 
     @property
     def group_policy(self) -> GroupPolicy:
@@ -145,6 +166,7 @@ class Task(Generic[P, R]):
         priority: int | None = None,
         shard: object = None,
         id: str | None = None,  # noqa: A002 - the name that users look for
+        unique_key: object = None,
     ) -> Enqueuer[P, R]:
         """Bind options to enqueue with, leaving the arguments to the task's own types.
 
@@ -154,6 +176,8 @@ class Task(Generic[P, R]):
             priority: instead of the task's; lower goes first.
             shard: instead of what the task makes of the arguments.
             id: instead of a random one.
+            unique_key: instead of what the task makes of the arguments. Of a task that is not
+                declared as unique, too: then it is held until the message is done.
 
         Returns:
             Something with the same `enqueue`, `aenqueue`, `enqueue_many`, `aenqueue_many`.
@@ -161,7 +185,7 @@ class Task(Generic[P, R]):
         Raises:
             EnqueueError: two options contradict each other, or one is wrong.
         """
-        return Enqueuer(self, Options(delay, due, priority, shard, id))
+        return Enqueuer(self, Options(delay, due, priority, shard, id, unique_key))
 
     @overload
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Result[R]: ...
@@ -175,6 +199,8 @@ class Task(Generic[P, R]):
     def enqueue(self, *args: Any, shard: object, **options: Any) -> Result[R]: ...
     @overload
     def enqueue(self, *args: Any, id: str, **options: Any) -> Result[R]: ...
+    @overload
+    def enqueue(self, *args: Any, unique_key: object, **options: Any) -> Result[R]: ...
     def enqueue(self, *args: Any, **kwargs: Any) -> Result[R]:
         """Store a call of this task; it is kept when this returns.
 
@@ -182,7 +208,8 @@ class Task(Generic[P, R]):
         that name.
 
         Returns:
-            A handle on the message.
+            A handle on the message. Of a task whose messages are unique: on the one that stands,
+            which may have been there before; its `created` says so.
 
         Raises:
             PayloadError: an argument does not fit the handler.
@@ -204,6 +231,8 @@ class Task(Generic[P, R]):
     async def aenqueue(self, *args: Any, shard: object, **options: Any) -> Result[R]: ...
     @overload
     async def aenqueue(self, *args: Any, id: str, **options: Any) -> Result[R]: ...
+    @overload
+    async def aenqueue(self, *args: Any, unique_key: object, **options: Any) -> Result[R]: ...
     async def aenqueue(self, *args: Any, **kwargs: Any) -> Result[R]:
         """Do the same without blocking the event loop; see `enqueue`."""
         enqueuer, kwargs = self._split(kwargs)
@@ -217,7 +246,8 @@ class Task(Generic[P, R]):
         Arguments:
             items: for a task of one argument, that argument; otherwise tuples of arguments by
                 position, or mappings of arguments by name.
-            options: as for `options()`; `priority`, `shard` and `id` may be functions of the item.
+            options: as for `options()`; `priority`, `shard`, `id` and `unique_key` may be functions
+                of the item.
 
         Returns:
             Handles on the messages, in order.

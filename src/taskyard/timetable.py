@@ -109,6 +109,7 @@ def make_plan(
         put.member,
         catch_up,
         round(seconds("jitter", jitter) * 1e6),
+        put.unique,
     )
 
 

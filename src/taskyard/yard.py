@@ -40,6 +40,8 @@ from taskyard.policy import (
     RateLimit,
     Retry,
     ShardKey,
+    Unique,
+    UniqueKey,
     checked_name,
     checked_rate,
     policy,
@@ -217,6 +219,7 @@ class Yard:
         on_error: OnError = "block",
         result_ttl: float | timedelta | Literal["auto"] | None = "auto",
         linger: float | timedelta = 1.0,
+        unique: Unique | UniqueKey | Literal[True] = None,
         max_bytes: int | None = None,
         codec: Codec | Sequence[Codec] | None = None,
         rate: RateLimit | None = None,
@@ -242,6 +245,7 @@ class Yard:
         on_error: OnError = "block",
         result_ttl: float | timedelta | Literal["auto"] | None = "auto",
         linger: float | timedelta = 1.0,
+        unique: Unique | UniqueKey | Literal[True] = None,
         max_bytes: int | None = None,
         codec: Codec | Sequence[Codec] | None = None,
         rate: RateLimit | None = None,
@@ -275,6 +279,10 @@ class Yard:
             result_ttl: seconds for which results are kept; None: not at all; "auto": a day, unless
                 the function is annotated to return None.
             linger: for handler classes: seconds for which an instance is kept without messages.
+            unique: by what two messages are the same, so that no second one is put beside the
+                first: the name of an argument (or of a field of a batch's elements), a tuple of
+                names, a function of the arguments, True (all arguments), or a `Unique`, which says
+                for how long. Until the message is done, if left to it.
             max_bytes: bytes of a message, or a result, instead of the yard's `max_message_bytes`.
             codec: instead of the yard's; `()`: none.
             rate: a `RateLimit`: how many messages of it are handed out. In an `order`, of all its

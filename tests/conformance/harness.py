@@ -36,6 +36,7 @@ from taskyard.brokers.base import (
 )
 from taskyard.brokers.lane import Flush, GroupPolicy
 from taskyard.brokers.rate import Limited, Rate
+from taskyard.brokers.unique import Keys, Mode
 from taskyard.message import Envelope, read_envelope
 
 __all__ = [
@@ -259,6 +260,7 @@ class Harness:
         size: int = 0,
         task: str = "",
         keep: float | None = None,
+        unique: Keys | None = None,
     ) -> None:
         """Put messages of these names; `keep`: with records, kept so many seconds."""
         self.put_all(
@@ -271,8 +273,25 @@ class Harness:
                 due,
                 None if keep is None else ids,
                 0 if keep is None else micros(keep),
+                unique=unique,
             )
         )
+
+    def put_unique(
+        self,
+        mode: Mode,
+        id_: str,
+        key: str = "k",
+        *,
+        span: float = 0,
+        longest: float = 0,
+        **put: Any,
+    ) -> str | None:
+        """Put a message with a unique key; who stands that it found there, None: nobody."""
+        keys = Keys(mode, [key], micros(span), micros(longest))
+        self.put(id_, unique=keys, **put)
+        assert keys.standing is not None
+        return keys.standing.get(0)
 
     def put_all(self, *puts: Put) -> None:
         """Put several things by one call."""
@@ -414,6 +433,9 @@ class Harness:
     def state(self, id_: str) -> str | None:
         record = self.record(id_)
         return None if record is None else str(record.state)
+
+    def states(self, *ids: str) -> list[str | None]:
+        return [self.state(id_) for id_ in ids]
 
     def records(self, *ids: str, listener: Sleeper | None = None) -> list[Record | None]:
         return self.run(self.broker.records(ids, None if listener is None else listener.name))

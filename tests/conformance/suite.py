@@ -24,6 +24,7 @@ from tests.conformance import (
     test_rates,
     test_records,
     test_settle,
+    test_unique,
 )
 from tests.conformance.test_batches import batching
 
@@ -39,6 +40,7 @@ SUBJECTS = (
     test_records,
     test_dead,
     test_policies,
+    test_unique,
     test_listeners,
     test_counts,
     test_rates,

@@ -17,6 +17,7 @@ from taskyard.brokers.memory import MemoryBroker
 from taskyard.brokers.memory.agenda import Agenda
 from taskyard.brokers.memory.state import MemoryState
 from taskyard.brokers.rate import Rate
+from taskyard.brokers.unique import Mode
 from taskyard.message import Failure
 
 
@@ -44,7 +45,10 @@ def size(state: MemoryState) -> int:
         + len(state._later._heap)
         + len(state._fading._heap)
         + len(state.leases._heap)
-        + len(state.due)
+        + len(state.due._heap)
+        + len(state._delayed)
+        + len(state.keys)
+        + len(state.keys._windows._heap)
         + len(state.claims)
         + len(state.records._by_id)
         + len(state.records._expiring)
@@ -86,6 +90,8 @@ def test_nothing_is_left_when_all_is_done(
         shard = f"shard {chance.randint(0, 200)}"
         priority, delay = chance.randint(0, 2), chance.choice([0, 0, 3])
         harness.put(f"m{index}", shard=shard, priority=priority, delay=delay, keep=5)
+        mode, key = chance.choice(list(Mode)), chance.choice("kl")
+        harness.put_unique(mode, f"u{index}", key, span=2, longest=5, shard=shard)
         harness.clock.advance(0.1)
     sleepers = [harness.sleeper() for _ in range(5)]
     harness.records(*(f"m{index}" for index in range(1000)), listener=sleepers[0])

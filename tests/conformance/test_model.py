@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,7 +46,8 @@ from taskyard.brokers.base import (
 from taskyard.brokers.lane import GroupPolicy
 from taskyard.brokers.memory import MemoryBroker
 from taskyard.brokers.rate import UNLIMITED, Limited, Rate
-from taskyard.message import Failure
+from taskyard.brokers.unique import Keys, Mode
+from taskyard.message import Failure, read_id
 
 T = TypeVar("T")
 
@@ -150,6 +152,25 @@ class Twins(RuleBasedStateMachine):
         size: int,
     ) -> None:
         self._put(group, lanes, delay, keep, size)
+
+    @rule(
+        group=st.sampled_from(GROUPS),
+        shard=st.sampled_from(SHARDS),
+        mode=st.sampled_from(Mode),
+        keys=st.lists(st.sampled_from("kl"), min_size=1, max_size=3),
+        delay=st.sampled_from([0, 0, 0.5]),
+        keep=st.sampled_from([None, 4.0]),
+    )
+    def put_unique(
+        self,
+        group: Group,
+        shard: str,
+        mode: Mode,
+        keys: list[str],
+        delay: float,
+        keep: float | None,
+    ) -> None:
+        self._put(group, [(shard, 0, len(keys))], delay, keep, unique=(mode, keys))
 
     @rule(wish=wants)
     def claim(self, wish: Want) -> None:
@@ -261,12 +282,12 @@ class Twins(RuleBasedStateMachine):
         delay: float = 0,
         keep: float | None = None,
         size: int = 0,
+        unique: tuple[Mode, list[str]] | None = None,
     ) -> None:
         puts = []
         for shard, priority, count in lanes:
             ids = [f"m{self.made + index:05}" for index in range(count)]
             self.made += count
-            self.put_so_far[group] += count
             if keep is not None:
                 self.recorded += ids
             puts.append(
@@ -278,9 +299,13 @@ class Twins(RuleBasedStateMachine):
                     micros(delay),
                     ids=None if keep is None else ids,
                     record_ttl=micros(keep or 0),
+                    unique=unique and Keys(*unique, micros(2), micros(5)),
                 )
             )
-        self.both(lambda broker: broker.put(puts))
+        standing = self.both(lambda broker: _put(broker, puts))
+        for put, held in zip(puts, standing, strict=True):
+            ids = [read_id(body) for body in put.bodies]
+            self.put_so_far[group] += sum(held.get(at, id_) == id_ for at, id_ in enumerate(ids))
 
     def _settlement(self, data: st.DataObject, claim: Claim) -> Settlement:
         settlement = Settlement(claim.token, {}, [], frozenset(), {})
@@ -359,6 +384,13 @@ class Twins(RuleBasedStateMachine):
             totals = counts.totals
             gone = totals["done"] + totals["discarded"] + totals["dead_dropped"]
             assert self.put_so_far[counts.group] == totals["put"] == here + gone
+
+
+def _put(broker: Broker, puts: list[Put]) -> Operation[list[dict[int, str]]]:
+    """Put; of each put, the messages that found their keys held, and who stands."""
+    own = [msgspec.structs.replace(put, unique=copy(put.unique)) for put in puts]
+    yield from broker.put(own)
+    return [put.unique.standing or {} if put.unique else {} for put in own]
 
 
 def _outcome(end: str, id_: str) -> Outcome:

@@ -270,12 +270,20 @@ def shard_of(item: Item) -> str:
     return item.shard
 
 
+def key_of(item: Item) -> str:
+    """What messages have in common that are called alike but for what is behind a "#"."""
+    return item.name.partition("#")[0]
+
+
 ORDERED: dict[str, Any] = {"shard": shard_of, "ordered": True}
 HANDLERS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "single": (single, {"shard": shard_of}),
     "coroutine": (coroutine, {"shard": shard_of}),
     "batch": (batch, {"batch": 10}),
     "batch_coroutine": (batch_coroutine, {"batch": 10}),
+    "unique": (single, {"shard": shard_of, "unique": key_of}),
+    "unique_batch": (batch, {"batch": 10, "unique": key_of}),
+    "unique_ordered": (single, {**ORDERED, "unique": key_of}),
     "quiet": (quiet, {}),
     "quiet_batch": (quiet_batch, {"batch": 100}),
     "ordered": (single, ORDERED),

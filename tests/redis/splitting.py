@@ -39,6 +39,7 @@ from taskyard.brokers.redis.attempts import every
 from taskyard.brokers.redis.calls import Call, Each, ScriptError, container_key
 from taskyard.brokers.redis.placement import HOME, TOKENS, Placement, call
 from taskyard.brokers.redis.replies import group_key, read_claim
+from taskyard.brokers.unique import Keys, Mode
 from taskyard.message import Failure, read_envelope
 
 __all__ = ["QUEUE", "Broken", "World"]
@@ -92,7 +93,9 @@ class Message:
     Attributes:
         place: which one it is of its producer's in that lane and priority.
         ordered: whether it must not run before those in front of it ended.
-        state: 'sent' until it was accepted, then 'there', 'ended' or 'dead'.
+        key: its unique key, held until it is done; "": it has none.
+        state: 'sent' until it was accepted, then 'there', 'ended' or 'dead'; or 'kept back', as
+            another one held its key.
         started: whether it was handed out.
     """
 
@@ -104,6 +107,7 @@ class Message:
     place: int
     ordered: bool
     recorded: bool
+    key: str = ""
     state: str = "sent"
     started: bool = False
 
@@ -328,6 +332,11 @@ class World:
                     shard = name.split(":", 2)[2]
                     promise(placement.of(shard) == container, kind, name, "in", container)
             key = container_key(self._prefix, str(container))
+            for field in self._client.hkeys(f"{key}:u"):
+                length = int.from_bytes(field[4:6], "big")
+                shard = field[6 : 6 + length].decode()
+                promise(placement.of(shard) == container, "the key", field, "of", shard)
+            promise(not [*self._keys(container, "gone")], "released keys are left")
             for packed in self._client.hvals(f"{key}:letters"):
                 shard, id_ = _letter(packed)
                 promise(placement.of(shard) == container, "the letter", id_, "of", shard)
@@ -342,6 +351,8 @@ class World:
                     promise(placement.of(shard.decode()) == container, "a state of", shard)
 
     def _check_end(self, broker: RedisBroker) -> None:
+        for key in self._client.scan_iter(f"{_escaped(self._prefix)}*:u", 1000):
+            promise(False, "keys are left:", key, self._client.hgetall(key))
         lost = [one for one in self.messages.values() if one.state == "there"]
         promise(not lost, "lost:", lost)
         letters = self.run(atomic(broker.dead(DeadQuery(limit=10_000))))
@@ -370,7 +381,8 @@ class World:
             elif name == "reap":
                 self._look_at_claims()
             elif name == "redrive":
-                self._redriven(letters)
+                kept = {number.decode() for number in self._client.hkeys(f"{key}:letters")}
+                self._redriven({n: id_ for n, id_ in letters.items() if n not in kept})
             elif name == "release" and reply:
                 group = Group(*asked.args[0].split("\0"))
                 self.parked.discard((group, asked.args[1]))
@@ -444,6 +456,7 @@ class World:
                 message = self.messages[envelope.id]
                 promise(message.state in ("sent", "there"), message, "runs again")
                 promise((message.shard, message.priority) == (lane.shard, priority))
+                self._check_key(message)
                 self._check_order(message, before)
                 before.add(message.id)
                 message.started = True
@@ -463,6 +476,14 @@ class World:
             elif other.place > message.place and not message.started:
                 promise(not other.started, other, "ran before", message)
 
+    def _check_key(self, message: Message) -> None:
+        """No other one of its key has begun and not ended."""
+        where = (message.group, message.shard, message.key)
+        for other in self.messages.values() if message.key else ():
+            if other is not message and (other.group, other.shard, other.key) == where:
+                alive = other.started and other.state in ("sent", "there")
+                promise(not alive, message, "runs beside", other)
+
     def _look_at_claims(self) -> None:
         """Nobody claims what others hold, over all containers."""
         highest = self._client.hget(f"{container_key(self._prefix, '0')}:meta", "containers")
@@ -470,7 +491,7 @@ class World:
         owners: dict[tuple[str, str], int] = defaultdict(int)
         still = set()
         for container, token, packed in found:
-            key, _, _, _, parts = msgspec.msgpack.decode(packed)
+            key, _, _, _, parts, *_ = msgspec.msgpack.decode(packed)
             still.add((container, token))
             for part in parts:
                 owners[key, part[0]] += 1
@@ -520,12 +541,13 @@ def _produce(actor: Actor) -> Steps:
         yield None
         return
     puts: list[Put] = []
-    sent: list[Message] = []
+    sent: list[list[Message]] = []
     for _ in range(roll.choice([1, 1, 2, 3])):
         group, shard = roll.choice([*GROUPS, GROUPS[1]]), roll.choice(SHARDS)
         priority = roll.choice([0, 0, 0, 0, 0, -1, 1])
         delay = roll.choice([0, 0, 0, 0, 0.5, 6])
         recorded = roll.random() < 0.3
+        keyed = roll.random() < 0.3
         made = []
         lane = world.lanes[actor.name, group, shard, priority]
         for _ in range(roll.choice([1, 3, 6])):
@@ -533,15 +555,21 @@ def _produce(actor: Actor) -> Steps:
             message = Message(
                 id_, group, shard, priority, actor.name, len(lane), not delay, recorded
             )
+            message.key = roll.choice("kl") if keyed else ""
             world.messages[id_] = message
             lane.append(message)
             made.append(message)
         bodies = [body(message.id) for message in made]
         ids = [message.id for message in made] if recorded else None
-        puts.append(Put(group, bodies, shard, priority, micros(delay), 0, ids, KEPT))
-        sent += made
+        unique = Keys(Mode.DONE, [message.key for message in made]) if keyed else None
+        puts.append(Put(group, bodies, shard, priority, micros(delay), 0, ids, KEPT, unique=unique))
+        sent.append(made)
     yield from atomic(actor.broker.put(puts))
-    for message in sent:
+    for put, made in zip(puts, sent, strict=True):
+        for index in (put.unique and put.unique.standing) or ():
+            promise(made[index].state == "sent", made[index], "is kept back, but was there")
+            made[index].state = "kept back"
+    for message in (message for made in sent for message in made):
         if message.state == "sent":
             message.state = "there"
 
@@ -618,7 +646,8 @@ def _keep(actor: Actor) -> Steps:
 def _look(actor: Actor) -> Steps:
     """Looks up records, and counts."""
     world = actor.world
-    recorded = [m for m in world.messages.values() if m.recorded and m.state != "sent"]
+    unstored = ("sent", "kept back")
+    recorded = [m for m in world.messages.values() if m.recorded and m.state not in unstored]
     for message in world.random.sample(recorded, min(3, len(recorded))):
         before = message.state
         [record] = yield from atomic(actor.broker.records([message.id]))

@@ -16,6 +16,7 @@ from taskyard.brokers.redis.calls import Call
 from taskyard.brokers.redis.placement import TOKENS, Placement, call
 from taskyard.brokers.redis.replies import group_key
 from taskyard.brokers.redis.split import SplitProgress
+from taskyard.brokers.unique import Mode
 from taskyard.coalesce import Entry, put_entries
 from taskyard.errors import (
     DuplicateId,
@@ -641,3 +642,94 @@ def test_a_split_that_is_over_is_not_begun_again_by_its_number(harness: Harness)
     assert advance(harness, 2) == SplitProgress(2, 0, 0, True)
     split(harness)
     assert advance(harness, 2) == SplitProgress(4, 0, 0, True)
+
+
+# Unique keys
+
+
+def put_unique(harness: Harness, mode: Mode, id_: str, key: str, **more: Any) -> str | None:
+    times = {Mode.WINDOW: {"span": 60}, Mode.DEBOUNCE: {"span": 5, "longest": 50}}
+    return harness.put_unique(mode, id_, key, group=PLAIN, **times.get(mode, {}), **more)
+
+
+@pytest.mark.parametrize("until_", ["part", "accept", "sift", "export", "import", "cleared", None])
+def test_keys_are_held_wherever_their_shard_is(harness: Harness, until_: str | None) -> None:
+    for shard in (MOVES, STAYS):
+        for mode in (Mode.STARTED, Mode.DONE, Mode.WINDOW):
+            put_unique(harness, mode, f"{mode} {shard}", mode, shard=shard)
+    if until_ is None:
+        split(harness)
+    else:
+        until(harness, until_)
+    for shard in (MOVES, STAYS):
+        for mode in (Mode.STARTED, Mode.DONE, Mode.WINDOW):
+            standing = put_unique(harness, mode, "other", mode, shard=shard)
+            assert standing == f"{mode} {shard}"
+    split(harness)
+    assert len(harness.work_off(groups=[PLAIN])) == 6
+    for shard in (MOVES, STAYS):
+        for mode in (Mode.STARTED, Mode.DONE):
+            assert put_unique(harness, mode, f"new {mode} {shard}", mode, shard=shard) is None
+        assert put_unique(harness, Mode.WINDOW, "other", Mode.WINDOW, shard=shard)
+    harness.clock.advance(60)
+    assert put_unique(harness, Mode.WINDOW, "new", Mode.WINDOW, shard=MOVES) is None
+
+
+def test_a_key_that_is_released_where_it_was_is_released_where_it_is(harness: Harness) -> None:
+    put_unique(harness, Mode.DONE, "a", "k", shard=MOVES)
+    put_unique(harness, Mode.DONE, "b", "l", shard=MOVES)
+    claim = harness.take(5, groups=[PLAIN])
+    assert not advance(harness).done
+    assert put_unique(harness, Mode.DONE, "c", "k", shard=MOVES) == "a"
+    harness.settle(claim, {"b": Retried(micros(5))})
+    split(harness)
+    assert put_unique(harness, Mode.DONE, "c", "k", shard=MOVES) is None
+    assert put_unique(harness, Mode.DONE, "d", "l", shard=MOVES) == "b"
+    harness.clock.advance(5)
+    assert sorted(harness.work_off(groups=[PLAIN])) == ["b", "c"]
+    assert put_unique(harness, Mode.DONE, "e", "l", shard=MOVES) is None
+
+
+def test_a_late_copy_of_a_key_does_not_bring_it_back(harness: Harness, make: Make) -> None:
+    put_unique(harness, Mode.DONE, "a", "k", shard=MOVES)
+    claim = harness.take(groups=[PLAIN])
+    other = make()
+    late = atomic(other.broker.split(TASK.queue))  # type: ignore[attr-defined]
+    step = next(late)
+    while step.script.name != "hold" or step.args[-1] == b"\x90":
+        step = late.send(other.run(_alone(step)))
+    advance(harness)
+    harness.settle(claim)
+    split(harness)
+    other.run(_alone(step))
+    assert put_unique(harness, Mode.DONE, "b", "k", shard=MOVES) is None
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_debounced_messages_move(harness: Harness, replaced: bool) -> None:
+    put_unique(harness, Mode.DEBOUNCE, "a", "k", shard=MOVES, keep=60)
+    harness.clock.advance(1)
+    until(harness, "export")
+    if replaced:  # before it arrives
+        assert put_unique(harness, Mode.DEBOUNCE, "b", "k", shard=MOVES) is None
+    split(harness)
+    if replaced:
+        assert harness.state("a") == "discarded"
+    else:
+        assert put_unique(harness, Mode.DEBOUNCE, "b", "k", shard=MOVES) == "b"
+    assert harness.counts(PLAIN).delayed == 1
+    harness.clock.advance(5)
+    assert harness.work_off(groups=[PLAIN]) == ["b"]
+    totals = harness.counts(PLAIN).totals
+    assert (totals["put"], totals["discarded"], totals["done"]) == (2, 1, 1)
+
+
+def test_a_dead_letter_waits_with_its_retry_until_its_key_has_moved(harness: Harness) -> None:
+    put_unique(harness, Mode.DONE, "a", "k", shard=MOVES)
+    harness.settle(harness.take(groups=[PLAIN]), every=Dead(FAILURE, "a"))
+    until(harness, "sift")
+    assert harness.retry_dead() == 0
+    split(harness)
+    assert harness.retry_dead() == 1
+    assert put_unique(harness, Mode.DONE, "b", "k", shard=MOVES) == "a"
+    assert harness.work_off(groups=[PLAIN]) == ["a"]

@@ -72,6 +72,21 @@ RARE_MUTANTS = {
         "if number ~= tonumber(ARGV[5]) then",
         "if not number then",
     ),
+    "keys of shards that come are not held": (
+        "hold",
+        "call('HSET', unique.KEYS, field, value)",
+        "",
+    ),
+    "a late copy of a key is held": (
+        "hold",
+        "if (split_of(ARGV[4])[1] or 1) >= tonumber(ARGV[5]) then",
+        "if false then",
+    ),
+    "where a key went to is not told that it is released": (
+        "step",
+        "call('RPUSH', unique.gone_key(queue_of(group.key)), packed)",
+        "",
+    ),
     "sequences of the new container begin anew": (
         "accept",
         "last_sequence = math.max(last_sequence, tonumber(ARGV[8]))",

@@ -211,6 +211,19 @@ def test_no_dead_letters(run: Run) -> None:
     assert "no such dead letter: 5" in run("dead", "discard", "5", code=1).stderr
 
 
+def test_a_dead_letter_whose_key_is_held_is_kept(run: Run) -> None:
+    with Yard("sqlite:///taskyard.db") as yard:
+        task = yard.remote("q1", queue="q1")
+        task.enqueue(1, unique_key="k")
+        task.enqueue(2)
+        bury()
+        task.enqueue(3, unique_key="k")
+    found = run("dead", "retry", "1", "2")
+    assert found.stdout == "put back 1 of 2 dead letter\n"
+    assert found.stderr == "Error: another message holds the unique key of: 1\n"
+    assert "the unique key of: 1" in run("dead", "retry", "1", code=1).stderr
+
+
 def test_dead_letters_are_shown(run: Run) -> None:
     run("add", "-t", "q1", '{"a": "\\u001b[31m"}')
     bury()

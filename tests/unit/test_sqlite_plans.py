@@ -13,6 +13,7 @@ from taskyard.brokers.base import Dead, Group, Put, Retried
 from taskyard.brokers.rate import Limited, Rate
 from taskyard.brokers.schedules import Schedule
 from taskyard.brokers.sqlite import SQLiteBroker
+from taskyard.brokers.unique import Mode
 from taskyard.message import Failure
 
 ORDERED = Group("orders", "ordered")
@@ -69,6 +70,9 @@ def traced(tmp_path: Path) -> Iterator[Traced]:
             harness.put("p", group=group, shard=shard, priority=-1)
         harness.put("d", group=group, delay=1)
         harness.put(f"kept of {group}", group=group, keep=60)
+    for mode in Mode:
+        for id_ in ("u", "v"):
+            harness.put_unique(mode, id_, f"{mode}", span=1, longest=2, group=every[0])
     harness.clock.advance(1)
     for end in (Retried(5), Dead(Failure("failed"), "x"), None):
         for claim in harness.claims(2, claims=3, groups=every, listener=sleeper):

@@ -22,6 +22,7 @@ What every broker promises, and `tests/conformance` checks:
 - A settlement is applied whole, and only while its claim is held; otherwise its token is
   reported as lost and nothing changes.
 - No call looks at lanes that cannot be served, and each does a bounded amount of work.
+- A unique key changes hands in the same step as the state of the message that holds it.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ import msgspec
 
 from taskyard.brokers.lane import Flush, Gate, GroupPolicy
 from taskyard.brokers.rate import Limited, Limits, Rate
+from taskyard.brokers.unique import Keys
 from taskyard.message import Failure, State
 
 if TYPE_CHECKING:
@@ -96,6 +98,7 @@ class Put(msgspec.Struct):
         ids: their ids, if records are to be kept for them.
         record_ttl: microseconds that a finished record is kept.
         member: the task, in an order group: only workers that know it get the group's messages.
+        unique: the unique keys of the messages; None: they have none. The broker answers there.
     """
 
     group: Group
@@ -107,6 +110,7 @@ class Put(msgspec.Struct):
     ids: Sequence[str] | None = None
     record_ttl: int = 0
     member: str = ""
+    unique: Keys | None = None
 
 
 class Delivery(msgspec.Struct, array_like=True, gc=False):
@@ -120,6 +124,7 @@ class Delivery(msgspec.Struct, array_like=True, gc=False):
         losses: how many of its deliveries were lost with their worker or lease.
         cap: with how many others it may be claimed at most, after losses; 0: any number.
         body: the bytes that were put.
+        mark: the unique key that it takes with it (see `brokers/unique.py`); "": none.
     """
 
     sequence: int
@@ -129,6 +134,7 @@ class Delivery(msgspec.Struct, array_like=True, gc=False):
     losses: int
     cap: int
     body: bytes
+    mark: str = ""
 
 
 class ClaimedLane(msgspec.Struct, array_like=True):
@@ -334,6 +340,7 @@ class DeadLetter(msgspec.Struct):
         since: when it first entered its lane, microseconds.
         at: when it was buried, microseconds.
         body: the bytes that were put.
+        mark: the unique key that it takes again if it is retried; "": none.
     """
 
     number: int
@@ -348,6 +355,7 @@ class DeadLetter(msgspec.Struct):
     since: int
     at: int
     body: bytes
+    mark: str = ""
 
 
 class DeadQuery(msgspec.Struct):
@@ -490,7 +498,9 @@ class Broker(Protocol):
         ...
 
     def put(self, puts: Sequence[Put], stored: list[Put] | None = None) -> Operation[None]:
-        """Store messages: all or none of those of a partition.
+        """Store messages: all or none of those of a partition, but for what unique keys keep back.
+
+        What became of messages with unique keys is answered in `Put.unique.standing`.
 
         Arguments:
             puts: the messages.
@@ -560,7 +570,10 @@ class Broker(Protocol):
         ...
 
     def retry_dead(self, query: DeadQuery) -> Operation[int]:
-        """Put dead letters back at the tail of their lanes, as if new; say how many."""
+        """Put dead letters back at the tail of their lanes, as if new; say how many.
+
+        Those whose unique key is held by another message stay dead letters.
+        """
         ...
 
     def discard_dead(self, query: DeadQuery) -> Operation[int]:
@@ -601,7 +614,11 @@ class Broker(Protocol):
         ...
 
     def tidy(self) -> Operation[int]:
-        """Remove a bounded number of expired records and dead letters; say how many."""
+        """Remove a bounded number of expired records, dead letters and windows of unique keys.
+
+        Returns:
+            How many.
+        """
         ...
 
 

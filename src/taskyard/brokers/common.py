@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
-from taskyard.brokers.base import DeadQuery, Operation
+from taskyard.brokers.base import DeadQuery, Operation, Put
+from taskyard.brokers.unique import Keys, Mode
 from taskyard.message import Failure, Reason
 
 __all__ = [
@@ -18,9 +19,12 @@ __all__ = [
     "REAPED",
     "STEP_BYTES",
     "SUPERVISED",
+    "Changed",
+    "changed_letters",
     "earliest",
     "in_chunks",
     "lost_failure",
+    "parts_of",
 ]
 
 PROMOTED = 500
@@ -52,23 +56,69 @@ def lost_failure(losses: int) -> Failure:
     return Failure(Reason.WORKER_LOST, message=text)
 
 
+class Changed(NamedTuple):
+    """What a step did with dead letters.
+
+    Attributes:
+        changed: how many it took away.
+        seen: how many it looked at; it may have left some where they were.
+        last: the number of the last of these.
+    """
+
+    changed: int
+    seen: int
+    last: int
+
+
+def changed_letters(changed: int, numbers: Sequence[int]) -> Changed:
+    """What a step did that looked at these numbers, in order."""
+    return Changed(changed, len(numbers), numbers[-1] if numbers else 0)
+
+
 def in_chunks(query: DeadQuery, newest: Any, change: Callable[[DeadQuery], Any]) -> Operation[int]:
     """Change dead letters, a bounded number in each step.
 
     Arguments:
         query: which ones.
         newest: a step that says the highest number of a dead letter, 0: there is none.
-        change: makes a step that removes the first of the letters that are meant, and says how
-            many those were.
+        change: makes a step that changes the first of the letters that are meant, and answers with
+            `Changed`.
     """
     # Letters that are retried may die again meanwhile, under higher numbers: they are not meant.
     last: int = yield newest
     upto = last if query.upto is None else min(last, query.upto)
-    total = 0
-    while total < query.limit:
-        limit = min(CHUNK, query.limit - total)
-        changed: int = yield change(msgspec.structs.replace(query, upto=upto, limit=limit))
-        if not changed:
+    total, left, after = 0, query.limit, query.after
+    while left > 0:
+        chunk = msgspec.structs.replace(query, after=after, upto=upto, limit=min(CHUNK, left))
+        changed, seen, after = yield change(chunk)
+        if not seen:
             break
         total += changed
+        left -= seen
     return total
+
+
+def parts_of(put: Put, indices: Sequence[int]) -> list[Put]:
+    """Puts of some of the messages of one whose messages have unique keys.
+
+    Arguments:
+        put: the whole.
+        indices: which messages, in order.
+
+    Returns:
+        One put; of debounced messages, which have a time each, one per message.
+    """
+    if put.unique is not None and put.unique.mode is Mode.DEBOUNCE:
+        return [_part_of(put, put.unique, [index]) for index in indices]
+    if put.unique is None or len(indices) == len(put.bodies):
+        return [put]
+    return [_part_of(put, put.unique, indices)]
+
+
+def _part_of(put: Put, unique: Keys, indices: Sequence[int]) -> Put:
+    return msgspec.structs.replace(
+        put,
+        bodies=[put.bodies[index] for index in indices],
+        ids=None if put.ids is None else [put.ids[index] for index in indices],
+        unique=msgspec.structs.replace(unique, keys=[unique.keys[index] for index in indices]),
+    )

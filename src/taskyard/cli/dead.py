@@ -122,7 +122,9 @@ def retry(
 ) -> None:
     """Put dead letters back into their queues, as if they were new.
 
-    Exit code 1 if NUMBERS are given and none of them exists.
+    One stays a dead letter as long as another message holds its unique key.
+
+    Exit code 1 if NUMBERS are given and none of them exists, or can be put back.
 
     \b
     Examples:
@@ -135,6 +137,7 @@ def retry(
         count = yard.dead.retry(
             numbers or None, queue=queue, task=task, limit=NO_LIMIT if limit is None else limit
         )
+        _say_held(yard, numbers, count)
         _say_done("put back", count, numbers)
 
 
@@ -180,6 +183,17 @@ def _need_choice(numbers: Sequence[int], queue: str | None, task: str | None, al
         raise click.UsageError("say which: NUMBERS, --queue, --task or --all")
     if all_ and (numbers or queue or task):
         raise click.UsageError("--all contradicts NUMBERS, --queue and --task")
+
+
+def _say_held(yard: Yard, numbers: Sequence[int], count: int) -> None:
+    """Say which letters were not put back though they are there."""
+    held = yard.dead.list(numbers) if count < len(set(numbers)) else []
+    if not held:
+        return
+    shown = ", ".join(str(letter.number) for letter in held[:10])
+    click.echo(f"Error: another message holds the unique key of: {shown}", err=True)
+    if not count:
+        sys.exit(1)
 
 
 def _say_done(what: str, count: int, numbers: Sequence[int]) -> None:

@@ -79,9 +79,12 @@ def item(
     member: str = "",
     ids: Sequence[str] = (),
     unsure: bool = False,
+    unique: Sequence[object] = (),
 ) -> Item:
     """Messages of one lane and priority, as a put stores them; `unsure`: whether they go here."""
     head = (group, shard, priority, delay, due, len(bodies), ttl, member, ids)
+    if unique:
+        return (*head, 1, unsure, unique), bodies
     return (*head, 1, True) if unsure else head, bodies
 
 

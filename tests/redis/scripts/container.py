@@ -37,6 +37,8 @@ __all__ = [
 
 NOW = 1_700_000_000_000_000
 TURNS = 1 << 42
+LATER = 1_000_000
+"""Microseconds after which calls are repeated."""
 
 REMEMBERING = frozenset(
     (
@@ -60,6 +62,7 @@ class Entry(NamedTuple):
     cap: int
     recorded: bool
     body: bytes
+    mark: bytes = b""
 
 
 class Due(NamedTuple):
@@ -130,6 +133,7 @@ class Letter(NamedTuple):
     since: int
     at: int
     body: bytes
+    mark: str = ""
 
 
 def fresh(sequence: int, body: bytes | str, *, recorded: bool = False, **history: int) -> Entry:
@@ -142,11 +146,15 @@ def fresh(sequence: int, body: bytes | str, *, recorded: bool = False, **history
 def read_entry(data: bytes) -> Entry:
     """Decode an entry, as shared/entry.lua describes it."""
     sequence, flags = struct.unpack_from(">QB", data)
-    assert flags < 4, data
+    assert flags < 8, data
+    history: tuple[int, ...] = (sequence, 0, 0, 0, 0)
+    head, mark = 9, b""
     if flags & 1:
-        since, deliveries, attempts, losses, cap = struct.unpack_from(">QIIII", data, 9)
-        return Entry(sequence, since, deliveries, attempts, losses, cap, flags >= 2, data[33:])
-    return Entry(sequence, sequence, 0, 0, 0, 0, flags >= 2, data[9:])
+        history, head = struct.unpack_from(">QIIII", data, 9), 33
+    if flags & 4:
+        (length,) = struct.unpack_from(">H", data, head)
+        mark, head = data[head + 2 : head + 2 + length], head + 2 + length
+    return Entry(sequence, *history, bool(flags & 2), data[head:], mark)
 
 
 class Container:
@@ -221,11 +229,10 @@ class Container:
         assert self.now is not None
         remembers = call.script.name in REMEMBERING
         if remembers and self.client.exists(f"{self.key}:call:{slot}"):
-            self.now += 1_000_000
-            assert self.run(call, slot=slot, number=7) == reply
-            self.now -= 1_000_000
-        else:
-            assert self.run(call, slot=slot, number=7) == reply
+            self.now += LATER
+            assert self.run(call, slot=slot, number=7) == _renewed(call, reply)
+            self.now -= LATER
+        assert self.run(call, slot=slot, number=7) == reply
         assert self.dump() == after
 
     # Looking
@@ -256,6 +263,15 @@ class Container:
             pipeline.ttl(f"{self.key}:k:{name.removeprefix('record ')}")
         for name, ttl in zip(names, pipeline.execute(), strict=True):
             assert (state[name]["expires"] == 0) == (ttl == -1), name
+
+
+def _renewed(call: Call, reply: Any) -> Any:
+    """What a call replies that is repeated `LATER`: claims are leased anew, as they come late."""
+    if call.script.name != "step":
+        return reply
+    lost, at, upcoming, suspects, claims, *moved = reply
+    claims = [[token, key, deadline + LATER, *rest] for token, key, deadline, *rest in claims]
+    return [lost, at, upcoming, suspects, claims, *moved]
 
 
 def changes(before: State, after: State) -> State:
@@ -445,14 +461,16 @@ class _Header(NamedTuple):
     lease: int
     number: int
     parts: tuple[tuple[Any, ...], ...]
-    since: int = 0
+    since: int | bool = False
+    keyed: bool = False
 
 
 def _claim(name: str, found: list[bytes]) -> Pairs:
     header = msgspec.msgpack.decode(found[0], type=_Header)
     entries = tuple(map(read_entry, found[1:]))
     assert header.number == len(entries) == sum(sum(part[3::2]) for part in header.parts)
-    yield f"held {name}", Claimed(*header[:5], entries, header.since)
+    assert header.keyed == any(entry.mark and entry.mark[:1] != b"s" for entry in entries)
+    yield f"held {name}", Claimed(*header[:5], entries, int(header.since))
 
 
 def _numbers(kind: str) -> Decoder:
@@ -470,10 +488,23 @@ def _buried(name: str, found: Scored) -> Pairs:
 
 
 # Ids, failures and bodies need not be text, though they are packed as such.
-_letter = msgspec.msgpack.Decoder(
-    tuple[int, str, str, int, msgspec.Raw, msgspec.Raw, int, int, int, int, int, msgspec.Raw],
-    strict=False,
-)
+class _PackedLetter(NamedTuple):
+    gid: int
+    task: str
+    shard: str
+    priority: int
+    id: msgspec.Raw
+    failure: msgspec.Raw
+    losses: int
+    deliveries: int
+    attempts: int
+    since: int
+    at: int
+    body: msgspec.Raw
+    mark: str = ""
+
+
+_letter = msgspec.msgpack.Decoder(_PackedLetter, strict=False)
 
 
 def _bytes(text: msgspec.Raw) -> bytes:
@@ -558,7 +589,7 @@ def read_transfer(packed: bytes) -> tuple[int, list[tuple[Any, ...]]]:
 
 def _thing(kind: bytes, *rest: bytes) -> tuple[Any, ...]:
     word, plain = _bytes(msgspec.Raw(kind)).decode(), msgspec.msgpack.decode
-    if word == "s":
+    if word in "su":
         return (word, *map(plain, rest))
     if word == "x":
         key, letter, record = rest
@@ -615,6 +646,30 @@ def _times(kind: str) -> Decoder:
     return decode
 
 
+def _field(packed: bytes) -> str:
+    """A unique key: of which group and shard, and it."""
+    gid, length = struct.unpack_from(">IH", packed)
+    shard, key = packed[6 : 6 + length].decode(), packed[6 + length :].decode()
+    return f"{gid} {shard} {key}"
+
+
+def _unique(name: str, found: dict[bytes, bytes]) -> Pairs:
+    for field, value in found.items():
+        mode, rest = value[:1].decode(), value[1:]
+        first: tuple[int, ...] = ()
+        if mode in "wb":
+            first, rest = struct.unpack_from(">Q", rest), rest[8:]
+        if mode == "b":
+            (length,) = struct.unpack_from(">H", rest)
+            rest = rest[2 : 2 + length]
+        yield f"key {_field(field)}", (mode, rest.decode(), *first)
+
+
+def _windows(name: str, found: Scored) -> Pairs:
+    for field, end in _scores(found):
+        yield f"window {_field(field)}", end
+
+
 KINDS: dict[str, tuple[Callable[[redis.Redis, str], None], Decoder]] = {
     "call": (_ttl, _call),
     "meta": (_hash, _meta),
@@ -664,6 +719,9 @@ KINDS: dict[str, tuple[Callable[[redis.Redis, str], None], Decoder]] = {
     "workers": (_hash, _packed("worker")),
     "seen": (_zset, _times("seen")),
     "mail": (_hash, _packed("mail")),
+    "u": (_hash, _unique),
+    "windows": (_zset, _windows),
+    "gone": (_list, _values("gone")),
 }
 """By what stands behind the container in a key: how it is read, and what it says."""
 

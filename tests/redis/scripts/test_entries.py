@@ -26,11 +26,15 @@ UTC = dt.UTC
 
 sequences = st.integers(1, 2**53 - 1)
 counts = st.integers(0, 3) | st.integers(0, 2**32 - 1)
+marks = st.just(b"") | st.text(min_size=1, max_size=20).map(str.encode)
 fresh = st.builds(
-    lambda sequence, recorded, body: Entry(sequence, sequence, 0, 0, 0, 0, recorded, body),
+    lambda sequence, recorded, body, mark: Entry(
+        sequence, sequence, 0, 0, 0, 0, recorded, body, mark
+    ),
     sequences,
     st.booleans(),
     st.binary(max_size=40),
+    marks,
 )
 old = st.builds(
     Entry,
@@ -42,6 +46,7 @@ old = st.builds(
     counts,
     st.booleans(),
     st.binary(max_size=40),
+    marks,
 )
 
 
@@ -53,7 +58,7 @@ def writing(redis_server: RedisServer) -> Fragment:
         """
         local message = {sequence = case[1], since = case[2], deliveries = case[3],
             attempts = case[4], losses = case[5], cap = case[6], recorded = case[7],
-            body = case[8]}
+            body = case[8], mark = case[9] ~= '' and case[9] or nil}
         return write_entry(message)
         """,
     )
@@ -71,7 +76,8 @@ def reading(redis_server: RedisServer) -> Fragment:
         assert(entry_body_size(entry) == #message.body)
         assert(write_entry(message) == entry)
         return {message.sequence, message.since, message.deliveries, message.attempts,
-            message.losses, message.cap, message.recorded and 1 or 0, message.body}
+            message.losses, message.cap, message.recorded and 1 or 0, message.body,
+            message.mark or ''}
         """,
     )
 
@@ -86,20 +92,22 @@ def as_text(data: bytes) -> msgspec.Raw:
 def test_what_scripts_write_is_read(
     writing: Fragment, reading: Fragment, entries: list[Entry]
 ) -> None:
-    written = writing(*((*entry[:7], as_text(entry.body)) for entry in entries))
+    written = writing(
+        *((*entry[:7], as_text(entry.body), as_text(entry.mark)) for entry in entries)
+    )
     assert [*map(read_entry, written)] == entries
     parts = msgspec.msgpack.encode([["s", "", 0, len(entries)]])
     claim = read_claim([9, b"q\0t", 5, parts, *written], Group("q", "t"), 9)
     assert [delivery for _, delivery in claim.lanes[0].messages] == [
-        Delivery(*entry[:6], entry.body) for entry in entries
+        Delivery(*entry[:6], entry.body, entry.mark.decode()) for entry in entries
     ]
     assert reading(*([as_text(data)] for data in written)) == [[*entry] for entry in entries]
 
 
 def test_a_fresh_entry_has_nothing_but_its_body(writing: Fragment) -> None:
-    (data,) = writing((5, 5, 0, 0, 0, 0, False, as_text(b"body")))
+    (data,) = writing((5, 5, 0, 0, 0, 0, False, as_text(b"body"), ""))
     assert data == b"\0\0\0\0\0\0\0\5\0body"
-    (data,) = writing((5, 5, 0, 0, 0, 0, True, as_text(b"")))
+    (data,) = writing((5, 5, 0, 0, 0, 0, True, as_text(b""), ""))
     assert data == b"\0\0\0\0\0\0\0\5\2"
 
 

@@ -22,7 +22,7 @@ from taskyard.brokers.base import (
     Want,
 )
 from taskyard.brokers.clock import wall_clock
-from taskyard.brokers.common import CHUNK, in_chunks
+from taskyard.brokers.common import CHUNK, Changed, in_chunks
 from taskyard.brokers.lane import Gate, GroupPolicy
 from taskyard.brokers.memory import claims, rates, steps
 from taskyard.brokers.memory.listeners import MemoryListener
@@ -197,7 +197,7 @@ class MemoryBroker:
         self.apply(leave)
 
 
-def _change_dead(step: Callable[..., int], query: DeadQuery) -> Operation[int]:
+def _change_dead(step: Callable[..., Changed], query: DeadQuery) -> Operation[int]:
     return in_chunks(
         query, lambda state: state.letters.newest(), lambda chunk: partial(step, query=chunk)
     )

@@ -24,6 +24,7 @@ from taskyard.brokers.memory.groups import GroupState, OpenClaim, Part
 from taskyard.brokers.memory.lanes import Lane, Room
 from taskyard.brokers.memory.rates import Limiter, refund_part, spend_of_lane, tokens_of_lane
 from taskyard.brokers.memory.state import Delayed, MemoryState
+from taskyard.brokers.unique import is_released_at_start
 from taskyard.message import State, read_envelope
 
 __all__ = ["Claimer", "extend", "reap", "step"]
@@ -81,6 +82,9 @@ def _end_part(
 ) -> list[tuple[int, Delivery]]:
     if not settlement.outcomes and not settlement.keep:
         group.totals["done"] += len(part.messages)
+        for _, message in part.messages:
+            if message.mark:
+                state.release(group, part.shard, message)
         return []
     running = []
     for priority, message in part.messages:
@@ -89,6 +93,7 @@ def _end_part(
             running.append((priority, message))
         elif (outcome := settlement.outcomes.get(sequence)) is None:
             group.totals["done"] += 1
+            state.release(group, part.shard, message)
         else:
             if isinstance(outcome, Retried) and sequence in settlement.retry_ids:
                 state.records.postpone(settlement.retry_ids[sequence], state.now + outcome.delay)
@@ -117,6 +122,7 @@ def _end(
             state.bury(group, shard, priority, ended, failure, id_, task)
         case Discard(id_):
             group.totals["discarded"] += 1
+            state.release(group, shard, message)
             state.end(id_, State.DISCARDED)
 
 
@@ -146,6 +152,7 @@ def _delivered(message: Delivery, *, failed: bool = False) -> Delivery:
         message.losses,
         message.cap,
         message.body,
+        message.mark,
     )
 
 
@@ -264,6 +271,10 @@ class Claimer:
         claim = OpenClaim(token, group, want.owner, want.lease, deadline, taken)
         state.claims[token] = group.claims[token] = claim
         state.leases.put(token, (deadline, token))
+        for lane in taken:
+            for _, message in lane.messages:
+                if message.mark and is_released_at_start(message.mark):
+                    state.release(group, lane.shard, message)
         group.totals["redelivered"] += sum(
             [1 for lane in taken for _, message in lane.messages if message.deliveries]
         )
@@ -363,6 +374,7 @@ def _lost(message: Delivery, cap: int) -> Delivery:
         message.losses + 1,
         cap,
         message.body,
+        message.mark,
     )
 
 

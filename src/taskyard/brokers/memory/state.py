@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -15,9 +14,11 @@ from taskyard.brokers.memory.lanes import Lane
 from taskyard.brokers.memory.listeners import Listeners
 from taskyard.brokers.memory.records import DeadLetters, Records
 from taskyard.brokers.memory.roster import Roster
+from taskyard.brokers.memory.unique import KeyRing
 from taskyard.brokers.rate import clamped
 from taskyard.brokers.schedules import Schedule
-from taskyard.message import Failure, State
+from taskyard.brokers.unique import is_released_at_entry
+from taskyard.message import Failure, State, read_id
 
 __all__ = ["Delayed", "MemoryState"]
 
@@ -41,7 +42,8 @@ class MemoryState:
         groups: all groups, by key.
         claims: the open claims, by token.
         leases: their tokens, by deadline.
-        due: a heap of the messages that enter their lane later.
+        due: the sequences of messages that enter their lane later, by their time.
+        keys: who holds which unique key.
         records: what is remembered of messages.
         letters: the dead letters.
         listeners: who is to be woken.
@@ -67,7 +69,9 @@ class MemoryState:
         self.groups: dict[Group, GroupState] = {}
         self._later: Agenda[Lane] = Agenda()
         self._fading: Agenda[Lane] = Agenda()
-        self.due: list[Delayed] = []
+        self.due: Agenda[int] = Agenda()
+        self._delayed: dict[int, Delayed] = {}
+        self.keys = KeyRing()
         self._last_sequence = 0
         self._last_turn = 0
         self._ready_news: dict[GroupState, None] = {}
@@ -168,13 +172,23 @@ class MemoryState:
     def _note_time(self, group: GroupState, at: int) -> None:
         self._time_news[group] = min(at, self._time_news.get(group, at))
 
-    def append(self, group: GroupState, shard: str, priority: int, bodies: list[bytes]) -> Lane:
+    def append(
+        self,
+        group: GroupState,
+        shard: str,
+        priority: int,
+        bodies: list[bytes],
+        marks: Iterable[str] | None = None,
+    ) -> Lane:
         """Put new messages at the tail of a lane; the caller settles it down."""
         first = self.sequences(len(bodies))
         messages = [
             Delivery(sequence, sequence, 0, 0, 0, 0, body)
             for sequence, body in enumerate(bodies, first)
         ]
+        if marks is not None:
+            for message, mark in zip(messages, marks, strict=True):
+                message.mark = mark
         lane = self.lane(group, shard)
         lane.extend(priority, messages, sum(map(len, bodies)))
         return lane
@@ -183,25 +197,30 @@ class MemoryState:
 
     def delay(self, delayed: Delayed) -> None:
         """Let a message wait outside its lane until it is due."""
-        heapq.heappush(self.due, delayed)
+        self._delayed[delayed.sequence] = delayed
+        self.due.put(delayed.sequence, (delayed.at, delayed.sequence))
         delayed.group.delayed += 1
         self._note_time(delayed.group, delayed.at)
 
+    def replace(self, sequence: int) -> None:
+        """Discard a message that waits outside its lane, since a later one takes its place."""
+        delayed = self._delayed.pop(sequence)
+        self.due.drop(sequence)
+        delayed.group.delayed -= 1
+        delayed.group.totals["discarded"] += 1
+        self.end(read_id(delayed.message.body), State.DISCARDED)
+
     def promote(self) -> None:
         """Let messages and lanes whose time has come take their places."""
-        for _ in range(PROMOTED):
-            if not self.due or self.due[0].at > self.now:
-                break
-            self._enter(heapq.heappop(self.due))
+        for sequence in self.due.take_until(self.now, PROMOTED):
+            self._enter(self._delayed.pop(sequence))
         for lane in self._later.take_until(self.now, PROMOTED):
             self.settle_down(lane)
 
     def next_at(self) -> int:
         """When something becomes eligible; 0: nothing does."""
-        later = self._later.first()
-        if later is None:
-            return self.due[0].at if self.due else 0
-        return min(later[0][0], self.due[0].at) if self.due else later[0][0]
+        firsts = (self._later.first(), self.due.first())
+        return min([first[0][0] for first in firsts if first is not None], default=0)
 
     def _enter(self, delayed: Delayed) -> None:
         old, sequence = delayed.message, self.sequences(1)
@@ -214,7 +233,11 @@ class MemoryState:
             old.losses,
             old.cap,
             old.body,
+            old.mark,
         )
+        if is_released_at_entry(old.mark):
+            self.release(delayed.group, delayed.shard, old)
+            message.mark = ""
         lane = self.lane(delayed.group, delayed.shard)
         if message.losses:
             lane.put_back(delayed.priority, message)
@@ -223,6 +246,11 @@ class MemoryState:
         self.settle_down(lane)
 
     # Ends
+
+    def release(self, group: GroupState, shard: str, message: Delivery) -> None:
+        """Release the unique key of a message, if it holds it."""
+        if message.mark:
+            self.keys.release(group.key, shard, message.mark, read_id(message.body))
 
     def bury(
         self,
@@ -235,6 +263,7 @@ class MemoryState:
         task: str,
     ) -> None:
         """Make a dead letter of a message that left its lane."""
+        self.release(group, shard, message)
         dropped = self.letters.add(
             DeadLetter(
                 self.letters.next_number(),
@@ -249,6 +278,7 @@ class MemoryState:
                 message.since,
                 self.now,
                 message.body,
+                message.mark,
             )
         )
         group.totals["dead"] += 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from taskyard.brokers.base import Counts, DeadQuery, Delivery, Group, Put, Record
+from taskyard.brokers.common import Changed, changed_letters, parts_of
 from taskyard.brokers.lane import (
     Gate,
     GroupPolicy,
@@ -21,8 +22,10 @@ from taskyard.brokers.memory.groups import GroupState
 from taskyard.brokers.memory.lanes import Lane
 from taskyard.brokers.memory.records import Kept
 from taskyard.brokers.memory.state import Delayed, MemoryState
+from taskyard.brokers.memory.unique import ShardKeys
+from taskyard.brokers.unique import Finding, Holder, Keys, Mode, admit, debounced_due, find, mark_of
 from taskyard.errors import DuplicateId, PolicyConflict, QueueDraining
-from taskyard.message import State
+from taskyard.message import State, read_id
 
 __all__ = [
     "counts",
@@ -70,19 +73,24 @@ def _hold_lanes(state: MemoryState, group: GroupState) -> None:
 def put(state: MemoryState, puts: Sequence[Put]) -> None:
     """Store messages, all or none."""
     _refuse_draining(state, puts)
-    _refuse_known_ids(state, puts)
+    admitted = _admit(state, puts)
+    _refuse_known_ids(state, admitted)
     touched: dict[Lane, None] = {}
-    for item in puts:
+    for item in admitted:
         due = item.due or state.now + item.delay
         group = state.group(item.group)
         if item.member:
             group.policy = with_member(group.policy, item.member)
         group.totals["put"] += len(item.bodies)
+        if item.unique is not None and item.unique.mode is Mode.DEBOUNCE:
+            _debounce(state, group, item, item.unique)
+            continue
         _open_records(state, item, due)
+        marks = _hold(state, item, item.unique) if item.unique is not None else None
         if due > state.now:
-            _put_later(state, group, item, due)
+            _put_later(state, group, item, due, marks)
         elif item.bodies:
-            touched[state.append(group, item.shard, item.priority, item.bodies)] = None
+            touched[state.append(group, item.shard, item.priority, item.bodies, marks)] = None
     for lane in touched:
         state.settle_down(lane)
 
@@ -111,11 +119,60 @@ def _open_records(state: MemoryState, item: Put, due: int) -> None:
         state.records.open(id_, Kept(item.group, item.record_ttl, first, due))
 
 
-def _put_later(state: MemoryState, group: GroupState, item: Put, due: int) -> None:
+def _put_later(
+    state: MemoryState, group: GroupState, item: Put, due: int, marks: list[str] | None
+) -> None:
     first = state.sequences(len(item.bodies))
-    for sequence, body in enumerate(item.bodies, first):
-        message = Delivery(sequence, 0, 0, 0, 0, 0, body)
-        state.delay(Delayed(due, sequence, group, item.shard, item.priority, message))
+    for index, body in enumerate(item.bodies):
+        mark = "" if marks is None else marks[index]
+        message = Delivery(first + index, 0, 0, 0, 0, 0, body, mark)
+        state.delay(Delayed(due, first + index, group, item.shard, item.priority, message))
+
+
+# Unique keys
+
+
+def _admit(state: MemoryState, puts: Sequence[Put]) -> Sequence[Put]:
+    """The messages that are stored, and to each caller what became of the others."""
+    if all(item.unique is None for item in puts):
+        return puts
+    seen: dict[tuple[Group, str], ShardKeys] = {}
+    made = []
+    for item in puts:
+        keys = item.unique
+        if keys is not None:
+            place = (item.group, item.shard)
+            held = seen.setdefault(place, dict(state.keys.of(*place)))
+            admission = admit(keys, list(map(read_id, item.bodies)), held, state.now)
+            keys.standing = admission.standing
+            made += parts_of(item, admission.admitted)
+        else:
+            made.append(item)
+    return made
+
+
+def _hold(state: MemoryState, item: Put, keys: Keys) -> list[str]:
+    """Let messages hold their keys; returns what travels with them."""
+    until = state.now + keys.span if keys.mode is Mode.WINDOW else 0
+    for key, body in zip(keys.keys, item.bodies, strict=True):
+        state.keys.hold(item.group, item.shard, key, Holder(keys.mode, read_id(body), until))
+    return [mark_of(keys.mode, key) for key in keys.keys]
+
+
+def _debounce(state: MemoryState, group: GroupState, item: Put, keys: Keys) -> None:
+    """Put a message off, in place of the one that was put off before under its key."""
+    [key], [body] = keys.keys, item.bodies
+    before, first = state.keys.of(item.group, item.shard).get(key), state.now
+    if before is not None and find(before, Mode.DEBOUNCE, state.now) is Finding.REPLACES:
+        first = before.first
+        state.replace(before.sequence)
+    due = debounced_due(first, state.now, keys.span, keys.longest)
+    _open_records(state, item, due)
+    sequence = state.sequences(1)
+    message = Delivery(sequence, 0, 0, 0, 0, 0, body, mark_of(Mode.DEBOUNCE, key))
+    holder = Holder(Mode.DEBOUNCE, read_id(body), first=first, sequence=sequence, due=due)
+    state.keys.hold(item.group, item.shard, key, holder)
+    state.delay(Delayed(due, sequence, group, item.shard, item.priority, message))
 
 
 # Looking
@@ -152,25 +209,29 @@ def counts(state: MemoryState) -> list[Counts]:
 # By hand
 
 
-def retry_dead(state: MemoryState, query: DeadQuery) -> int:
-    """Put dead letters back at the tail of their lanes; say how many."""
-    letters = state.letters.find(query)
+def retry_dead(state: MemoryState, query: DeadQuery) -> Changed:
+    """Put dead letters back at the tail of their lanes."""
+    letters, retried = state.letters.find(query), 0
     for letter in letters:
+        id_, mark = read_id(letter.body), letter.mark
+        if not state.keys.take_again(letter.group, letter.shard, mark, id_, state.now):
+            continue
+        retried += 1
         state.letters.remove(letter)
         state.records.reopen(letter.id, state.now)
         group = state.group(letter.group)
-        state.settle_down(state.append(group, letter.shard, letter.priority, [letter.body]))
-    return len(letters)
+        state.settle_down(state.append(group, letter.shard, letter.priority, [letter.body], [mark]))
+    return changed_letters(retried, [letter.number for letter in letters])
 
 
-def discard_dead(state: MemoryState, query: DeadQuery) -> int:
-    """Remove dead letters; say how many."""
+def discard_dead(state: MemoryState, query: DeadQuery) -> Changed:
+    """Remove dead letters."""
     letters = state.letters.find(query)
     for letter in letters:
         state.letters.remove(letter)
         state.group(letter.group).totals["discarded"] += 1
         state.end(letter.id, State.DISCARDED, failure=letter.failure)
-    return len(letters)
+    return changed_letters(len(letters), [letter.number for letter in letters])
 
 
 def park(state: MemoryState, key: Group, shard: str) -> bool:
@@ -202,4 +263,4 @@ def tidy(state: MemoryState, limit: int) -> int:
         state.group(letter.group).totals["dead_dropped"] += 1
         removed += 1
     state.forget_faded(limit)
-    return removed
+    return removed + state.keys.tidy(state.now, limit)

@@ -46,17 +46,20 @@ from taskyard.brokers.redis.placement import (
     call,
 )
 from taskyard.brokers.redis.replies import (
+    STORED,
     draining_queue,
     group_key,
+    is_stored,
     pack_rate,
     read_counts,
     read_policy,
     read_record,
 )
 from taskyard.brokers.redis.schedules import RedisSchedules
-from taskyard.brokers.redis.split import MOVED, STORED, TRY_AGAIN, UNSURE, SplitProgress, Splits
+from taskyard.brokers.redis.split import MOVED, TRY_AGAIN, UNSURE, SplitProgress, Splits
 from taskyard.brokers.redis.work import Steps
 from taskyard.brokers.redis.workers import RedisWorkers
+from taskyard.brokers.unique import Keys, letter_of
 from taskyard.errors import (
     BrokerError,
     BrokerUnavailable,
@@ -230,7 +233,10 @@ class RedisBroker:
         answers = yield Each([*calls, *review])
         self._placements.reviewed(review, answers[len(calls) :])
         del answers[len(calls) :]
-        answered = list(zip(parts.values(), answers, strict=True))
+        answered = [
+            (part, STORED if is_stored(answer, part) else answer)
+            for part, answer in zip(parts.values(), answers, strict=True)
+        ]
         stored += [item for part, answer in answered if answer == STORED for item in part]
         for part, answer in answered:
             if isinstance(answer, bytes):
@@ -402,6 +408,7 @@ def _put(
             () if item.ids is None else tuple(item.ids),
             FIRST_EPOCH if epochs is None else epochs[item.group.queue],
             unsure,
+            *(() if item.unique is None else (_keys(item.unique),)),
         )
         for item in puts
     ]
@@ -409,6 +416,10 @@ def _put(
     for item in puts:
         args += item.bodies
     return call("put", container, *args, *letters)
+
+
+def _keys(unique: Keys) -> tuple[str | int, ...]:
+    return (letter_of(unique.mode), unique.span, unique.longest, *unique.keys)
 
 
 def _duplicate(puts: Sequence[Put], id_: str, *, alone: bool) -> DuplicateId:

@@ -20,9 +20,9 @@ from taskyard.brokers.lane import draining_text
 from taskyard.brokers.redis.calls import Argument, Call
 from taskyard.brokers.redis.options import RedisOptions
 from taskyard.brokers.redis.placement import FIRST_EPOCH, Placement, Placements, call
-from taskyard.brokers.redis.replies import draining_queue, group_key
+from taskyard.brokers.redis.replies import STORED, draining_queue, group_key
 from taskyard.brokers.redis.scripts import load_script
-from taskyard.brokers.redis.split import STORED, TRY_AGAIN, UNSURE, Splits, still_splitting
+from taskyard.brokers.redis.split import TRY_AGAIN, UNSURE, Splits, still_splitting
 from taskyard.brokers.redis.watch import InboxWatch
 from taskyard.errors import QueueDraining
 from taskyard.message import Failure, Reason
@@ -255,7 +255,8 @@ def _joined(puts: Sequence[Put]) -> list[Put]:
     joined: dict[tuple[Any, ...], Put] = {}
     for item in puts:
         way = (item.group, item.member, item.shard, item.priority, item.delay, item.due)
-        key = (*way, item.record_ttl, item.ids is None)
+        own = None if item.unique is None else id(item)
+        key = (*way, item.record_ttl, item.ids is None, own)
         known = joined.get(key)
         if known is None:
             joined[key] = msgspec.structs.replace(

@@ -17,6 +17,7 @@ from taskyard.brokers.base import (
     DeadLetter,
     Delivery,
     Group,
+    Put,
     Record,
 )
 from taskyard.brokers.common import lost_failure
@@ -25,8 +26,10 @@ from taskyard.brokers.rate import Limits, QueueRate, Rate
 from taskyard.message import Failure, State, read_envelope
 
 __all__ = [
+    "STORED",
     "draining_queue",
     "group_key",
+    "is_stored",
     "pack_rate",
     "read_claim",
     "read_counts",
@@ -36,12 +39,20 @@ __all__ = [
     "read_record",
 ]
 
+_HISTORY, _MARKED = 1, 4
+"""The flags of entries (see lua/shared/entry.lua)."""
 _BARE = 9
+_MARK = _BARE + 2
 _LONG = 33
 _history = struct.Struct(">QBQIIII")
 _parts = msgspec.msgpack.Decoder(list[list[Any]])
 _failure = msgspec.msgpack.Decoder(Failure)
 _policy = msgspec.msgpack.Decoder(list[Any])
+_standing = msgspec.msgpack.Decoder(list[list[Any]])
+
+STORED = 1
+"""What `put.lua` answers if all is stored."""
+_DRAINING, _STANDING = 4, 6
 
 
 def group_key(group: Group) -> str:
@@ -75,20 +86,43 @@ def read_claim(reply: Sequence[Any], group: Group, token: int) -> Claim:
 
 
 def _delivery(entry: bytes) -> Delivery:
-    sequence = int.from_bytes(entry[:8], "big")
-    if entry[8] & 1 == 0:
+    sequence, flags = int.from_bytes(entry[:8], "big"), entry[8]
+    if flags & (_HISTORY | _MARKED) == 0:
         return Delivery(sequence, sequence, 0, 0, 0, 0, entry[_BARE:])
+    if flags & _HISTORY == 0:
+        end = _MARK + (entry[_BARE] << 8 | entry[_BARE + 1])
+        mark = entry[_MARK:end].decode()
+        return Delivery(sequence, sequence, 0, 0, 0, 0, entry[end:], mark)
     _, _, since, deliveries, attempts, losses, cap = _history.unpack_from(entry)
-    return Delivery(sequence, since, deliveries, attempts, losses, cap, entry[_LONG:])
+    mark, end = "", _LONG
+    if flags & _MARKED:
+        end = _LONG + 2 + (entry[_LONG] << 8 | entry[_LONG + 1])
+        mark = entry[_LONG + 2 : end].decode()
+    return Delivery(sequence, since, deliveries, attempts, losses, cap, entry[end:], mark)
 
 
 def draining_queue(answer: object) -> str | None:
     """The queue that refused a put since it is draining, as `put.lua` says; None: it is not why."""
-    if not isinstance(answer, list):
+    if not isinstance(answer, list) or answer[0] != _DRAINING:
         return None
     _, queue = answer
     assert isinstance(queue, bytes)  # noqa: S101 - the script's contract
     return queue.decode()
+
+
+def is_stored(answer: object, puts: Sequence[Put]) -> bool:
+    """Whether a put was stored, as `put.lua` says; then puts with unique keys learn what stands.
+
+    Arguments:
+        answer: what the script answered.
+        puts: what it got.
+    """
+    if isinstance(answer, list) and answer[0] == _STANDING:
+        unique = [put.unique for put in puts if put.unique is not None]
+        for keys, told in zip(unique, _standing.decode(answer[1]), strict=True):
+            keys.standing = dict(zip(told[::2], told[1::2], strict=True))
+        return True
+    return answer == STORED
 
 
 def read_policy(packed: bytes) -> GroupPolicy:
@@ -115,9 +149,10 @@ def read_letter(reply: Sequence[Any], number: int) -> DeadLetter:
         reply: as `dead.lua` gives it.
         number: its number, as the rest of taskyard knows it.
     """
-    _, key, task, shard, priority, id_, failure, losses, deliveries, attempts, since, at, body = (
-        reply
-    )
+    _, key, task, shard, priority, id_, failure, losses, deliveries, attempts, since, at = reply[
+        :12
+    ]
+    body, *mark = reply[12:]
     group, told, message_id = read_group(key), task.decode(), id_.decode(errors="replace")
     if losses:
         # The script that buried it reads only so much of a body.
@@ -136,6 +171,7 @@ def read_letter(reply: Sequence[Any], number: int) -> DeadLetter:
         since,
         at,
         body,
+        mark[0].decode() if mark else "",
     )
 
 

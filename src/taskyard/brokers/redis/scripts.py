@@ -30,6 +30,8 @@ NAMES = (
     "gate",
     "gone",
     "guard",
+    "held",
+    "hold",
     "import",
     "lanes",
     "leave",
@@ -60,8 +62,8 @@ NAMES = (
 
 READING = frozenset(
     (
-        *("counts", "dead", "guard", "lanes", "letters", "mail", "oldest", "records", "schedules"),
-        "workers",
+        *("counts", "dead", "guard", "held", "lanes", "letters", "mail", "oldest", "records"),
+        *("schedules", "workers"),
     )
 )
 """Those that only look. (`records` notes who waits; `places` reads if it gets no queues.)"""

@@ -15,10 +15,13 @@ from taskyard.brokers.base import Operation
 from taskyard.brokers.redis.placement import FIRST_EPOCH, HOME, Placement, Placements, call
 from taskyard.errors import BrokerUnavailable, NotFound, PartitionConflict
 
-__all__ = ["MOVED", "STORED", "TRY_AGAIN", "UNSURE", "SplitProgress", "Splits", "still_splitting"]
+__all__ = ["MOVED", "TRY_AGAIN", "UNSURE", "SplitProgress", "Splits", "still_splitting"]
 
-STORED, MOVED, TRY_AGAIN, UNSURE = 1, 2, 3, 5
+MOVED, TRY_AGAIN, UNSURE = 2, 3, 5
 """What a container answers to a put, unless it refuses it for an id or a queue that drains."""
+
+_NO_KEYS = b"\x90"
+"""An empty list, packed."""
 
 PAGE = 500
 """How much one call looks at."""
@@ -162,6 +165,7 @@ class Splits:
         floor, leaving, sifted, policies = yield call(
             "part", pair.source, pair.queue, pair.epoch, pair.partitions, pair.place
         )
+        yield from self._bring_keys(pair)
         yield call(
             "accept",
             pair.target,
@@ -173,6 +177,15 @@ class Splits:
             policies,
         )
         return bool(leaving), bool(sifted)
+
+    def _bring_keys(self, pair: _Pair) -> Operation[None]:
+        """Let the new container hold the unique keys of its shards, before it takes puts.
+
+        Whoever ends in the old one releases its key there, and the new one is told of it later.
+        """
+        cursor, packed = b"0", _NO_KEYS
+        while (yield call("hold", pair.target, pair.queue, pair.epoch, packed)) and cursor:
+            cursor, packed = yield call("held", pair.source, pair.queue, cursor, PAGE)
 
     def _advance(self, pair: _Pair) -> Operation[tuple[int, int]]:
         """Returns how much moved, and how much has to wait for something."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from sqlite3 import Connection
@@ -28,7 +28,7 @@ from taskyard.brokers.base import (
     Want,
 )
 from taskyard.brokers.clock import wall_clock
-from taskyard.brokers.common import CHUNK, REAPED, earliest, in_chunks
+from taskyard.brokers.common import CHUNK, REAPED, Changed, changed_letters, earliest, in_chunks
 from taskyard.brokers.lane import (
     Gate,
     GroupPolicy,
@@ -42,11 +42,13 @@ from taskyard.brokers.rate import Limited, QueueRate, Rate
 from taskyard.brokers.sqlite import gates, rates
 from taskyard.brokers.sqlite.claims import Claimer, find_claim, keep_claim, servable
 from taskyard.brokers.sqlite.database import Settings
+from taskyard.brokers.sqlite.debounce import debounced
 from taskyard.brokers.sqlite.drivers import Read, SQLiteAsyncDriver, SQLiteDriver, Write
 from taskyard.brokers.sqlite.groups import GroupRow
-from taskyard.brokers.sqlite.lanes import Lanes
+from taskyard.brokers.sqlite.lanes import Lane, Lanes
 from taskyard.brokers.sqlite.records import (
     dead_letters,
+    find_dead,
     find_records,
     finish_records,
     forget_expired,
@@ -59,7 +61,14 @@ from taskyard.brokers.sqlite.records import (
 from taskyard.brokers.sqlite.schedules import SQLiteSchedules
 from taskyard.brokers.sqlite.settle import Settler, promote, store_due
 from taskyard.brokers.sqlite.transaction import NEVER, Transaction
+from taskyard.brokers.sqlite.unique import (
+    admitted,
+    forget_windows,
+    hold_keys,
+    taken_again,
+)
 from taskyard.brokers.sqlite.workers import SQLiteWorkers
+from taskyard.brokers.unique import Mode
 from taskyard.errors import BrokerError, DuplicateId, PolicyConflict, QueueDraining
 from taskyard.message import State
 
@@ -298,7 +307,7 @@ class SQLiteBroker:
         return taken
 
 
-def _change_dead(step: Callable[..., int], query: DeadQuery) -> Operation[int]:
+def _change_dead(step: Callable[..., Changed], query: DeadQuery) -> Operation[int]:
     return in_chunks(query, Read(newest_dead), lambda chunk: Write(partial(step, query=chunk)))
 
 
@@ -366,17 +375,24 @@ def _put(tx: Transaction, puts: Sequence[Put]) -> None:
     lanes = Lanes(tx)
     at_once: dict[Group, list[Put]] = {}
     for put in puts:
-        due = put.due or (tx.now + put.delay if put.delay else 0)
-        group = tx.group(put.group)
         if put.bodies and tx.gate(put.group.queue) is Gate.DRAINING:
             raise QueueDraining(draining_text(put.group.queue))
+    for put in admitted(tx, puts):
+        due = put.due or (tx.now + put.delay if put.delay else 0)
+        group = tx.group(put.group)
         if put.member and put.member not in group.policy.members:
             policy = with_member(group.policy, put.member)
             group = tx.store_group(put.group, policy, declared=group.declared)
         tx.count(group, "put", len(put.bodies))
+        put_off = None
+        if put.unique is not None and put.unique.mode is Mode.DEBOUNCE:
+            put_off = debounced(tx, group, put, put.unique)
+            due = put_off[0]
         if put.ids is not None:
             open_records(tx, group, put, due)
-        if due > tx.now:
+        if put_off is not None:
+            store_due(tx, group, put.shard, [put_off])
+        elif due > tx.now:
             _put_later(tx, group, put, due)
         else:
             at_once.setdefault(put.group, []).append(put)
@@ -387,8 +403,13 @@ def _put(tx: Transaction, puts: Sequence[Put]) -> None:
 
 def _put_later(tx: Transaction, group: GroupRow, put: Put, due: int) -> None:
     first = tx.sequences(len(put.bodies))
+    marks = None if put.unique is None else hold_keys(tx, group, put, put.unique)
     messages = (
-        (due, put.priority, Delivery(first + index, 0, 0, 0, 0, 0, body))
+        (
+            due,
+            put.priority,
+            Delivery(first + index, 0, 0, 0, 0, 0, body, "" if marks is None else marks[index]),
+        )
         for index, body in enumerate(put.bodies)
     )
     store_due(tx, group, put.shard, messages)
@@ -397,10 +418,26 @@ def _put_later(tx: Transaction, group: GroupRow, put: Put, due: int) -> None:
 def _put_now(tx: Transaction, lanes: Lanes, group: GroupRow, puts: Sequence[Put]) -> None:
     shards = list(dict.fromkeys(put.shard for put in puts))
     by_shard = dict(zip(shards, lanes.get(group, shards), strict=True))
-    lanes.append_all([(by_shard[put.shard], put.priority, put.bodies) for put in puts])
+    plain: list[Put] = []
+    for put in puts:
+        if put.unique is None:
+            plain.append(put)
+            continue
+        # Before it what was put before it: within a call, too, the order is kept.
+        _append(lanes, by_shard, plain)
+        plain = []
+        marks = hold_keys(tx, group, put, put.unique)
+        if put.bodies:
+            lanes.append_marked(by_shard[put.shard], put.priority, put.bodies, marks)
+    _append(lanes, by_shard, plain)
     for lane in by_shard.values():
         lanes.relocate(lane)
     tx.gauge(group, "waiting", sum(len(put.bodies) for put in puts))
+
+
+def _append(lanes: Lanes, by_shard: Mapping[str, Lane], puts: Sequence[Put]) -> None:
+    if puts:
+        lanes.append_all([(by_shard[put.shard], put.priority, put.bodies) for put in puts])
 
 
 def _take_back_expired(tx: Transaction, settler: Settler) -> int:
@@ -492,22 +529,25 @@ def _counts(connection: Connection) -> list[Counts]:
     return sorted(counted.values(), key=lambda item: item.group)
 
 
-def _retry_dead(tx: Transaction, query: DeadQuery) -> int:
-    removed = remove_dead(tx, query)
+def _retry_dead(tx: Transaction, query: DeadQuery) -> Changed:
+    found = find_dead(tx, query)
+    retried = [item for item in found if taken_again(tx, *item)]
+    remove_dead(tx, retried)
     lanes = Lanes(tx)
-    for group, letter in removed:
+    for group, letter in retried:
         (lane,) = lanes.get(group, [letter.shard])
-        lanes.append_all([(lane, letter.priority, [letter.body])])
+        lanes.append_marked(lane, letter.priority, [letter.body], [letter.mark])
         lanes.relocate(lane)
         tx.gauge(group, "waiting", 1)
         if letter.id:
             reopen_record(tx, letter.id)
     lanes.save()
-    return len(removed)
+    return changed_letters(len(retried), [letter.number for _, letter in found])
 
 
-def _discard_dead(tx: Transaction, query: DeadQuery) -> int:
-    removed = remove_dead(tx, query)
+def _discard_dead(tx: Transaction, query: DeadQuery) -> Changed:
+    removed = find_dead(tx, query)
+    remove_dead(tx, removed)
     for group, _ in removed:
         tx.count(group, "discarded", 1)
     finish_records(
@@ -518,7 +558,7 @@ def _discard_dead(tx: Transaction, query: DeadQuery) -> int:
             if letter.id
         ],
     )
-    return len(removed)
+    return changed_letters(len(removed), [letter.number for _, letter in removed])
 
 
 def _tidy(tx: Transaction, dead_age: int) -> int:
@@ -538,4 +578,4 @@ def _tidy(tx: Transaction, dead_age: int) -> int:
         tx.count(group, "dead_dropped", 1)
     tx.forget_dead_listeners(CHUNK)
     Lanes(tx).forget_faded(CHUNK)
-    return records + len(letters)
+    return records + len(letters) + forget_windows(tx, CHUNK)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -12,14 +12,16 @@ from taskyard.brokers import lane as rules
 from taskyard.brokers.base import Claim, ClaimedLane, Delivery, GroupWant, Want
 from taskyard.brokers.lane import Flush, Gate, Place
 from taskyard.brokers.sqlite.groups import GroupRow
-from taskyard.brokers.sqlite.lanes import DELIVERY, Lane, Lanes, delivery
+from taskyard.brokers.sqlite.lanes import BODY, DELIVERY, Lane, Lanes, delivery
 from taskyard.brokers.sqlite.rates import Limiter, is_limited, spend_of_lane, tokens_of_lane
 from taskyard.brokers.sqlite.transaction import Transaction
+from taskyard.brokers.sqlite.unique import release_started
 from taskyard.message import read_envelope
 
 __all__ = [
     "Claimer",
     "HeldClaim",
+    "RemovedClaim",
     "find_claim",
     "holds_message",
     "keep_claim",
@@ -62,6 +64,22 @@ class HeldClaim(msgspec.Struct):
     lane_ids: list[int]
     lanes: list[ClaimedLane]
     since: int
+
+
+class RemovedClaim(NamedTuple):
+    """What a claim held.
+
+    Attributes:
+        group: the group of its messages.
+        messages: how many they are.
+        lane_ids: the lanes that it held, where their number of claims is limited.
+        keyed: what it held, if some of its messages hold unique keys.
+    """
+
+    group: GroupRow
+    messages: int
+    lane_ids: list[int]
+    keyed: Sequence[ClaimedLane]
 
 
 # Taking
@@ -196,8 +214,8 @@ class Claimer:
         self._limiter.spend(group.id, messages)
         tx.execute(
             "INSERT INTO taskyard_claim"
-            " (token, grp, owner, deadline, lease, messages, lanes, parts, since)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " (token, grp, owner, deadline, lease, messages, lanes, parts, since, keyed)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 token,
                 group.id,
@@ -208,6 +226,7 @@ class Claimer:
                 msgspec.json.encode(taker.lane_ids) if taker.lane_ids else None,
                 msgspec.msgpack.encode(taker.parts),
                 tx.now if is_limited(tx, group) else 0,
+                release_started(tx, group, taker.parts),
             ),
         )
         tx.gauge(group, "waiting", -messages)
@@ -270,7 +289,7 @@ class _Taker:
         size = 0
         for row in cursor:
             rows.append(row)
-            size += len(row[-1])
+            size += len(row[BODY])
             if size > self._bytes and self._is_enough(rows):
                 cursor.close()
                 return _Fetched(rows, complete=False)
@@ -282,7 +301,7 @@ class _Taker:
             return True
         # The first message of a claim always fits.
         least = 0 if self.parts else 1
-        return len(rows) > least and sum([len(row[-1]) for row in rows]) > self._bytes
+        return len(rows) > least and sum([len(row[BODY]) for row in rows]) > self._bytes
 
     def _take_from(
         self,
@@ -444,18 +463,17 @@ def _heads(tx: Transaction, lane_id: int) -> list[tuple[int, int]]:
 # Holding
 
 
-def remove_claim(tx: Transaction, token: int) -> tuple[GroupRow, int, list[int]] | None:
-    """Remove a claim without reading its messages.
-
-    Returns:
-        Its group, the number of its messages and the ids of the lanes it held; None: it is lost.
-    """
+def remove_claim(tx: Transaction, token: int) -> RemovedClaim | None:
+    """Remove a claim; its messages are read only if they hold keys. None: it is lost."""
     row = tx.execute(
-        "DELETE FROM taskyard_claim WHERE token = ? RETURNING grp, messages, lanes", (token,)
+        "DELETE FROM taskyard_claim WHERE token = ? RETURNING grp, messages, lanes,"
+        " CASE WHEN keyed THEN parts END",
+        (token,),
     ).fetchone()
     if row is None:
         return None
-    return tx.group_by_id(row[0]), row[1], _ids(row[2])
+    keyed = () if row[3] is None else _parts.decode(row[3])
+    return RemovedClaim(tx.group_by_id(row[0]), row[1], _ids(row[2]), keyed)
 
 
 def find_claim(tx: Transaction, token: int) -> HeldClaim | None:

@@ -16,9 +16,11 @@ from taskyard.brokers.rate import clamped, latest_with_token
 from taskyard.brokers.sqlite.groups import GroupRow
 from taskyard.brokers.sqlite.transaction import Transaction
 
-__all__ = ["DELIVERY", "Lane", "Lanes", "delivery", "delivery_row"]
+__all__ = ["BODY", "DELIVERY", "Lane", "Lanes", "delivery", "delivery_row"]
 
-DELIVERY = "sequence, since, deliveries, attempts, losses, cap, body"
+DELIVERY = "sequence, since, deliveries, attempts, losses, cap, body, mark"
+BODY = -2
+"""Where the body is in a row that ends with these columns."""
 
 _STATE = "waiting, bytes, oldest, mixed, held, blocked, parked, tat, priority, place, turn, at"
 _COLUMNS = f"id, shard, {_STATE}"
@@ -78,6 +80,7 @@ def delivery_row(message: Delivery) -> tuple[object, ...]:
         message.losses,
         message.cap,
         message.body,
+        message.mark,
     )
 
 
@@ -198,6 +201,24 @@ class Lanes:
             itertools.chain.from_iterable(rows),
         )
 
+    def append_marked(
+        self, lane: Lane, priority: int, bodies: Sequence[bytes], marks: Sequence[str]
+    ) -> None:
+        """Put new messages that take unique keys along at the tail of a lane."""
+        first, count = self._tx.sequences(len(bodies)), len(bodies)
+        lane.add(priority, first, count, sum(map(len, bodies)))
+        self._tx.executemany(
+            "INSERT INTO taskyard_message (lane, priority, sequence, body, mark)"
+            " VALUES (?, ?, ?, ?, ?)",
+            zip(
+                itertools.repeat(lane.id),
+                itertools.repeat(priority),
+                range(first, first + count),
+                bodies,
+                marks,
+            ),
+        )
+
     def insert(self, lane: Lane, messages: Iterable[tuple[int, Delivery]]) -> None:
         """Put messages that have a sequence, and maybe a history, into their places."""
         rows = []
@@ -206,7 +227,7 @@ class Lanes:
             rows.append((lane.id, priority, *delivery_row(message)))
         self._tx.executemany(
             f"INSERT INTO taskyard_message (lane, priority, {DELIVERY})"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             rows,
         )
 

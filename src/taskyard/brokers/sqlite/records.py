@@ -19,6 +19,7 @@ from taskyard.message import Failure, State, read_envelope
 __all__ = [
     "bury",
     "dead_letters",
+    "find_dead",
     "find_records",
     "finish_records",
     "forget_expired",
@@ -172,12 +173,13 @@ def bury(
                 message.since,
                 tx.now,
                 message.body,
+                message.mark,
             )
         )
         ended.append((id_, State.DEAD, None, failure))
     tx.executemany(
         "INSERT INTO taskyard_dead (grp, task, shard, priority, id, failure, deliveries,"
-        " attempts, since, at, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " attempts, since, at, body, mark) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         letters,
     )
     tx.gauge(group, "dead", len(letters))
@@ -200,7 +202,9 @@ def _drop_oldest(tx: Transaction, group: GroupRow, limit: int) -> None:
     tx.count(group, "dead_dropped", dropped)
 
 
-_LETTER = "number, grp, task, shard, priority, id, failure, deliveries, attempts, since, at, body"
+_LETTER = (
+    "number, grp, task, shard, priority, id, failure, deliveries, attempts, since, at, body, mark"
+)
 
 
 def _where(query: DeadQuery) -> tuple[str, list[object]]:
@@ -238,19 +242,25 @@ def newest_dead(connection: sqlite3.Connection) -> int:
     return row[0] or 0
 
 
-def remove_dead(tx: Transaction, query: DeadQuery) -> list[tuple[GroupRow, DeadLetter]]:
-    """Remove the first of these dead letters, as many as a step may touch, and return them."""
+def find_dead(tx: Transaction, query: DeadQuery) -> list[tuple[GroupRow, DeadLetter]]:
+    """The first of these dead letters, as many as a step may touch."""
     rows = tx.execute(
-        "DELETE FROM taskyard_dead WHERE number IN (SELECT value FROM json_each(?))"
-        f" RETURNING {_LETTER}",
+        f"SELECT {_LETTER} FROM taskyard_dead WHERE number IN (SELECT value FROM json_each(?))"
+        " ORDER BY number",
         (msgspec.json.encode(_numbers(tx, query)),),
     ).fetchall()
-    removed = []
-    for row in sorted(rows):
-        group = tx.group_by_id(row[1])
+    found = [(tx.group_by_id(row[1]), row) for row in rows]
+    return [(group, _letter({group.id: _key(group)}, row)) for group, row in found]
+
+
+def remove_dead(tx: Transaction, letters: Sequence[tuple[GroupRow, DeadLetter]]) -> None:
+    """Remove dead letters."""
+    tx.execute(
+        "DELETE FROM taskyard_dead WHERE number IN (SELECT value FROM json_each(?))",
+        (msgspec.json.encode([letter.number for _, letter in letters]),),
+    )
+    for group, _ in letters:
         tx.gauge(group, "dead", -1)
-        removed.append((group, _letter({group.id: _key(group)}, row)))
-    return removed
 
 
 def _numbers(tx: Transaction, query: DeadQuery) -> list[int]:

@@ -19,10 +19,12 @@ from taskyard.brokers.common import NO_ATTEMPT, PROMOTED, STEP_BYTES, lost_failu
 from taskyard.brokers.lane import cap_after_loss, is_given_up
 from taskyard.brokers.sqlite.claims import HeldClaim, find_claim, keep_claim, remove_claim
 from taskyard.brokers.sqlite.groups import GroupRow
-from taskyard.brokers.sqlite.lanes import DELIVERY, Lane, Lanes, delivery, delivery_row
+from taskyard.brokers.sqlite.lanes import BODY, DELIVERY, Lane, Lanes, delivery, delivery_row
 from taskyard.brokers.sqlite.rates import give_back
 from taskyard.brokers.sqlite.records import bury, finish_records, postpone_record
 from taskyard.brokers.sqlite.transaction import Transaction
+from taskyard.brokers.sqlite.unique import release_ended
+from taskyard.brokers.unique import is_released_at_entry
 from taskyard.message import State
 
 __all__ = ["Settler", "promote", "store_due"]
@@ -39,7 +41,7 @@ def store_due(
     ]
     tx.executemany(
         f"INSERT INTO taskyard_due (at, grp, shard, priority, {DELIVERY})"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         stored,
     )
     tx.gauge(group, "delayed", len(stored))
@@ -61,6 +63,9 @@ def promote(tx: Transaction, lanes: Lanes) -> None:
             fresh = columns[1] == 0  # it never was in its lane: it enters it now
             message.sequence = tx.sequences(1)
             message.since = message.sequence if fresh else message.since
+            if is_released_at_entry(message.mark):
+                release_ended(tx, group, [(shard, message)])
+                message.mark = ""
             (lane,) = lanes.get(group, [shard])
             lanes.insert(lane, [(priority, message)])
             lanes.relocate(lane)
@@ -84,7 +89,7 @@ def _due(tx: Transaction) -> list[tuple[Any, ...]]:
     size = 0
     for row in cursor:
         rows.append(row)
-        size += len(row[-1])
+        size += len(row[BODY])
         if size >= STEP_BYTES:
             break
     cursor.close()
@@ -116,7 +121,10 @@ class Settler:
             removed = remove_claim(self._tx, settlement.token)
             if removed is None:
                 return False
-            group, messages, lane_ids = removed
+            group, messages, lane_ids, keyed = removed
+            for part in keyed:
+                ended = [(part.shard, message) for _, message in part.messages]
+                release_ended(self._tx, group, ended)
             self._tx.gauge(group, "running", -messages)
             self._tx.count(group, "done", messages)
             for lane in self._held_lanes(group, lane_ids).values():
@@ -158,7 +166,13 @@ class Settler:
     def _bury_lost(self, group: GroupRow, part: ClaimedLane) -> None:
         (priority, message) = part.messages[0]
         dead = Dead(lost_failure(message.losses))
-        bury(self._tx, group, part.shard, [(priority, message, dead)], self._dead_limit)
+        self._bury(group, part.shard, [(priority, message, dead)])
+
+    def _bury(
+        self, group: GroupRow, shard: str, messages: Sequence[tuple[int, Delivery, Dead]]
+    ) -> None:
+        release_ended(self._tx, group, [(shard, message) for _, message, _ in messages])
+        bury(self._tx, group, shard, messages, self._dead_limit)
 
     # One claim with exceptions
 
@@ -221,10 +235,20 @@ class Settler:
                 discarded.append(outcome.id)
         ended: list[Outcome | object] = [*back, *retried, *buried, *discarded]
         self._tx.count(group, "done", len(messages) - len(ended))
+        release_ended(
+            self._tx,
+            group,
+            [
+                (shard, message)
+                for _, message in messages
+                if message.mark
+                and not isinstance(settlement.outcomes.get(message.sequence), Back | Retried | Dead)
+            ],
+        )
         self._retry(group, shard, retried, settlement.retry_ids)
         self._give_back(group, shard, back, park=parked)
         if buried:
-            bury(self._tx, group, shard, buried, self._dead_limit)
+            self._bury(group, shard, buried)
         if discarded:
             self._tx.count(group, "discarded", len(discarded))
             finish_records(

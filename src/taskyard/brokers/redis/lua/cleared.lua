@@ -26,7 +26,7 @@ for _, thing in ipairs(things) do
     local kind, key = thing[1], thing[2]
     if kind == 'x' then
         drop_record(thing[3][5])
-    elseif kind ~= 's' then
+    elseif kind == 'm' or kind == 'd' then
         -- It was counted here until now: better twice for a moment than not at all.
         count(known_group(key), kind == 'm' and 'waiting' or 'delayed', -1)
         if thing[6] then

@@ -13,10 +13,12 @@
 --
 -- A thing is one of
 --   'm', group key, shard, priority, entry, record: a message of a lane
---   'd', group key, shard, priority, entry, record, due: one outside its lane
+--   'd', group key, shard, priority, entry, record, due, first: one outside its lane; first: when
+--        the first was put of those that it replaced, if it is debounced (shared/unique.lua)
 --   's', group key, shard, parked, blocked, tat if its rate is limited: what holds up a lane whose
 --       last message left
 --   'x', group key, letter, record: a dead letter
+--   'u', group key, shard, mark, id: the unique key of a message that does not hold it any more
 -- where a record is false or what HGETALL gives.
 -- include letters
 
@@ -77,6 +79,7 @@ local function take_tail(lane, priority)
         end
         lane.waiting = lane.waiting - 1
         local message = read_entry(entry)
+        unique.leave(lane.group, lane.shard, message)
         add({'m', lane.group.key, lane.shard, priority, entry,
             message.recorded and record_of(body_id(message.body))}, #entry)
     end
@@ -136,8 +139,8 @@ local function take_away()
         local message = read_entry(entry)
         call('ZREM', key, found[index])
         add({'d', group_of(gid).key, shard, priority, entry,
-            message.recorded and record_of(body_id(message.body)), tonumber(found[index + 1])},
-            #entry)
+            message.recorded and record_of(body_id(message.body)), tonumber(found[index + 1]),
+            unique.leave(group_of(gid), shard, message)}, #entry)
     end
 end
 
@@ -153,13 +156,20 @@ local function take_letters(group)
     end
 end
 
+local function take_releases()
+    local key = unique.gone_key(queue)
+    for _, packed in ipairs(not is_full() and call('LPOP', key, math.min(room, SPREAD)) or {}) do
+        add({'u', unpack(cmsgpack.unpack(packed))}, #packed)
+    end
+end
+
 -- All there are, once it is known what leaves.
 local function open_claims()
     return call('SCARD', T .. ':back:' .. queue)
 end
 
 local function is_anything_left(here)
-    local keys = {T .. ':away:' .. queue}
+    local keys = {T .. ':away:' .. queue, unique.gone_key(queue)}
     for _, group in ipairs(here) do
         keys[#keys + 1] = T .. ':m:' .. group.gid
         keys[#keys + 1] = T .. ':x:' .. group.gid
@@ -180,6 +190,7 @@ take_away()
 for _, group in ipairs(here) do
     take_letters(group)
 end
+take_releases()
 
 -- A clock value: it rises even if a server that took over has not heard of the last ones.
 local number = sequences(1)

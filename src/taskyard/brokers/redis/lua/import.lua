@@ -56,10 +56,31 @@ function bring.m(group, shard, priority, entry, record)
     bring_record(record, body_id(message.body), group, message.sequence)
 end
 
-function bring.d(group, shard, priority, entry, record, due)
+-- One that is debounced comes after those that replace it, which were put here since.
+local function is_replaced(group, shard, message)
+    return message.mark and message.mark:sub(1, 1) == unique.DEBOUNCED
+        and unique.holder(call('HGET', unique.KEYS,
+            unique.field(group, shard, message.mark:sub(2))))
+end
+
+function bring.d(group, shard, priority, entry, record, due, first)
     local message = read_entry(entry)
-    delay(group, shard, priority, due, message)
-    bring_record(record, body_id(message.body), group, 0)
+    local id = body_id(message.body)
+    bring_record(record, id, group, 0)
+    if is_replaced(group, shard, message) then
+        count(group, 'discarded', 1)
+        finish_record(id, 'discarded')
+        return
+    end
+    local member = delay(group, shard, priority, due, message)
+    if first then
+        call('HSET', unique.KEYS, unique.field(group, shard, message.mark:sub(2)),
+            unique.debounced(first, id, member))
+    end
+end
+
+function bring.u(group, shard, mark, id)
+    unique.release(group, shard, mark, id)
 end
 
 function bring.s(group, shard, parked, blocked, tat)

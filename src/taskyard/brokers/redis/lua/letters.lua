@@ -6,7 +6,7 @@
 --       5…  numbers; those that are gone are passed over
 -- Reply {how many of the numbers it looked at before it had read enough; in their order,
 --       number or {number, group key, task, shard, priority, id, failure, losses, deliveries,
---       attempts, since, at, body}…}
+--       attempts, since, at, body, mark or nothing}…}
 -- include letters
 
 local BYTES = 4194304

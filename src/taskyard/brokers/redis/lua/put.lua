@@ -5,7 +5,9 @@
 --       4   packed: for each lane and priority an array of
 --           group key, shard, priority, delay, due, number of bodies, record_ttl, member, ids,
 --           epoch of the placement that the caller knows (by default 1), whether he knows it from
---           an earlier call
+--           an earlier call, and of messages with unique keys {letter of their mode, span, longest,
+--           key…} (see shared/unique.lua; span and longest: microseconds of a window, or by which
+--           a debounced message is put off)
 --           (delay, due and record_ttl in microseconds; due 0: use the delay; ids {} without
 --           records).
 --           For a lot, which is stored once, in front of them: source, number of the lot, number
@@ -18,13 +20,18 @@
 --        2: shards of the queue moved away; 3: not all of its containers know of that yet;
 --        5: a group is new here, so a placement known from earlier may be out of date
 --        {4, queue}: that queue is draining
+--        {6, packed}: stored, but for what unique keys kept back. Of each item that has some a
+--           list: index (from 0) of a message that found its key held, the id that stands, …
 --        a string: an id that has a record already
 -- include container
 -- include entry
 -- include gates
 
-if remembered() then
-    return 1
+local STANDING = 6
+
+local saved = remembered()
+if saved then
+    return saved == '' and 1 or {STANDING, saved}
 end
 
 local puts = cmsgpack.unpack(ARGV[4])
@@ -34,7 +41,7 @@ local puts = cmsgpack.unpack(ARGV[4])
 
 local function is_plain_put(item)
     return item[3] == 0 and item[4] == 0 and item[5] == 0 and item[6] == 1 and item[8] == ''
-        and #item[9] == 0
+        and #item[9] == 0 and not item[12]
 end
 
 if #puts == 1 and is_plain_put(puts[1]) then
@@ -58,6 +65,7 @@ if #puts == 1 and is_plain_put(puts[1]) then
 end
 
 -- include letters
+-- include admission
 
 local NOT_NOW, UNSURE = 4, 5
 
@@ -112,6 +120,15 @@ for _, item in ipairs(puts) do
     end
 end
 
+local told, given = {}, 4
+for _, item in ipairs(puts) do
+    local number = item[6]
+    if item[12] then
+        told[#told + 1] = admission.admit(item, given)
+    end
+    given = given + number
+end
+
 local ids = {}
 for _, item in ipairs(puts) do
     for _, id in ipairs(item[9]) do
@@ -132,22 +149,24 @@ local function touch(lane)
     end
 end
 
-local function put_later(group, item, due, first)
-    local recorded = #item[9] > 0
+local function put_later(group, item, due, first, mode, keys)
+    local recorded, bodies = #item[9] > 0, item.bodies
     for index = 0, item[6] - 1 do
         local sequence = first + index
         delay(group, item[2], item[3], due, {sequence = sequence, since = sequence, deliveries = 0,
-            attempts = 0, losses = 0, cap = 0, recorded = recorded, body = ARGV[body + 1 + index]})
+            attempts = 0, losses = 0, cap = 0, recorded = recorded,
+            mark = keys[index + 1] and mode .. keys[index + 1],
+            body = bodies and bodies[index + 1] or ARGV[body + 1 + index]})
     end
 end
 
-local function put_now(group, item, first)
+local function put_now(group, item, first, mode, keys)
     local lane = lane_of(group, item[2])
-    local recorded, size, entries = #item[9] > 0, 0, {}
+    local recorded, size, entries, bodies = #item[9] > 0, 0, {}, item.bodies
     for index = 0, item[6] - 1 do
-        local text_of = ARGV[body + 1 + index]
+        local text_of = bodies and bodies[index + 1] or ARGV[body + 1 + index]
         size = size + #text_of
-        entries[index + 1] = fresh_entry(first + index, recorded, text_of)
+        entries[index + 1] = fresh_entry(first + index, recorded, text_of, keys[index + 1], mode)
     end
     local known = lane.waiting
     if group.within > 0 or item[3] ~= 0 or known or lane.priorities[2] or lane.back[1]
@@ -174,6 +193,45 @@ local function put_now(group, item, first)
     end
 end
 
+local function put_off(group, item)
+    for index = 1, item[6] do
+        local id = item[9][index]
+        local due = admission.debounce(group, item, index, id ~= nil)
+        if id then
+            open_record(id, group, item[2], item[3], item[7], 'delayed', due, 0)
+        end
+    end
+end
+
+local function put_item(item)
+    local group, number = made_group(item[1]), item[6]
+    local due = item[5] > 0 and item[5] or now + item[4]
+    if item[8] ~= '' and not has_member(group, item[8]) then
+        table.insert(group.members, item[8])
+        store_policy(group)
+    end
+    count(group, 'put', number)
+    if item[12] and item[12][1] == unique.DEBOUNCED then
+        put_off(group, item)
+    elseif number > 0 then
+        local first, later = sequences(number), due > now
+        local mode, keys = '', {}
+        if item[12] then
+            mode, keys = admission.hold(group, item)
+        end
+        if later then
+            put_later(group, item, due, first, mode, keys)
+        else
+            put_now(group, item, first, mode, keys)
+        end
+        for index, id in ipairs(item[9]) do
+            open_record(id, group, item[2], item[3], item[7], later and 'delayed' or 'waiting',
+                due, later and 0 or first + index - 1)
+        end
+    end
+    body = body + (item.given or number)
+end
+
 local function put_dead(key, shard, task, failure, letter)
     local group, first = made_group(key), sequences(1)
     count(group, 'put', 1)
@@ -196,26 +254,7 @@ for _, group in ipairs(order) do
 end
 
 for _, item in ipairs(puts) do
-    local group, number = made_group(item[1]), item[6]
-    local due = item[5] > 0 and item[5] or now + item[4]
-    if item[8] ~= '' and not has_member(group, item[8]) then
-        table.insert(group.members, item[8])
-        store_policy(group)
-    end
-    count(group, 'put', number)
-    if number > 0 then
-        local first, later = sequences(number), due > now
-        if later then
-            put_later(group, item, due, first)
-        else
-            put_now(group, item, first)
-        end
-        for index, id in ipairs(item[9]) do
-            open_record(id, group, item[2], item[3], item[7], later and 'delayed' or 'waiting',
-                due, later and 0 or first + index - 1)
-        end
-        body = body + number
-    end
+    put_item(item)
 end
 for _, lane in ipairs(touched) do
     settle_down(lane)
@@ -228,5 +267,7 @@ if lot then
     call('HSET', T .. ':transfers', lot[1], text(lot[2]))
 end
 store()
-remember('')
-return 1
+-- Nobody asks what became of a lot, in detail.
+local answer_to = #told > 0 and not lot and cmsgpack.pack(told) or ''
+remember(answer_to)
+return answer_to == '' and 1 or {STANDING, answer_to}

@@ -1,12 +1,12 @@
--- tidy: remove a bounded number of old dead letters; when there are none, of sleepers that never
--- came back, page by page.
+-- tidy: remove a bounded number of old dead letters, and of windows of unique keys that are over;
+-- when there are none, of sleepers that never came back, page by page.
 --
 -- KEYS  1: the container
 -- ARGV  1 slot, 2 number, 3 clock
 --       4   microseconds for which a dead letter is kept
 --       5   how many to remove at most
 --       6   cursor, '0' to begin
--- Reply {how many dead letters were removed; cursor to go on with, '' at the end}
+-- Reply {how many letters and windows were removed; cursor to go on with, '' at the end}
 -- include letters
 
 -- A sleeper that lives registers again every few seconds.
@@ -45,7 +45,7 @@ local function forget_old(cursor)
 end
 
 local limit, cursor = tonumber(ARGV[5]), ARGV[6]
-local removed = drop_old(now - tonumber(ARGV[4]), limit)
+local removed = drop_old(now - tonumber(ARGV[4]), limit) + unique.forget_windows(limit)
 fading.forget(limit)
 if removed < limit then
     cursor = forget_old(cursor)

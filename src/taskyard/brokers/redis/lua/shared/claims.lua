@@ -2,8 +2,9 @@
 --
 -- T:claims     zset  token -> deadline
 -- T:c:<token>  list  first packed: group key, owner, lease, number of messages, and per lane
---                    {shard, flush, priority, number of messages, priority, number…}, and where
---                    a rate is limited when it was made; then the entries, in that order
+--                    {shard, flush, priority, number of messages, priority, number…}; when it was
+--                    made where a rate is limited, else false; whether some of them hold unique
+--                    keys; then the entries, in that order
 -- include letters
 -- include envelope
 
@@ -101,8 +102,9 @@ function ends.dead(group, shard, priority, message, outcome, limit)
         outcome[4], limit)
 end
 
-function ends.discard(group, _, _, _, outcome)
+function ends.discard(group, shard, _, message, outcome)
     count(group, 'discarded', 1)
+    unique.release_of(group, shard, message)
     finish_record(outcome[2], 'discarded')
 end
 
@@ -148,6 +150,7 @@ local function settle_each(group, token, parts, claimed, settlement, limit)
                     ends[outcome[1]](group, shard, priority, read_entry(entry), outcome, limit)
                 else
                     count(group, 'done', 1)
+                    unique.release_entry(group, shard, entry)
                 end
             end
             if #kept > before then
@@ -174,7 +177,7 @@ local function settle(settlement, limit)
     if not packed then
         return false
     end
-    local key, owner, lease, number, parts, since = unpack(cmsgpack.unpack(packed))
+    local key, owner, lease, number, parts, since, keyed = unpack(cmsgpack.unpack(packed))
     local group, kept_parts, kept = known_group(key), {}, {}
     if #settlement[2] > 0 or #settlement[4] > 0 then
         load_parts(group, parts)
@@ -182,6 +185,9 @@ local function settle(settlement, limit)
             settlement, limit)
     else
         count(group, 'done', number)
+        if keyed then
+            unique.release_all(group, parts, call('LRANGE', claim_key(token), 1, -1))
+        end
         if group.concurrency > 0 then
             load_parts(group, parts)
             for _, part in ipairs(parts) do
@@ -196,7 +202,7 @@ local function settle(settlement, limit)
         close_claim(token, group, number)
     elseif #kept < number then
         call('DEL', claim_key(token))
-        store_claim(token, {key, owner, lease, #kept, kept_parts, since}, kept)
+        store_claim(token, {key, owner, lease, #kept, kept_parts, since, keyed}, kept)
         count(group, 'running', #kept - number)
     end
     return true

@@ -3,23 +3,31 @@
 -- T:due  zset  sequence (8 bytes) gid (4) priority (2) length of shard (2), shard, and what
 --               follows the sequence in its entry -> time
 -- include records
+-- include unique
 
 local DUE_KEY = T .. ':due'
 
+-- Returns the member of the set.
 local function delay(group, shard, priority, due, message)
     local away = leaves(group, shard)
     local key = away and away_key(group) or DUE_KEY
     local head = struct.pack('>I8I4i2I2', message.sequence, group.number, priority, #shard)
-    call('ZADD', key, due, head .. shard .. write_entry(message):sub(9))
+    local member = head .. shard .. write_entry(message):sub(9)
+    call('ZADD', key, due, member)
     count(group, 'delayed', 1)
     if not away then
         note_time(group, due)
     end
+    return member
 end
 
 local function enter(group, shard, priority, message)
     count(group, 'delayed', -1)
     message.sequence = sequences(1)
+    if message.mark and message.mark:sub(1, 1) == unique.DEBOUNCED then
+        unique.release_of(group, shard, message)
+        message.mark = nil
+    end
     if message.deliveries == 0 then -- it was never in its lane
         message.since = message.sequence
     end

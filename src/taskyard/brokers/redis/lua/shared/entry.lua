@@ -1,14 +1,20 @@
 -- Entries: messages as lanes, claims and the due set hold them.
 --
 --   8 bytes  sequence, big-endian
---   1 byte   flags: 1 = it has a history, 2 = it has a record
+--   1 byte   flags: 1 = it has a history, 2 = it has a record, 4 = it has a mark (unique.lua)
 --  24 bytes  only with a history: since (8), deliveries, attempts, losses, cap (4 each)
+--            only with a mark: its length (2), the mark
 --            then the body, as it was put
 
-local HISTORY, RECORDED = 1, 2
+local HISTORY, RECORDED, MARKED = 1, 2, 4
 local BARE, LONG = 9, 33
 
-local function fresh_entry(sequence, recorded, body)
+-- With a mark: of the letter `mode`, and `key`.
+local function fresh_entry(sequence, recorded, body, key, mode)
+    if key then
+        return struct.pack('>I8BI2', sequence, MARKED + (recorded and RECORDED or 0),
+            #mode + #key) .. mode .. key .. body
+    end
     return struct.pack('>I8B', sequence, recorded and RECORDED or 0) .. body
 end
 
@@ -17,31 +23,51 @@ local function entry_sequence(entry)
 end
 
 local function entry_body_size(entry)
-    return #entry - (entry:byte(BARE) % 2 == HISTORY and LONG or BARE)
+    local flags = entry:byte(BARE)
+    local head = flags % 2 == HISTORY and LONG or BARE
+    if flags >= MARKED then
+        head = head + 2 + struct.unpack('>I2', entry, head + 1)
+    end
+    return #entry - head
+end
+
+-- The mark of a message, nil if it has none.
+local function entry_mark(entry)
+    local flags = entry:byte(BARE)
+    if flags >= MARKED then
+        return (struct.unpack('>I2c0', entry, (flags % 2 == HISTORY and LONG or BARE) + 1))
+    end
 end
 
 local function read_entry(entry)
     local sequence, flags = struct.unpack('>I8B', entry)
-    local message = {sequence = sequence, recorded = flags >= RECORDED}
+    local message = {sequence = sequence, recorded = flags % MARKED >= RECORDED}
+    local head = BARE
     if flags % 2 == HISTORY then
         message.since, message.deliveries, message.attempts, message.losses, message.cap =
             struct.unpack('>I8I4I4I4I4', entry, BARE + 1)
-        message.body = entry:sub(LONG + 1)
+        head = LONG
     else
         message.since, message.deliveries, message.attempts = sequence, 0, 0
         message.losses, message.cap = 0, 0
-        message.body = entry:sub(BARE + 1)
     end
+    if flags >= MARKED then
+        message.mark = entry_mark(entry)
+        head = head + 2 + #message.mark
+    end
+    message.body = entry:sub(head + 1)
     return message
 end
 
 local function write_entry(message)
     if message.deliveries == 0 and message.since == message.sequence and message.losses == 0 then
-        return fresh_entry(message.sequence, message.recorded, message.body)
+        return fresh_entry(message.sequence, message.recorded, message.body, message.mark, '')
     end
     local flags = HISTORY + (message.recorded and RECORDED or 0)
+        + (message.mark and MARKED or 0)
+    local mark = message.mark and struct.pack('>I2', #message.mark) .. message.mark or ''
     return struct.pack('>I8BI8I4I4I4I4', message.sequence, flags, message.since,
-        message.deliveries, message.attempts, message.losses, message.cap) .. message.body
+        message.deliveries, message.attempts, message.losses, message.cap) .. mark .. message.body
 end
 
 -- The text that begins at `at`, '' when there is none, or not the whole of it.
@@ -60,8 +86,26 @@ local function text_at(body, at)
     return ''
 end
 
--- The id at the beginning of a body, '' when it is no envelope.
-local function body_id(body)
-    local array = body:byte(1)
-    return array and array >= 0x92 and array <= 0x94 and text_at(body, 2) or ''
+-- The id at the beginning of a body, '' when it is no envelope. The body may be the rest of a text,
+-- from `at` on.
+local function body_id(body, at)
+    at = at or 1
+    local array, kind = body:byte(at, at + 1)
+    if not kind or array < 0x92 or array > 0x94 then
+        return ''
+    elseif kind >= 0xa0 and kind <= 0xbf and #body >= at + 1 + kind - 0xa0 then
+        return body:sub(at + 2, at + 1 + kind - 0xa0) -- of those that taskyard makes
+    end
+    return text_at(body, at + 1)
+end
+
+-- The letter of the mode of a message with a mark, as a number.
+local function entry_mode(entry)
+    return entry:byte((entry:byte(BARE) % 2 == HISTORY and LONG or BARE) + 3)
+end
+
+-- The id of an entry with a mark of this length.
+local function entry_id(entry, length)
+    local head = entry:byte(BARE) % 2 == HISTORY and LONG or BARE
+    return body_id(entry, head + 3 + length)
 end

@@ -18,7 +18,6 @@
 
 local LATER_KEY = T .. ':later'
 local fading = {key = T .. ':fading'}
-local TURNS = 2 ^ 42
 
 local news_ready, ready_order, news_time, time_order = {}, {}, {}, {}
 
@@ -256,162 +255,170 @@ local function add_ready(group)
     end
 end
 
-local function later_member(lane)
-    return struct.pack('>I4', lane.group.number) .. lane.shard
-end
+-- (Lua allows 200 locals in the open; what only this needs has a block of its own.)
+local find_place, set_parked, note_leaving, know_batch, settle_down
+do
+    local TURNS = 2 ^ 42
 
--- Looks up where a lane is, as far as it is not known already.
-local function find_place(lane)
-    if lane.place then
-        return
+    local function later_member(lane)
+        return struct.pack('>I4', lane.group.number) .. lane.shard
     end
-    local group = lane.group
-    add_ready(group)
-    local score = call('ZSCORE', group.ready_key, lane.shard)
-    if score then
-        lane.place, lane.turn = READY, tonumber(score) % TURNS
-    elseif call('ZSCORE', LATER_KEY, later_member(lane)) then
-        lane.place = LATER
-    elseif lane.tat > 0 and call('ZSCORE', fading.key, later_member(lane)) then
-        lane.place = FADING
-    else
-        lane.place = NOWHERE
-    end
-end
 
-local function leave_place(lane)
-    if lane.place == READY and lane.turn then
-        add_ready(lane.group)
-        call('ZREM', lane.group.ready_key, lane.shard)
-    elseif lane.place == LATER then
-        call('ZREM', LATER_KEY, later_member(lane))
-        call('ZREM', lane.group.filling_key, lane.shard)
-    elseif lane.place == FADING then
-        call('ZREM', fading.key, later_member(lane))
+    -- Looks up where a lane is, as far as it is not known already.
+    function find_place(lane)
+        if lane.place then
+            return
+        end
+        local group = lane.group
+        add_ready(group)
+        local score = call('ZSCORE', group.ready_key, lane.shard)
+        if score then
+            lane.place, lane.turn = READY, tonumber(score) % TURNS
+        elseif call('ZSCORE', LATER_KEY, later_member(lane)) then
+            lane.place = LATER
+        elseif lane.tat > 0 and call('ZSCORE', fading.key, later_member(lane)) then
+            lane.place = FADING
+        else
+            lane.place = NOWHERE
+        end
     end
-    lane.turn = nil
-end
 
-local function make_ready(lane)
-    local group = lane.group
-    if not lane.turn then
-        note_ready(group)
-        lane.turn = next_turn()
+    local function leave_place(lane)
+        if lane.place == READY and lane.turn then
+            add_ready(lane.group)
+            call('ZREM', lane.group.ready_key, lane.shard)
+        elseif lane.place == LATER then
+            call('ZREM', LATER_KEY, later_member(lane))
+            call('ZREM', lane.group.filling_key, lane.shard)
+        elseif lane.place == FADING then
+            call('ZREM', fading.key, later_member(lane))
+        end
+        lane.turn = nil
     end
-    local turned = group.turned
-    turned[#turned + 1] = text(lane.priorities[1] * TURNS + lane.turn)
-    turned[#turned + 1] = lane.shard
-end
 
-local function make_later(lane, at)
-    local group = lane.group
-    call('ZADD', LATER_KEY, at, later_member(lane))
-    if held_up(lane, group) then
-        call('ZREM', group.filling_key, lane.shard)
-    else
-        call('ZADD', group.filling_key, at, lane.shard)
-        if group.gate == DRAINING then
+    local function make_ready(lane)
+        local group = lane.group
+        if not lane.turn then
             note_ready(group)
+            lane.turn = next_turn()
+        end
+        local turned = group.turned
+        turned[#turned + 1] = text(lane.priorities[1] * TURNS + lane.turn)
+        turned[#turned + 1] = lane.shard
+    end
+
+    local function make_later(lane, at)
+        local group = lane.group
+        call('ZADD', LATER_KEY, at, later_member(lane))
+        if held_up(lane, group) then
+            call('ZREM', group.filling_key, lane.shard)
+        else
+            call('ZADD', group.filling_key, at, lane.shard)
+            if group.gate == DRAINING then
+                note_ready(group)
+            end
+        end
+        note_time(group, at)
+    end
+
+    function set_parked(lane, parked)
+        if lane.parked ~= parked then
+            lane.parked = parked
+            changed(lane)
+            call(parked and 'SADD' or 'SREM', T .. ':p:' .. lane.group.gid, lane.shard)
         end
     end
-    note_time(group, at)
-end
 
-local function set_parked(lane, parked)
-    if lane.parked ~= parked then
-        lane.parked = parked
-        changed(lane)
-        call(parked and 'SADD' or 'SREM', T .. ':p:' .. lane.group.gid, lane.shard)
-    end
-end
-
--- Whether a lane must wait, because something of it may be left where it was before a split.
-local function is_closed(lane)
-    local group = lane.group
-    if group.concurrency == 0
-        or call('SISMEMBER', T .. ':o:' .. group.gid, lane.shard) == 1
-    then
-        return false
-    end
-    if lane.waiting > 0 then
-        call('SADD', T .. ':w:' .. group.gid, lane.shard)
-    end
-    return true
-end
-
--- Notes whether there is something of a lane that is to leave, and may. While a claim that can
--- bring messages back is open, the lane keeps what holds them up.
-local function note_leaving(lane)
-    local stays = lane.held > 0 and (lane.parked or lane.blocked > 0)
-    local moves = (lane.waiting > 0 or lane.parked or lane.tat > now) and not stays
-    call(moves and 'SADD' or 'SREM', T .. ':m:' .. lane.group.gid, lane.shard)
-end
-
--- Makes sure of what a lane of batches does not know since it was declared as one.
-local function know_batch(lane)
-    if lane.oldest == 0 then
-        lane.oldest = oldest_sequence(lane)
-        changed(lane)
-    end
-    if lane.bytes < 0 and lane.group.bytes > 0 and lane.waiting < lane.group.size then
-        lane.bytes = summed_bytes(lane)
-        changed(lane)
-    end
-end
-
--- Takes notice that the tokens of a lane come back with time.
-function limits.clamp_lane(lane)
-    local tat = gcra.clamped(lane.tat, lane.group.shard_limit)
-    if tat ~= lane.tat then
-        lane.tat = tat
-        changed(lane)
-    end
-end
-
--- Decides where a lane is now; whoever changed its state calls this.
--- One that was claimed from has lost its turn, so it goes behind the others.
-local function settle_down(lane)
-    if waiting(lane) == 0 then
-        if lane.oldest ~= 0 or lane.blocked ~= 0 or lane.priorities[1] ~= 0 or lane.priorities[2]
+    -- Whether a lane must wait, because something of it may be left where it was before a split.
+    local function is_closed(lane)
+        local group = lane.group
+        if group.concurrency == 0
+            or call('SISMEMBER', T .. ':o:' .. group.gid, lane.shard) == 1
         then
+            return false
+        end
+        if lane.waiting > 0 then
+            call('SADD', T .. ':w:' .. group.gid, lane.shard)
+        end
+        return true
+    end
+
+    -- Notes whether there is something of a lane that is to leave, and may. While a claim that can
+    -- bring messages back is open, the lane keeps what holds them up.
+    function note_leaving(lane)
+        local stays = lane.held > 0 and (lane.parked or lane.blocked > 0)
+        local moves = (lane.waiting > 0 or lane.parked or lane.tat > now) and not stays
+        call(moves and 'SADD' or 'SREM', T .. ':m:' .. lane.group.gid, lane.shard)
+    end
+
+    -- Makes sure of what a lane of batches does not know since it was declared as one.
+    function know_batch(lane)
+        if lane.oldest == 0 then
+            lane.oldest = oldest_sequence(lane)
             changed(lane)
         end
-        lane.priorities, lane.bytes, lane.oldest, lane.blocked = {0}, -1, 0, 0
-    elseif lane.group.within > 0 then
-        know_batch(lane)
-        -- A clock that was set back must not put off the end of a batch's patience at every look.
-        if lane.oldest > now then
-            lane.oldest = now
+        if lane.bytes < 0 and lane.group.bytes > 0 and lane.waiting < lane.group.size then
+            lane.bytes = summed_bytes(lane)
             changed(lane)
         end
-    elseif lane.bytes >= 0 then -- it waited to fill before its group was declared anew
-        lane.bytes = -1
-        changed(lane)
     end
-    find_place(lane)
-    if lane.tat > 0 then
-        limits.clamp_lane(lane)
+
+    -- Takes notice that the tokens of a lane come back with time.
+    function limits.clamp_lane(lane)
+        local tat = gcra.clamped(lane.tat, lane.group.shard_limit)
+        if tat ~= lane.tat then
+            lane.tat = tat
+            changed(lane)
+        end
     end
-    local where, at = place(lane, lane.group)
-    if lane.group.phase == CLOSED and is_closed(lane) then
-        where = NOWHERE
-    end
-    if where ~= lane.place then
-        leave_place(lane)
-    end
-    if where == READY then
-        make_ready(lane)
-    elseif where == LATER then
-        make_later(lane, at)
-    elseif where == FADING then
-        call('ZADD', fading.key, at, later_member(lane))
-    end
-    lane.place = where
-    if leaves(lane.group, lane.shard) then
-        note_leaving(lane)
-    end
-    if where == FADING then
-        fading.forget(2) -- more than come, so none pile up
+
+    -- Decides where a lane is now; whoever changed its state calls this.
+    -- One that was claimed from has lost its turn, so it goes behind the others.
+    function settle_down(lane)
+        if waiting(lane) == 0 then
+            if lane.oldest ~= 0 or lane.blocked ~= 0 or lane.priorities[1] ~= 0
+                or lane.priorities[2]
+            then
+                changed(lane)
+            end
+            lane.priorities, lane.bytes, lane.oldest, lane.blocked = {0}, -1, 0, 0
+        elseif lane.group.within > 0 then
+            know_batch(lane)
+            -- A clock that was set back must not put off the end of a batch's patience at every
+            -- look.
+            if lane.oldest > now then
+                lane.oldest = now
+                changed(lane)
+            end
+        elseif lane.bytes >= 0 then -- it waited to fill before its group was declared anew
+            lane.bytes = -1
+            changed(lane)
+        end
+        find_place(lane)
+        if lane.tat > 0 then
+            limits.clamp_lane(lane)
+        end
+        local where, at = place(lane, lane.group)
+        if lane.group.phase == CLOSED and is_closed(lane) then
+            where = NOWHERE
+        end
+        if where ~= lane.place then
+            leave_place(lane)
+        end
+        if where == READY then
+            make_ready(lane)
+        elseif where == LATER then
+            make_later(lane, at)
+        elseif where == FADING then
+            call('ZADD', fading.key, at, later_member(lane))
+        end
+        lane.place = where
+        if leaves(lane.group, lane.shard) then
+            note_leaving(lane)
+        end
+        if where == FADING then
+            fading.forget(2) -- more than come, so none pile up
+        end
     end
 end
 

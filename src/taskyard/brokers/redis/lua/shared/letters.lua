@@ -4,7 +4,7 @@
 -- T:buried    zset  gid:number -> when it was buried: by number they are not in that order, as some
 --                   come from other containers
 -- T:letters   hash  number -> packed: gid, task, shard, priority, id, failure, losses,
---                   deliveries, attempts, since, at, body
+--                   deliveries, attempts, since, at, body, mark (nil: none)
 -- include sleepers
 
 local LETTERS, BURIED = T .. ':letters', T .. ':buried'
@@ -44,7 +44,8 @@ local function bury(group, shard, priority, message, failure, losses, id, task, 
     local number = text(call('HINCRBY', META, 'dead', 1))
     task = task ~= '' and task or group.key:match('%z(.*)')
     store_letter(number, {group.gid, task, shard, priority, id, failure, losses,
-        message.deliveries, message.attempts, message.since, now, message.body})
+        message.deliveries, message.attempts, message.since, now, message.body, message.mark})
+    unique.release_of(group, shard, message)
     if leaves(group, shard) then
         call('ZADD', T .. ':x:' .. group.gid, number, number)
     end
