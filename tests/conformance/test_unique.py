@@ -10,6 +10,7 @@ from tests.conformance.harness import TASK, Harness, Make, body, deliveries, mic
 
 from taskyard.brokers.base import Back, Dead, Discard, Group, Put, Retried
 from taskyard.brokers.lane import Gate
+from taskyard.brokers.rate import Limited, Rate
 from taskyard.brokers.unique import Keys, Mode
 from taskyard.errors import DuplicateId, QueueDraining
 from taskyard.message import Failure
@@ -18,6 +19,7 @@ BROKEN = Failure("failed")
 HELD_BY_MESSAGES = [Mode.STARTED, Mode.DONE]
 WINDOW = 10.0
 DELAY, LONGEST = 2.0, 5.0
+SECOND = 1_000_000
 
 
 def put(harness: Harness, mode: Mode, id_: str, key: str = "k", **more: Any) -> str | None:
@@ -431,3 +433,42 @@ def test_of_two_producers_at_once_one_puts(harness: Harness) -> None:
     assert answers.count(None) == 40
     assert harness.total("put") == 40
     assert len(harness.work_off()) == 40
+
+
+# Beside rate limits
+
+
+@pytest.mark.parametrize("scope", ["task", "shard"])
+@pytest.mark.parametrize("mode", HELD_BY_MESSAGES)
+def test_a_message_that_waits_for_a_token_holds_its_key(
+    harness: Harness, mode: Mode, scope: str
+) -> None:
+    harness.set_rate(Limited("orders", "save", shards=scope == "shard"), Rate(1, SECOND, 1))
+    for id_ in "ab":
+        assert put(harness, mode, id_, id_) is None
+    first = harness.take()
+    assert harness.claim() is None
+    assert put(harness, mode, "c", "b") == "b", "it has not started"
+    harness.clock.advance(1)
+    second = harness.take()
+    assert names(second) == ["b"]
+    for claim in (first, second):
+        harness.settle(claim)
+    harness.clock.advance(2)
+    assert is_free(harness, mode, "a")
+
+
+def test_a_limited_message_that_comes_back_keeps_key_and_token(harness: Harness) -> None:
+    harness.set_rate(Limited("orders", "save"), Rate(1, 10 * SECOND, 3))
+    for id_ in "abc":
+        assert put(harness, Mode.DONE, id_, id_) is None
+    claim = harness.take(3)
+    harness.settle(claim, {"a": Back()}, keep="b")
+    assert put(harness, Mode.DONE, "d", "a") == "a", "it came back"
+    assert put(harness, Mode.DONE, "d", "b") == "b", "it still runs"
+    assert put(harness, Mode.DONE, "d", "c") is None, "it is done"
+    again = harness.take(3)
+    assert names(again) == ["a"], "there was one token: its own"
+    harness.settle(claim, {"b": Back()})
+    assert names(harness.take(3)) == ["b"], "and the one of b"
+    assert harness.claim() is None

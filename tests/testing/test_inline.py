@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import taskyard
-from taskyard import Handler, Retry, State, TaskFailed, Yard, testing
+from taskyard import Handler, Retry, State, TaskFailed, Unique, Yard, testing
 from taskyard.errors import TestingError
 from taskyard.testing import Clock, InlineYard
 
@@ -419,3 +419,27 @@ def test_a_background_task_of_a_handler_is_by_itself(yard: Yard, inline: InlineY
 
     asyncio.run(main())
     assert ran == ["inner"]
+
+
+# Unique keys
+
+
+def test_a_unique_message_runs_at_once_and_frees_its_key(yard: Yard) -> None:
+    ran: list[tuple[str, bool]] = []
+
+    @yard.task(name="index", unique="path")
+    def index(path: str, depth: int) -> None:
+        ran.append((path, depth > 0 and index.enqueue(path, depth - 1).created))
+
+    @yard.task(name="build", unique=Unique("path", mode="debounce", delay=60))
+    def build(path: str) -> None:
+        ran.append((path, True))
+
+    with testing.inline(yard) as jobs:
+        assert index.enqueue("a", 1).created
+        assert index.enqueue("a", 0).created
+        assert ran == [("a", False), ("a", False)], "its own key was held within the handler"
+        assert build.enqueue("b").created
+        assert build.enqueue("b").created
+        assert ran[2:] == [("b", True), ("b", True)]
+        assert [found.delay for found in jobs.enqueued(build)] == [60, 60]

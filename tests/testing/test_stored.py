@@ -11,7 +11,19 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 import taskyard
-from taskyard import Batch, Handler, Middleware, Retry, State, TaskFailed, Yard, every, testing
+from taskyard import (
+    Batch,
+    Handler,
+    Middleware,
+    RateLimit,
+    Retry,
+    State,
+    TaskFailed,
+    Unique,
+    Yard,
+    every,
+    testing,
+)
 from taskyard.brokers.sqlite import SQLiteBroker
 from taskyard.errors import BrokerError, NotFound, TestingError
 from taskyard.testing import Clock, StoredYard
@@ -84,6 +96,50 @@ def test_what_is_refused_was_not_enqueued(yard: Yard, test_yard: StoredYard) -> 
     with pytest.raises(taskyard.TaskyardError):
         add.enqueue(id="one")
     assert len(test_yard.enqueued()) == 1
+
+
+def test_what_a_unique_key_kept_back_was_not_enqueued(yard: Yard, test_yard: StoredYard) -> None:
+    @yard.task(name="index", unique="path")
+    def index(path: str) -> None: ...
+
+    @yard.task(name="remind", unique=Unique(mode="window", window=60))
+    def remind() -> None: ...
+
+    first, second = index.enqueue("a"), index.enqueue("a")
+    index.enqueue_many(["a", "b"])
+    assert (second.id, second.created) == (first.id, False)
+    assert [found.args for found in test_yard.enqueued(index)] == [("a",), ("b",)]
+    assert test_yard.run_until_idle().done == 2
+    assert index.enqueue("a").created
+    remind.enqueue()
+    test_yard.run_until_idle()
+    remind.enqueue()
+    test_yard.run_until_idle(until=timedelta(seconds=60))
+    remind.enqueue()
+    assert len(test_yard.enqueued(remind)) == 2
+
+
+def test_debounced_messages_are_put_off(yard: Yard, test_yard: StoredYard) -> None:
+    ran: list[str] = []
+
+    @yard.task(name="build", unique=Unique("name", mode="debounce", delay=2, max_delay=5))
+    def build(name: str, text: str) -> None:
+        ran.append(text)
+
+    for index in range(5):
+        build.enqueue("page", str(index))
+        test_yard.run_until_idle(until=timedelta(seconds=1))
+    assert [found.delay for found in test_yard.enqueued(build)] == [2, 2, 2, 2, 1]
+    assert ran == ["4"]
+
+
+def test_a_schedule_whose_message_is_kept_back_puts_none(yard: Yard, test_yard: StoredYard) -> None:
+    @yard.task(name="tidy", unique=True, rate=RateLimit(1, per=600))
+    def tidy() -> None: ...
+
+    yard.schedule(tidy, when=every(60))
+    report = test_yard.run_until_idle(until=timedelta(minutes=5, seconds=1))
+    assert (report.scheduled, report.done, report.left) == (2, 1, 1)
 
 
 # Running it

@@ -9,7 +9,7 @@ import msgspec
 
 from taskyard.brokers.base import DeadQuery, Operation, Put
 from taskyard.brokers.unique import Keys, Mode
-from taskyard.message import Failure, Reason
+from taskyard.message import Failure, Reason, read_id
 
 __all__ = [
     "CHUNK",
@@ -25,6 +25,7 @@ __all__ = [
     "in_chunks",
     "lost_failure",
     "parts_of",
+    "stored_parts",
 ]
 
 PROMOTED = 500
@@ -113,6 +114,15 @@ def parts_of(put: Put, indices: Sequence[int]) -> list[Put]:
     if put.unique is None or len(indices) == len(put.bodies):
         return [put]
     return [_part_of(put, put.unique, indices)]
+
+
+def stored_parts(put: Put) -> list[Put]:
+    """What was stored of a put that was carried out: not what unique keys kept back."""
+    if put.unique is None:
+        return [put]
+    standing, ids = put.unique.standing or {}, map(read_id, put.bodies)
+    indices = [index for index, id_ in enumerate(ids) if standing.get(index, id_) == id_]
+    return parts_of(put, indices) if indices else []
 
 
 def _part_of(put: Put, unique: Keys, indices: Sequence[int]) -> Put:

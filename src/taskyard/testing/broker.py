@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from taskyard.brokers.base import Operation, Put
+from taskyard.brokers.common import stored_parts
 from taskyard.brokers.memory import MemoryBroker
 from taskyard.brokers.memory.broker import MemoryAsyncDriver, MemoryDriver
 from taskyard.brokers.memory.listeners import MemoryListener
 from taskyard.brokers.memory.schedules import MemorySchedules
 from taskyard.brokers.schedules import Schedule
+from taskyard.brokers.unique import Mode
 from taskyard.errors import TestingError
 from taskyard.testing.clock import Clock
 
@@ -18,7 +22,7 @@ __all__ = ["NotedAsyncDriver", "NotedDriver", "NotedPut", "NotingBroker", "Unwai
 
 
 class NotedPut(NamedTuple):
-    """What was put, and when.
+    """What was stored, and when.
 
     Attributes:
         put: the messages.
@@ -37,7 +41,7 @@ class NotingBroker(MemoryBroker):
 
     Attributes:
         clock: its clock.
-        noted: what was put since it was made.
+        noted: what was stored since it was made.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -58,7 +62,18 @@ class NotingBroker(MemoryBroker):
             self._note(put)
 
     def _note(self, put: Put) -> None:
-        self.noted.append(NotedPut(put, self.clock.microseconds))
+        now = self.clock.microseconds
+        self.noted += [NotedPut(self._timed(part), now) for part in stored_parts(put)]
+
+    def _timed(self, put: Put) -> Put:
+        """A debounced message with the time until which it is put off."""
+        if put.unique is None or put.unique.mode is not Mode.DEBOUNCE:
+            return put
+        [key] = put.unique.keys
+        holder = self._state.keys.of(put.group, put.shard).get(key)
+        # None: another thread has moved the clock, and had it run.
+        due = self.clock.microseconds + put.unique.span if holder is None else holder.due
+        return msgspec.structs.replace(put, due=due)
 
 
 class _NotingSchedules(MemorySchedules):

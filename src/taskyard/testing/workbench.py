@@ -23,6 +23,7 @@ from taskyard.brokers.base import (
     Step,
     Want,
 )
+from taskyard.brokers.common import stored_parts
 from taskyard.brokers.rate import Limited
 from taskyard.brokers.schedules import Schedule, Schedules
 from taskyard.errors import EnqueueError, TestingError
@@ -265,7 +266,7 @@ def _fire(schedules: Schedules, one: Schedule, now: int) -> Operation[bool]:
     except EnqueueError:  # the queue takes no messages, say: as with a worker, it is left out
         yield from schedules.change(one, moved)
         return False
-    return put is not None
+    return put is not None and bool(stored_parts(put))
 
 
 def _check_limit(terms: Terms, tally: Tally) -> None:
