@@ -374,6 +374,20 @@ def test_what_comes_back_late_brings_no_token_beyond_the_limit(
     assert harness.claim() is None, "a second message of this second"
 
 
+@pytest.mark.parametrize("limited", [OF_TASK, OF_QUEUE], ids=lambda it: it.scope)
+def test_what_comes_back_of_several_shards_brings_no_token_beyond_the_limit(
+    harness: Harness, limited: Limited
+) -> None:
+    harness.set_rate(limited, Rate(1, micros(1), 2))
+    for shard in "stuv":
+        harness.put(shard, shard=shard)
+    first = harness.take(2)
+    harness.clock.advance(1)
+    assert len(claim_all(harness)) == 1
+    harness.settle(first, every=Back())
+    assert len(claim_all(harness)) == 1, "a third message of this second"
+
+
 # Clocks
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from taskyard.brokers.rate import (
@@ -90,8 +90,11 @@ def test_what_is_spent(tat: int, count: int, after: int) -> None:
     [
         (0, 2, 2, SECOND),
         (0, 2, 1, SECOND // 2),
-        (SECOND - 1, 2, 1, SECOND // 2),
+        (SECOND // 4, 1, 1, SECOND // 4),
+        (SECOND - 1, 2, 1, 1),
         (SECOND, 2, 1, 0),
+        (SECOND, 4, 1, SECOND // 2),
+        (SECOND, 4, 4, SECOND),
         (SECOND // 2, 1, 1, 0),
         (-5, 1, 1, SECOND // 2),
         (99 * SECOND, 4, 4, 0),
@@ -185,6 +188,16 @@ moves = st.lists(
 )
 
 
+@example(
+    Rate(18, 10 * SECOND, 2),
+    [
+        ("take", 0, 1),
+        ("take", 500_000, 1),
+        ("give back", 0, 2),
+        ("take", 0, 1),
+        ("take", 55_557, 1),
+    ],
+)
 @given(
     st.builds(
         Rate,

@@ -192,13 +192,14 @@ def refund(tat: int, rate: Rate, now: int, since: int, taken: int, count: int) -
         rate: its limit.
         now: the broker's time, microseconds.
         since: when they were handed out.
-        taken: how many were handed out then, together.
-        count: how many of them came back.
+        taken: how many were handed out then, together, without those that came back before.
+        count: how many of them come back.
 
     Returns:
-        An earlier tat, as long as it is sure that the bucket was not full since then: a token that
-        a full bucket could not have taken is lost. So what is started never exceeds the limit.
+        An earlier tat. Had they never been handed out, the bucket might have been full for as long
+        as those that stay out do not account for, and what a full bucket gets is lost. So what is
+        started never exceeds the limit.
     """
-    if now - since >= taken * rate.interval:
-        return tat
-    return max(0, clamped(tat, rate, now) - math.floor(count * rate.interval))
+    lost = max(0, now - since - math.floor((taken - count) * rate.interval))
+    back = max(0, math.floor(count * rate.interval) - lost)
+    return max(0, clamped(tat, rate, now) - back) if back else tat

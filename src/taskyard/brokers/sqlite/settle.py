@@ -178,12 +178,12 @@ class Settler:
 
     def _apply(self, held: HeldClaim, settlement: Settlement) -> None:
         kept: list[ClaimedLane] = []
-        lanes = self._held_lanes(held.group, held.lane_ids)
+        lanes, taken = self._held_lanes(held.group, held.lane_ids), held.messages
         for part in held.lanes:
             running = [entry for entry in part.messages if entry[1].sequence in settlement.keep]
             ended = [entry for entry in part.messages if entry[1].sequence not in settlement.keep]
             self._end(held.group, part.shard, ended, settlement)
-            self._refund(held, part, settlement)
+            taken -= self._refund(held, part, settlement, taken)
             if running:
                 kept.append(ClaimedLane(part.shard, part.flush, running))
             else:
@@ -198,7 +198,10 @@ class Settler:
         else:
             remove_claim(self._tx, held.token)
 
-    def _refund(self, held: HeldClaim, part: ClaimedLane, settlement: Settlement) -> None:
+    def _refund(
+        self, held: HeldClaim, part: ClaimedLane, settlement: Settlement, taken: int
+    ) -> int:
+        """Give tokens back; returns of how many messages. `taken`: those that did not come back."""
         outcomes = [settlement.outcomes.get(message.sequence) for _, message in part.messages]
         count = sum(isinstance(outcome, Back) and not outcome.started for outcome in outcomes)
         if count:
@@ -208,10 +211,11 @@ class Settler:
                 held.group,
                 part.shard,
                 since=held.since,
-                taken=held.messages,
+                taken=taken,
                 of_lane=len(part.messages),
                 count=count,
             )
+        return count
 
     def _end(self, group: GroupRow, shard: str, messages: Messages, settlement: Settlement) -> None:
         back: Messages = []

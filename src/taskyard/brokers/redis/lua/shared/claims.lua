@@ -108,13 +108,15 @@ function ends.discard(group, shard, _, message, outcome)
     finish_record(outcome[2], 'discarded')
 end
 
--- Gives back the tokens of messages of a part that came back and were not started.
+-- Gives back the tokens of messages of a part that came back and were not started; they do not
+-- count for the next part.
 function limits.refund_part(group, part, claimed, number)
     local lane, of_part = lane_of(group, part[1]), 0
     for position = 4, #part, 2 do
         of_part = of_part + part[position]
     end
     limits.refund(group, claimed.since, claimed.number, number)
+    claimed.number = claimed.number - number
     if group.shard_limit then
         lane.tat = gcra.refund(lane.tat, group.shard_limit, claimed.since, of_part, number)
         changed(lane)

@@ -44,8 +44,7 @@ function gcra.spend(tat, limit, count)
 end
 
 function gcra.refund(tat, limit, since, taken, count)
-    if now - since >= taken * limit.interval then
-        return tat
-    end
-    return math.max(0, gcra.clamped(tat, limit) - math.floor(count * limit.interval))
+    local lost = math.max(0, now - since - math.floor((taken - count) * limit.interval))
+    local back = math.max(0, math.floor(count * limit.interval) - lost)
+    return back > 0 and math.max(0, gcra.clamped(tat, limit) - back) or tat
 end
