@@ -33,6 +33,7 @@ from taskyard.brokers.lane import Flush, Gate, GroupPolicy
 from taskyard.message import Failure, State
 
 if TYPE_CHECKING:
+    from taskyard.brokers.cancelling import Cancellation
     from taskyard.brokers.inboxes import Inboxes
     from taskyard.brokers.schedules import Schedules
 
@@ -61,6 +62,7 @@ __all__ = [
     "Retried",
     "Settlement",
     "Step",
+    "Stopped",
     "Want",
 ]
 
@@ -211,7 +213,17 @@ class Discard(msgspec.Struct, frozen=True):
     id: str = ""
 
 
-Outcome: TypeAlias = Retried | Back | Dead | Discard
+class Stopped(msgspec.Struct, frozen=True):
+    """The message was cancelled while it ran, and its handler ended by that.
+
+    Attributes:
+        id: its id, for the record.
+    """
+
+    id: str = ""
+
+
+Outcome: TypeAlias = Retried | Back | Dead | Discard | Stopped
 
 
 class Settlement(msgspec.Struct):
@@ -223,6 +235,7 @@ class Settlement(msgspec.Struct):
         results: (id, encoded result) of messages that are done, for their records.
         keep: sequences that still run: the claim stays open with them.
         retry_ids: ids by sequence of messages in `outcomes` that are retried and have records.
+        progress: (id, what its handler told last), for their records.
     """
 
     token: int
@@ -230,6 +243,7 @@ class Settlement(msgspec.Struct):
     results: Sequence[tuple[str, bytes]] = ()
     keep: frozenset[int] = frozenset()
     retry_ids: dict[int, str] = {}
+    progress: Sequence[tuple[str, bytes]] = ()
 
 
 class GroupWant(msgspec.Struct):
@@ -302,6 +316,8 @@ class Record(msgspec.Struct):
         state: its state when asked.
         result: the encoded result, if it is done and returned one.
         failure: why it is dead.
+        progress: what its handler told last, encoded; None: nothing.
+        told_at: when that was, microseconds.
     """
 
     id: str
@@ -309,6 +325,8 @@ class Record(msgspec.Struct):
     state: State
     result: bytes | None = None
     failure: Failure | None = None
+    progress: bytes | None = None
+    told_at: int = 0
 
 
 class DeadLetter(msgspec.Struct):
@@ -370,6 +388,7 @@ TOTALS = (
     "retried",
     "dead",
     "discarded",
+    "cancelled",
     "redelivered",
     "lost",
     "dead_dropped",
@@ -513,6 +532,34 @@ class Broker(Protocol):
 
         Returns:
             The tokens whose lease was lost.
+        """
+        ...
+
+    def cancel(self, id_: str, *, note: bool = True) -> Operation[Cancellation]:
+        """Cancel a message: what waits is removed, what runs is told (see `pulse`).
+
+        A message that was told is not run again: where it would be given back or retried, also
+        since its claim is lost, it ends as cancelled.
+
+        Arguments:
+            id_: its id.
+            note: where there is no record of it, note its id, so that it is removed when its turn
+                comes. Messages that are put later are not meant.
+        """
+        ...
+
+    def pulse(
+        self, tokens: Sequence[int], progress: Sequence[tuple[int, str, bytes]] = ()
+    ) -> Operation[list[tuple[int, int]]]:
+        """Ask which running messages are cancelled, and note how far others are.
+
+        Arguments:
+            tokens: claims that are being worked on; lost ones, and those of a partition that cannot
+                be reached, are passed over.
+            progress: (token, id, what its handler told), for their records.
+
+        Returns:
+            Token and sequence of every message that was cancelled since it was claimed.
         """
         ...
 

@@ -15,15 +15,17 @@ from taskyard.brokers.base import (
     Retried,
     Settlement,
     Step,
+    Stopped,
     Want,
 )
 from taskyard.brokers.common import NO_ATTEMPT, REAPED, lost_failure
 from taskyard.brokers.lane import Flush, Gate, cap_after_loss, flush, is_given_up, take
 from taskyard.brokers.memory.agenda import Agenda, Key
+from taskyard.brokers.memory.cancelling import drop_noted
 from taskyard.brokers.memory.groups import GroupState, OpenClaim, Part
 from taskyard.brokers.memory.lanes import Lane, Room
 from taskyard.brokers.memory.state import Delayed, MemoryState
-from taskyard.message import State, read_envelope
+from taskyard.message import State, read_envelope, read_id
 
 __all__ = ["Claimer", "extend", "reap", "step"]
 
@@ -60,10 +62,12 @@ def _settle(state: MemoryState, settlement: Settlement) -> bool:
         return False
     kept = []
     for part in claim.parts:
-        running = _end_part(state, claim.group, part, settlement)
+        running = _end_part(state, claim, part, settlement)
         if running:
             kept.append(Part(part.shard, running))
         _look_at(state, claim.group, part.shard, released=not running)
+    for id_, told in settlement.progress:
+        state.records.note_progress(id_, state.now, told)
     for id_, result in settlement.results:
         state.end(id_, State.DONE, result=result)
     if kept:
@@ -74,8 +78,9 @@ def _settle(state: MemoryState, settlement: Settlement) -> bool:
 
 
 def _end_part(
-    state: MemoryState, group: GroupState, part: Part, settlement: Settlement
+    state: MemoryState, claim: OpenClaim, part: Part, settlement: Settlement
 ) -> list[tuple[int, Delivery]]:
+    group = claim.group
     if not settlement.outcomes and not settlement.keep:
         group.totals["done"] += len(part.messages)
         return []
@@ -86,6 +91,8 @@ def _end_part(
             running.append((priority, message))
         elif (outcome := settlement.outcomes.get(sequence)) is None:
             group.totals["done"] += 1
+        elif sequence in claim.told and isinstance(outcome, (Back, Retried)):
+            state.stop(group, read_id(message.body), sequence)
         else:
             if isinstance(outcome, Retried) and sequence in settlement.retry_ids:
                 state.records.postpone(settlement.retry_ids[sequence], state.now + outcome.delay)
@@ -115,6 +122,8 @@ def _end(
         case Discard(id_):
             group.totals["discarded"] += 1
             state.end(id_, State.DISCARDED)
+        case Stopped(id_):
+            state.stop(group, id_, message.sequence)
 
 
 def _retry(
@@ -224,6 +233,19 @@ class Claimer:
     def _fill(
         self, group: GroupState, lanes: Agenda[Lane], otherwise: Flush, *, alone: bool
     ) -> Claim | None:
+        while taken := self._take(group, lanes, otherwise, alone=alone):
+            if not self._state.notes:
+                return self._open(group, taken)
+            left, emptied = drop_noted(self._state, group, taken)
+            for shard in emptied:
+                _look_at(self._state, group, shard, released=True)
+            if left:
+                return self._open(group, left)
+        return None
+
+    def _take(
+        self, group: GroupState, lanes: Agenda[Lane], otherwise: Flush, *, alone: bool
+    ) -> list[ClaimedLane]:
         room = Room(self._served[group], self._want.bytes, alone=alone)
         taken: list[ClaimedLane] = []
         served: list[Lane] = []
@@ -242,7 +264,7 @@ class Claimer:
         for lane in served:
             self._state.settle_down(lane, served=True)
         self.suspects |= room.suspects
-        return self._open(group, taken) if taken else None
+        return taken
 
     def _open(self, group: GroupState, taken: list[ClaimedLane]) -> Claim:
         state, want = self._state, self._want
@@ -331,7 +353,9 @@ def _take_back(state: MemoryState, claim: OpenClaim) -> None:
     for part in claim.parts:
         for priority, message in part.messages:
             lost = _lost(message, cap_after_loss(size))
-            if is_given_up(group.policy, claimed=size, singled_out=singled_out, losses=lost.losses):
+            if message.sequence in claim.told:
+                state.stop(group, read_id(message.body), message.sequence)
+            elif is_given_up(group.policy, claimed=size, singled_out=singled_out, losses=lost.losses):
                 _bury_lost(state, group, part.shard, priority, lost)
             else:
                 state.lane(group, part.shard).put_back(priority, lost)

@@ -43,9 +43,10 @@ class OpenClaim:
         lease: for how long it was leased, microseconds.
         deadline: when the lease ends.
         parts: what it holds.
+        told: the sequences of messages that were cancelled since.
     """
 
-    __slots__ = ("_ids", "deadline", "group", "lease", "owner", "parts", "token")
+    __slots__ = ("_ids", "deadline", "group", "lease", "owner", "parts", "told", "token")
 
     def __init__(
         self,
@@ -63,6 +64,7 @@ class OpenClaim:
         self.deadline = deadline
         # Copies: the claimer may do with its lists what it likes.
         self.parts = [Part(lane.shard, list(lane.messages)) for lane in lanes]
+        self.told: set[int] = set()
         self._ids: frozenset[str] | None = None
 
     def __len__(self) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from taskyard.brokers.base import DeadLetter, Delivery, Group
+from taskyard.brokers.cancelling import NOTED, is_noted
 from taskyard.brokers.common import PROMOTED
 from taskyard.brokers.lane import Gate, Place, place
 from taskyard.brokers.memory.agenda import Agenda
@@ -15,7 +16,7 @@ from taskyard.brokers.memory.lanes import Lane
 from taskyard.brokers.memory.listeners import Listeners
 from taskyard.brokers.memory.records import DeadLetters, Records
 from taskyard.brokers.schedules import Schedule
-from taskyard.message import Failure, State
+from taskyard.message import Failure, State, read_id
 
 __all__ = ["Delayed", "MemoryState"]
 
@@ -46,6 +47,7 @@ class MemoryState:
         gates: those of queues that are not open.
         schedules: by name.
         agenda: the names of those that are due some time.
+        notes: of cancelled ids without records: when each was made, as a sequence.
     """
 
     def __init__(self, dead_limit: int, dead_age: int) -> None:
@@ -58,6 +60,8 @@ class MemoryState:
         self.gates: dict[str, Gate] = {}
         self.schedules: dict[str, Schedule] = {}
         self.agenda: Agenda[str] = Agenda()
+        self.notes: dict[str, int] = {}
+        self._delayed: set[int] = set()
         self.groups: dict[Group, GroupState] = {}
         self._later: Agenda[Lane] = Agenda()
         self.due: list[Delayed] = []
@@ -143,6 +147,11 @@ class MemoryState:
     def _note_time(self, group: GroupState, at: int) -> None:
         self._time_news[group] = min(at, self._time_news.get(group, at))
 
+    @property
+    def last_sequence(self) -> int:
+        """The highest number that was reserved."""
+        return self._last_sequence
+
     def append(self, group: GroupState, shard: str, priority: int, bodies: list[bytes]) -> Lane:
         """Put new messages at the tail of a lane; the caller settles it down."""
         first = self.sequences(len(bodies))
@@ -159,12 +168,14 @@ class MemoryState:
     def delay(self, delayed: Delayed) -> None:
         """Let a message wait outside its lane until it is due."""
         heapq.heappush(self.due, delayed)
+        self._delayed.add(delayed.sequence)
         delayed.group.delayed += 1
         self._note_time(delayed.group, delayed.at)
 
     def promote(self) -> None:
         """Let messages and lanes whose time has come take their places."""
         for _ in range(PROMOTED):
+            self._skip_withdrawn()
             if not self.due or self.due[0].at > self.now:
                 break
             self._enter(heapq.heappop(self.due))
@@ -173,14 +184,22 @@ class MemoryState:
 
     def next_at(self) -> int:
         """When something becomes eligible; 0: nothing does."""
+        self._skip_withdrawn()
         later = self._later.first()
         if later is None:
             return self.due[0].at if self.due else 0
         return min(later[0][0], self.due[0].at) if self.due else later[0][0]
 
     def _enter(self, delayed: Delayed) -> None:
-        old, sequence = delayed.message, self.sequences(1)
+        old = delayed.message
+        self._delayed.remove(delayed.sequence)
         delayed.group.delayed -= 1
+        id_ = read_id(old.body) if self.notes or self.records else ""
+        if self.is_noted(id_, delayed.sequence):
+            self.stop(delayed.group, id_, delayed.sequence)
+            return
+        sequence = self.sequences(1)
+        self.records.relocate(id_, delayed.sequence, sequence)
         message = Delivery(
             sequence,
             old.since or sequence,
@@ -196,6 +215,43 @@ class MemoryState:
         else:
             lane.extend(delayed.priority, [message], len(message.body))
         self.settle_down(lane)
+
+    # Cancelling
+
+    def withdraw(self, group: GroupState, sequence: int) -> bool:
+        """Take a message out of the due set; say whether it was there."""
+        if sequence not in self._delayed:
+            return False
+        self._delayed.remove(sequence)  # it leaves the heap when it comes up
+        group.delayed -= 1
+        return True
+
+    def _skip_withdrawn(self) -> None:
+        while self.due and self.due[0].sequence not in self._delayed:
+            heapq.heappop(self.due)
+
+    def note_cancelled(self, id_: str) -> None:
+        """Note a cancelled id: of all messages that were put before."""
+        self.notes.pop(id_, None)
+        self.notes[id_] = self.sequences(1)
+
+    def is_noted(self, id_: str, sequence: int) -> bool:
+        """Whether a message is cancelled by a note."""
+        note = self.notes.get(id_) if self.notes else None
+        return note is not None and is_noted(note, sequence, self.now)
+
+    def forget_notes(self) -> None:
+        """Forget the notes that are too old."""
+        old = [id_ for id_, note in self.notes.items() if note + NOTED <= self.now]
+        for id_ in old:
+            del self.notes[id_]
+
+    def stop(self, group: GroupState, id_: str, sequence: int) -> None:
+        """End a message as cancelled; the record of a later one of its id is not touched."""
+        group.totals["cancelled"] += 1
+        record = self.records.get(id_, self.now)
+        if record is not None and record.sequence == sequence:
+            self.end(id_, State.CANCELLED)
 
     # Ends
 

@@ -78,11 +78,11 @@ def put(state: MemoryState, puts: Sequence[Put]) -> None:
         if item.member:
             group.policy = with_member(group.policy, item.member)
         group.totals["put"] += len(item.bodies)
-        _open_records(state, item, due)
         if due > state.now:
             _put_later(state, group, item, due)
         elif item.bodies:
             touched[state.append(group, item.shard, item.priority, item.bodies)] = None
+        _open_records(state, item, due)
     for lane in touched:
         state.settle_down(lane)
 
@@ -107,8 +107,11 @@ def _refuse_known_ids(state: MemoryState, puts: Sequence[Put]) -> None:
 
 def _open_records(state: MemoryState, item: Put, due: int) -> None:
     first = State.DELAYED if due > state.now else State.WAITING
-    for id_ in item.ids or ():
-        state.records.open(id_, Kept(item.group, item.record_ttl, first, due))
+    sequence = state.last_sequence - len(item.bodies) + 1
+    for number, id_ in enumerate(item.ids or (), sequence):
+        kept = Kept(item.group, item.record_ttl, first, due)
+        kept.shard, kept.priority, kept.sequence = item.shard, item.priority, number
+        state.records.open(id_, kept)
 
 
 def _put_later(state: MemoryState, group: GroupState, item: Put, due: int) -> None:
@@ -141,7 +144,9 @@ def _record(state: MemoryState, id_: str) -> Record | None:
             now_is = State.RUNNING
         elif kept.due <= state.now:
             now_is = State.WAITING
-    return Record(id_, kept.group, now_is, kept.result, kept.failure)
+    return Record(
+        id_, kept.group, now_is, kept.result, kept.failure, kept.progress, kept.told_at
+    )
 
 
 def counts(state: MemoryState) -> list[Counts]:
@@ -157,9 +162,9 @@ def retry_dead(state: MemoryState, query: DeadQuery) -> int:
     letters = state.letters.find(query)
     for letter in letters:
         state.letters.remove(letter)
-        state.records.reopen(letter.id, state.now)
         group = state.group(letter.group)
         state.settle_down(state.append(group, letter.shard, letter.priority, [letter.body]))
+        state.records.reopen(letter.id, state.now, state.last_sequence)
     return len(letters)
 
 
@@ -196,6 +201,7 @@ def release(state: MemoryState, key: Group, shard: str) -> bool:
 
 def tidy(state: MemoryState, limit: int) -> int:
     """Remove what expired, `limit` at most; say how many."""
+    state.forget_notes()
     removed = state.records.tidy(state.now, limit)
     for letter in state.letters.expired(state.now, limit - removed):
         state.letters.remove(letter)
