@@ -27,6 +27,7 @@ from taskyard.brokers.base import (
     Step,
     Want,
 )
+from taskyard.brokers.cancelling import Cancellation
 from taskyard.brokers.clock import wall_clock
 from taskyard.brokers.common import CHUNK, REAPED, in_chunks
 from taskyard.brokers.lane import (
@@ -37,12 +38,13 @@ from taskyard.brokers.lane import (
     merged,
     with_member,
 )
-from taskyard.brokers.sqlite import gates
+from taskyard.brokers.sqlite import cancelling, gates
 from taskyard.brokers.sqlite.claims import Claimer, find_claim, keep_claim, servable
 from taskyard.brokers.sqlite.database import Settings
 from taskyard.brokers.sqlite.drivers import Read, SQLiteAsyncDriver, SQLiteDriver, Write
 from taskyard.brokers.sqlite.groups import GroupRow
 from taskyard.brokers.sqlite.lanes import Lanes
+from taskyard.brokers.sqlite.notes import forget_notes
 from taskyard.brokers.sqlite.records import (
     dead_letters,
     find_records,
@@ -176,6 +178,22 @@ class SQLiteBroker:
         """See `Broker.extend`."""
         lost: list[int] = yield Write(partial(_extend, tokens=tokens, lease=lease))
         return lost
+
+    def cancel(self, id_: str, *, note: bool = True) -> Operation[Cancellation]:
+        """See `Broker.cancel`."""
+        done: Cancellation = yield Write(partial(cancelling.cancel, id_=id_, note=note))
+        return done
+
+    def pulse(
+        self, tokens: Sequence[int], progress: Sequence[tuple[int, str, bytes]] = ()
+    ) -> Operation[list[tuple[int, int]]]:
+        """See `Broker.pulse`."""
+        told: list[tuple[int, int]]
+        if progress:
+            told = yield Write(partial(cancelling.pulse, tokens=tokens, progress=progress))
+        else:
+            told = yield Read(partial(cancelling.told, tokens=tokens))
+        return told
 
     def reap(self, owners: Sequence[str] = ()) -> Operation[int]:
         """See `Broker.reap`."""
@@ -377,8 +395,6 @@ def _put(tx: Transaction, puts: Sequence[Put]) -> None:
             policy = with_member(group.policy, put.member)
             group = tx.store_group(put.group, policy, declared=group.declared)
         tx.count(group, "put", len(put.bodies))
-        if put.ids is not None:
-            open_records(tx, group, put, due)
         if due > tx.now:
             _put_later(tx, group, put, due)
         else:
@@ -390,6 +406,8 @@ def _put(tx: Transaction, puts: Sequence[Put]) -> None:
 
 def _put_later(tx: Transaction, group: GroupRow, put: Put, due: int) -> None:
     first = tx.sequences(len(put.bodies))
+    if put.ids is not None:
+        open_records(tx, group, put, due, first)
     messages = (
         (due, put.priority, Delivery(first + index, 0, 0, 0, 0, 0, body))
         for index, body in enumerate(put.bodies)
@@ -400,7 +418,11 @@ def _put_later(tx: Transaction, group: GroupRow, put: Put, due: int) -> None:
 def _put_now(tx: Transaction, lanes: Lanes, group: GroupRow, puts: Sequence[Put]) -> None:
     shards = list(dict.fromkeys(put.shard for put in puts))
     by_shard = dict(zip(shards, lanes.get(group, shards), strict=True))
-    lanes.append_all([(by_shard[put.shard], put.priority, put.bodies) for put in puts])
+    first = lanes.append_all([(by_shard[put.shard], put.priority, put.bodies) for put in puts])
+    for put in puts:
+        if put.ids is not None:
+            open_records(tx, group, put, 0, first)
+        first += len(put.bodies)
     for lane in by_shard.values():
         lanes.relocate(lane)
     tx.gauge(group, "waiting", sum(len(put.bodies) for put in puts))
@@ -493,11 +515,11 @@ def _retry_dead(tx: Transaction, query: DeadQuery) -> int:
     lanes = Lanes(tx)
     for group, letter in removed:
         (lane,) = lanes.get(group, [letter.shard])
-        lanes.append_all([(lane, letter.priority, [letter.body])])
+        sequence = lanes.append_all([(lane, letter.priority, [letter.body])])
         lanes.relocate(lane)
         tx.gauge(group, "waiting", 1)
         if letter.id:
-            reopen_record(tx, letter.id)
+            reopen_record(tx, letter.id, sequence)
     lanes.save()
     return len(removed)
 
@@ -525,5 +547,6 @@ def _tidy(tx: Transaction, dead_age: int) -> int:
         group = tx.group_by_id(group_id)
         tx.gauge(group, "dead", -1)
         tx.count(group, "dead_dropped", 1)
+    forget_notes(tx)
     tx.forget_dead_listeners(CHUNK)
     return records + len(letters)

@@ -164,9 +164,13 @@ class Lanes:
 
     # Changing
 
-    def append_all(self, entries: Sequence[tuple[Lane, int, Sequence[bytes]]]) -> None:
-        """Put new messages at the tails of lanes: (lane, priority, bodies)."""
-        first = self._tx.sequences(sum(len(bodies) for _, _, bodies in entries))
+    def append_all(self, entries: Sequence[tuple[Lane, int, Sequence[bytes]]]) -> int:
+        """Put new messages at the tails of lanes: (lane, priority, bodies).
+
+        Returns:
+            The sequence of the first; that of every other is one more than that before it.
+        """
+        begin = first = self._tx.sequences(sum(len(bodies) for _, _, bodies in entries))
         rows: list[Iterable[tuple[int, int, int, bytes]]] = []
         for lane, priority, bodies in entries:
             count = len(bodies)
@@ -184,6 +188,7 @@ class Lanes:
             "INSERT INTO taskyard_message (lane, priority, sequence, body) VALUES (?, ?, ?, ?)",
             itertools.chain.from_iterable(rows),
         )
+        return begin
 
     def insert(self, lane: Lane, messages: Iterable[tuple[int, Delivery]]) -> None:
         """Put messages that have a sequence, and maybe a history, into their places."""

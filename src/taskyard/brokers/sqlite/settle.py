@@ -14,15 +14,23 @@ from taskyard.brokers.base import (
     Outcome,
     Retried,
     Settlement,
+    Stopped,
 )
 from taskyard.brokers.common import NO_ATTEMPT, PROMOTED, STEP_BYTES, lost_failure
 from taskyard.brokers.lane import cap_after_loss, is_given_up
 from taskyard.brokers.sqlite.claims import HeldClaim, find_claim, keep_claim, remove_claim
 from taskyard.brokers.sqlite.groups import GroupRow
 from taskyard.brokers.sqlite.lanes import DELIVERY, Lane, Lanes, delivery, delivery_row
-from taskyard.brokers.sqlite.records import bury, finish_records, postpone_record
+from taskyard.brokers.sqlite.notes import noted, stop
+from taskyard.brokers.sqlite.records import (
+    bury,
+    finish_records,
+    note_progress,
+    postpone_record,
+    relocate_records,
+)
 from taskyard.brokers.sqlite.transaction import Transaction
-from taskyard.message import State
+from taskyard.message import State, read_id
 
 __all__ = ["Settler", "promote", "store_due"]
 
@@ -54,17 +62,24 @@ def promote(tx: Transaction, lanes: Lanes) -> None:
             "DELETE FROM taskyard_due WHERE at = ? AND sequence = ?",
             [(row[0], row[4]) for row in rows],
         )
+        moved: list[tuple[int, str, int]] = []
         for _, group_id, shard, priority, *columns in rows:
             group = tx.group_by_id(group_id)
             message = delivery(columns)
+            if tx.has_notes and (dropped := noted(tx, [message])):
+                stop(tx, group, dropped)
+                tx.gauge(group, "delayed", -1)
+                continue
             fresh = columns[1] == 0  # it never was in its lane: it enters it now
-            message.sequence = tx.sequences(1)
+            old, message.sequence = message.sequence, tx.sequences(1)
+            moved.append((message.sequence, read_id(message.body), old))
             message.since = message.sequence if fresh else message.since
             (lane,) = lanes.get(group, [shard])
             lanes.insert(lane, [(priority, message)])
             lanes.relocate(lane)
             tx.gauge(group, "delayed", -1)
             tx.gauge(group, "waiting", 1)
+        relocate_records(tx, moved)
         lanes.save()
     due = lanes.due(PROMOTED)
     for lane in due:
@@ -119,6 +134,8 @@ class Settler:
             self._tx.gauge(group, "running", -messages)
             self._tx.count(group, "done", messages)
             self._release(group, lane_ids)
+        if settlement.progress:
+            note_progress(self._tx, settlement.progress)
         if settlement.results:
             finish_records(
                 self._tx, [(id_, State.DONE, data, None) for id_, data in settlement.results]
@@ -136,7 +153,7 @@ class Settler:
         tx.count(group, "lost", held.messages)
         cap = cap_after_loss(held.messages)
         alone = held.lanes[0].messages[0][1].cap == 1
-        for part in held.lanes:
+        for part in self._without_told(held):
             for _, message in part.messages:
                 message.losses += 1
                 message.deliveries += 1
@@ -152,6 +169,24 @@ class Settler:
                 self._give_back(group, part.shard, part.messages)
         self._release(group, held.lane_ids)
 
+    def _without_told(self, held: HeldClaim) -> list[ClaimedLane]:
+        """What a lost claim holds, once the messages that were cancelled have ended."""
+        if not held.told:
+            return held.lanes
+        left: list[ClaimedLane] = []
+        stopped: dict[int, str] = {}
+        for part in held.lanes:
+            kept = [entry for entry in part.messages if entry[1].sequence not in held.told]
+            stopped |= {
+                message.sequence: read_id(message.body)
+                for _, message in part.messages
+                if message.sequence in held.told
+            }
+            if kept:
+                left.append(ClaimedLane(part.shard, part.flush, kept))
+        stop(self._tx, held.group, stopped)
+        return left
+
     def _bury_lost(self, group: GroupRow, part: ClaimedLane) -> None:
         (priority, message) = part.messages[0]
         dead = Dead(lost_failure(message.losses))
@@ -166,7 +201,7 @@ class Settler:
             ended = [entry for entry in part.messages if entry[1].sequence not in settlement.keep]
             if running:
                 kept.append(ClaimedLane(part.shard, part.flush, running))
-            self._end(held.group, part.shard, ended, settlement)
+            self._end(held, part.shard, ended, settlement)
         remaining = sum(len(part.messages) for part in kept)
         self._tx.gauge(held.group, "running", remaining - held.messages)
         held.messages = remaining
@@ -185,7 +220,9 @@ class Settler:
             remove_claim(self._tx, held.token)
         self._release(held.group, [id_ for id_ in lane_ids if id_ not in held.lane_ids])
 
-    def _end(self, group: GroupRow, shard: str, messages: Messages, settlement: Settlement) -> None:
+    def _end(self, held: HeldClaim, shard: str, messages: Messages, settlement: Settlement) -> None:
+        group = held.group
+        stopped: dict[int, str] = {}
         back: Messages = []
         parked = False
         retried: list[tuple[int, Delivery, int]] = []
@@ -193,7 +230,9 @@ class Settler:
         discarded: list[str] = []
         for priority, message in messages:
             outcome = settlement.outcomes.get(message.sequence)
-            if isinstance(outcome, Back):
+            if message.sequence in held.told and isinstance(outcome, (Back, Retried)):
+                stopped[message.sequence] = read_id(message.body)
+            elif isinstance(outcome, Back):
                 message.deliveries += outcome.started
                 parked = parked or outcome.park
                 back.append((priority, message))
@@ -205,10 +244,13 @@ class Settler:
                 buried.append((priority, message, outcome))
             elif isinstance(outcome, Discard):
                 discarded.append(outcome.id)
-        ended: list[Outcome | object] = [*back, *retried, *buried, *discarded]
+            elif isinstance(outcome, Stopped):
+                stopped[message.sequence] = outcome.id
+        ended: list[Outcome | object] = [*back, *retried, *buried, *discarded, *stopped]
         self._tx.count(group, "done", len(messages) - len(ended))
         self._retry(group, shard, retried, settlement.retry_ids)
         self._give_back(group, shard, back, park=parked)
+        stop(self._tx, group, stopped)
         if buried:
             bury(self._tx, group, shard, buried, self._dead_limit)
         if discarded:
