@@ -13,6 +13,7 @@ __all__ = ["NAMES", "READING", "STORING", "UNCONFIRMED", "WRITING", "Script", "l
 NAMES = (
     "accept",
     "agenda",
+    "cancel",
     "change",
     "changed",
     "cleared",
@@ -39,6 +40,7 @@ NAMES = (
     "part",
     "places",
     "plan",
+    "pulse",
     "put",
     "reap",
     "records",

@@ -27,6 +27,7 @@ from taskyard.brokers.base import (
     Retried,
     Settlement,
     Step,
+    Stopped,
     Want,
 )
 from taskyard.brokers.common import NO_ATTEMPT
@@ -373,6 +374,7 @@ def _settlement(settlement: Settlement, blobs: list[Argument]) -> tuple[Any, ...
         ],
         [(id_, _index(blobs, result)) for id_, result in settlement.results],
         list(settlement.keep),
+        [(id_, _index(blobs, told)) for id_, told in settlement.progress],
     )
 
 
@@ -392,3 +394,5 @@ def _outcome(outcome: Outcome, record: str, blobs: list[Argument]) -> tuple[Any,
             return ("dead", _index(blobs, _pack(failure)), id_, task, attempted)
         case Discard(id_):
             return ("discard", id_)
+        case Stopped():
+            return ("stopped",)

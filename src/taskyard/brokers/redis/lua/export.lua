@@ -76,8 +76,13 @@ local function take_tail(lane, priority)
         end
         lane.waiting = lane.waiting - 1
         local message = read_entry(entry)
-        add({'m', lane.group.key, lane.shard, priority, entry,
-            message.recorded and record_of(body_id(message.body))}, #entry)
+        if notes.means(message) then -- the notes themselves stay here
+            count(lane.group, 'waiting', -1)
+            notes.stop(lane.group, message)
+        else
+            add({'m', lane.group.key, lane.shard, priority, entry,
+                message.recorded and record_of(body_id(message.body))}, #entry)
+        end
     end
 end
 
@@ -131,9 +136,14 @@ local function take_away()
         local gid, priority, shard, entry = read_due(found[index])
         local message = read_entry(entry)
         call('ZREM', key, found[index])
-        add({'d', group_of(gid).key, shard, priority, entry,
-            message.recorded and record_of(body_id(message.body)), tonumber(found[index + 1])},
-            #entry)
+        if notes.means(message) then
+            count(group_of(gid), 'delayed', -1)
+            notes.stop(group_of(gid), message)
+        else
+            add({'d', group_of(gid).key, shard, priority, entry,
+                message.recorded and record_of(body_id(message.body)), tonumber(found[index + 1])},
+                #entry)
+        end
     end
 end
 

@@ -26,7 +26,7 @@ local function touched_lane(group, shard)
     return lane
 end
 
-local function bring_record(fields, id, group, sequence)
+local function bring_record(fields, id, group, sequence, due)
     if not fields or has_record(id) then
         return
     end
@@ -34,6 +34,9 @@ local function bring_record(fields, id, group, sequence)
     call('DEL', key)
     call('HSET', key, unpack(fields))
     call('HSET', key, 'gid', group.gid, 'sequence', sequence)
+    if due then
+        call('HSET', key, 'due', due)
+    end
     local expires = tonumber(call('HGET', key, 'expires'))
     if expires > 0 then
         call('PEXPIRE', key, ARGV[3] == '' and math.max(1, math.ceil((expires - now) / 1000))
@@ -59,7 +62,7 @@ end
 function bring.d(group, shard, priority, entry, record, due)
     local message = read_entry(entry)
     delay(group, shard, priority, due, message)
-    bring_record(record, body_id(message.body), group, 0)
+    bring_record(record, body_id(message.body), group, -message.sequence, due)
 end
 
 function bring.s(group, shard, parked, blocked)

@@ -207,7 +207,7 @@ for _, item in ipairs(puts) do
         end
         for index, id in ipairs(item[9]) do
             open_record(id, group, item[2], item[3], item[7], later and 'delayed' or 'waiting',
-                due, later and 0 or first + index - 1)
+                due, (later and -1 or 1) * (first + index - 1))
         end
         body = body + number
     end

@@ -2,7 +2,8 @@
 --
 -- T:claims     zset  token -> deadline
 -- T:c:<token>  list  first packed: group key, owner, lease, number of messages, and per lane
---                    {shard, flush, priority, number of messages, priority, number…};
+--                    {shard, flush, priority, number of messages, priority, number…}; the sequences
+--                    of messages that were cancelled since, if any;
 --                    then the entries, in that order
 -- include letters
 -- include envelope
@@ -70,6 +71,7 @@ end
 -- What became of one message. An outcome is {kind, …}:
 --   'back', started, park · 'retried', delay, id of its record or ''
 --   'dead', index of the failure in ARGV, id, task, whether the attempt counts · 'discard', id
+--   'stopped'
 local ends = {}
 
 function ends.back(group, shard, priority, message, outcome)
@@ -84,7 +86,7 @@ function ends.retried(group, shard, priority, message, outcome)
     local due, ordered = now + outcome[2], group.concurrency == 1
     count(group, 'retried', 1)
     if outcome[3] ~= '' then
-        postpone_record(outcome[3], due, ordered)
+        postpone_record(outcome[3], due, ordered, message.sequence)
     end
     delivered(message, true)
     if ordered then
@@ -106,8 +108,18 @@ function ends.discard(group, _, _, _, outcome)
     finish_record(outcome[2], 'discarded')
 end
 
+function ends.stopped(group, _, _, message)
+    notes.stop(group, message)
+end
+
+-- What is told of a message that was cancelled while it ran: it does not run again.
+local function end_of(outcome, told, sequence)
+    local again = outcome[1] == 'back' or outcome[1] == 'retried'
+    return again and told and contains(told, sequence) and 'stopped' or outcome[1]
+end
+
 -- Settles message after message; returns what is left of the claim.
-local function settle_each(group, token, parts, settlement, limit)
+local function settle_each(group, token, parts, settlement, limit, told)
     local outcomes, keep, kept_parts, kept = {}, {}, {}, {}
     for _, outcome in ipairs(settlement[2]) do
         outcomes[outcome[1]] = outcome[2]
@@ -128,7 +140,8 @@ local function settle_each(group, token, parts, settlement, limit)
                 if keep[sequence] then
                     kept[#kept + 1] = entry
                 elseif outcome then
-                    ends[outcome[1]](group, shard, priority, read_entry(entry), outcome, limit)
+                    ends[end_of(outcome, told, sequence)](group, shard, priority,
+                        read_entry(entry), outcome, limit)
                 else
                     count(group, 'done', 1)
                 end
@@ -147,18 +160,18 @@ local function settle_each(group, token, parts, settlement, limit)
 end
 
 -- settlement: token, outcomes {{sequence, outcome}…}, results {{id, index in ARGV}…}, kept
--- sequences. Returns whether the claim was still held.
+-- sequences, what handlers told {{id, index in ARGV}…}. Returns whether the claim was still held.
 local function settle(settlement, limit)
     local token = settlement[1]
     local packed = call('LINDEX', claim_key(token), 0)
     if not packed then
         return false
     end
-    local key, owner, lease, number, parts = unpack(cmsgpack.unpack(packed))
+    local key, owner, lease, number, parts, told = unpack(cmsgpack.unpack(packed))
     local group, kept_parts, kept = known_group(key), {}, {}
     if #settlement[2] > 0 or #settlement[4] > 0 then
         load_parts(group, parts)
-        kept_parts, kept = settle_each(group, token, parts, settlement, limit)
+        kept_parts, kept = settle_each(group, token, parts, settlement, limit, told)
     else
         count(group, 'done', number)
         if group.concurrency > 0 then
@@ -168,6 +181,9 @@ local function settle(settlement, limit)
             end
         end
     end
+    for _, item in ipairs(settlement[5]) do
+        note_progress(item[1], ARGV[item[2]])
+    end
     for _, result in ipairs(settlement[3]) do
         finish_record(result[1], 'done', 'result', ARGV[result[2]])
     end
@@ -175,10 +191,44 @@ local function settle(settlement, limit)
         close_claim(token, group, number)
     elseif #kept < number then
         call('DEL', claim_key(token))
-        store_claim(token, {key, owner, lease, #kept, kept_parts}, kept)
+        store_claim(token, {key, owner, lease, #kept, kept_parts, told}, kept)
         count(group, 'running', #kept - number)
     end
     return true
+end
+
+-- Ends those of the messages that a claim is to hold that are cancelled by a note.
+-- Returns what is left.
+function notes.drop(group, parts, entries)
+    if not notes.are_there() then
+        return parts, entries
+    end
+    local left_parts, left, index = {}, {}, 0
+    for _, part in ipairs(parts) do
+        local kept_part = {part[1], part[2]}
+        for position = 3, #part, 2 do
+            local before = #left
+            for _ = 1, part[position + 1] do
+                index = index + 1
+                local message = read_entry(entries[index])
+                if notes.means(message) then
+                    notes.stop(group, message)
+                else
+                    left[#left + 1] = entries[index]
+                end
+            end
+            if #left > before then
+                kept_part[#kept_part + 1] = part[position]
+                kept_part[#kept_part + 1] = #left - before
+            end
+        end
+        if #kept_part > 2 then
+            left_parts[#left_parts + 1] = kept_part
+        else
+            look_at(group, part[1], true)
+        end
+    end
+    return left_parts, left
 end
 
 -- Taking back
@@ -192,7 +242,7 @@ local function take_back(token, limit)
         end
         return
     end
-    local key, _, _, number, parts = unpack(cmsgpack.unpack(stored[1]))
+    local key, _, _, number, parts, told = unpack(cmsgpack.unpack(stored[1]))
     local group, index = known_group(key), 1
     local singled_out = read_entry(stored[2]).cap == 1
     close_claim(token, group, number)
@@ -205,7 +255,9 @@ local function take_back(token, limit)
                 index = index + 1
                 local message = delivered(read_entry(stored[index]), false)
                 message.losses, message.cap = message.losses + 1, cap_after_loss(number)
-                if is_given_up(group, number, singled_out, message.losses) then
+                if told and contains(told, message.sequence) then
+                    notes.stop(group, message)
+                elseif is_given_up(group, number, singled_out, message.losses) then
                     local told = group.members[1] and body_task(message.body) or ''
                     bury(group, shard, part[position], message, '', message.losses,
                         body_id(message.body), told, limit)

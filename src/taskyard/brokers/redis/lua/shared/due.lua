@@ -2,7 +2,7 @@
 --
 -- T:due  zset  sequence (8 bytes) gid (4) priority (2) length of shard (2), shard, and what
 --               follows the sequence in its entry -> time
--- include records
+-- include notes
 
 local DUE_KEY = T .. ':due'
 
@@ -19,6 +19,10 @@ end
 
 local function enter(group, shard, priority, message)
     count(group, 'delayed', -1)
+    if notes.means(message) then
+        notes.stop(group, message)
+        return
+    end
     message.sequence = sequences(1)
     if message.deliveries == 0 then -- it was never in its lane
         message.since = message.sequence
