@@ -108,6 +108,7 @@ class Claimed(NamedTuple):
     number: int
     parts: tuple[tuple[Any, ...], ...]
     entries: tuple[Entry, ...]
+    told: tuple[int, ...] = ()
 
 
 class Letter(NamedTuple):
@@ -419,13 +420,14 @@ class _Header(NamedTuple):
     lease: int
     number: int
     parts: tuple[tuple[Any, ...], ...]
+    told: tuple[int, ...] = ()
 
 
 def _claim(name: str, found: list[bytes]) -> Pairs:
     header = msgspec.msgpack.decode(found[0], type=_Header)
     entries = tuple(map(read_entry, found[1:]))
     assert header.number == len(entries) == sum(sum(part[3::2]) for part in header.parts)
-    yield f"held {name}", Claimed(*header, entries)
+    yield f"held {name}", Claimed(*header[:5], entries, header.told)
 
 
 def _numbers(kind: str) -> Decoder:
@@ -608,6 +610,7 @@ KINDS: dict[str, tuple[Callable[[redis.Redis, str], None], Decoder]] = {
     "out": (_list, _values("out")),
     "woken": (_list, _values("woken")),
     "lot": (_hash, _fields("lot")),
+    "notes": (_zset, _times("note")),
     "due": (_zset, _dues("due")),
     "claims": (_zset, _claims),
     "c": (_list, _claim),

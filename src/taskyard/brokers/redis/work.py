@@ -366,6 +366,7 @@ def _joined(steps: Sequence[Step]) -> Step:
 
 
 def _settlement(settlement: Settlement, blobs: list[Argument]) -> tuple[Any, ...]:
+    progress = [(id_, _index(blobs, told)) for id_, told in settlement.progress]
     return (
         TOKENS.inside(settlement.token)[1],
         [
@@ -374,7 +375,7 @@ def _settlement(settlement: Settlement, blobs: list[Argument]) -> tuple[Any, ...
         ],
         [(id_, _index(blobs, result)) for id_, result in settlement.results],
         list(settlement.keep),
-        [(id_, _index(blobs, told)) for id_, told in settlement.progress],
+        *([progress] if progress else ()),
     )
 
 

@@ -126,7 +126,7 @@ local function tell(group, is_meant)
         if packed and (not group or header[1] == group.key) then
             local told, before = header[6] or {}, #(header[6] or {})
             local found = false
-            for _, entry in ipairs(call('LRANGE', key, 1, -1)) do
+            for _, entry in ipairs(call('LRANGE', claim_key(tonumber(token)), 1, -1)) do
                 if is_meant(entry) then
                     found = true
                     if not contains(told, entry_sequence(entry)) then

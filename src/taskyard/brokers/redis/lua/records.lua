@@ -4,8 +4,8 @@
 -- ARGV  1 slot, 2 number, 3 clock
 --       4   a listener to wake when one that is not final becomes so, or ''
 --       5…  ids
--- Reply per id 0, or {group key, state, result or false, failure (packed) or false, losses, what its
---       handler told or false, when}
+-- Reply per id 0, or {group key, state, result or false, failure (packed) or false, losses,
+--       what its handler told or false, when}
 -- include records
 
 -- Of somebody who asks again and again under new names, the oldest are forgotten.

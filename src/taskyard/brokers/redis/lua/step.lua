@@ -3,8 +3,8 @@
 -- KEYS  1: the container
 -- ARGV  1 slot, 2 number, 3 clock
 --       4   packed: {settlements, want or false, dead letters that a group keeps}
---           settlement: token, outcomes, results, kept sequences, what handlers told (see
---           shared/claims.lua)
+--           settlement: token, outcomes, results, kept sequences, if any what handlers
+--           told (see shared/claims.lua)
 --           want: groups {{key, messages, members, epoch of the placement that the caller knows
 --           (by default 1)}…}, owner, lease (microseconds), claims, bytes,
 --           drain, alone, listener or '', messages, whether the listener may be on another node

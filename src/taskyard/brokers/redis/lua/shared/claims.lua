@@ -160,7 +160,8 @@ local function settle_each(group, token, parts, settlement, limit, told)
 end
 
 -- settlement: token, outcomes {{sequence, outcome}…}, results {{id, index in ARGV}…}, kept
--- sequences, what handlers told {{id, index in ARGV}…}. Returns whether the claim was still held.
+-- sequences, if any what handlers told {{id, index in ARGV}…}. Returns whether the claim was still
+-- held.
 local function settle(settlement, limit)
     local token = settlement[1]
     local packed = call('LINDEX', claim_key(token), 0)
@@ -181,7 +182,7 @@ local function settle(settlement, limit)
             end
         end
     end
-    for _, item in ipairs(settlement[5]) do
+    for _, item in ipairs(settlement[5] or {}) do
         note_progress(item[1], ARGV[item[2]])
     end
     for _, result in ipairs(settlement[3]) do

@@ -1,5 +1,5 @@
--- Notes of cancelled ids that have no records, and the end of what they mean; the rules are those of
--- brokers/cancelling.py.
+-- Notes of cancelled ids that have no records, and the end of what they mean; the rules are those
+-- of brokers/cancelling.py.
 --
 -- T:notes  zset  id -> a sequence: it means the messages that were put before. `note` of T:meta is
 --                the last one, so nobody looks here once that is too old
