@@ -158,6 +158,13 @@ class TaskDiscarded(ResultError):
     """The message was discarded, by its handler or by hand; it has no result."""
 
 
+class TaskCancelled(ResultError):
+    """The message was cancelled; it has no result.
+
+    In a handler, `Context.raise_if_cancelled` raises it to stop there.
+    """
+
+
 class BatchFailed(TaskyardError):
     """Raised by a batch handler to name the messages that failed; all others are done.
 

@@ -6,19 +6,24 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Generic, TypeVar, overload
 
+import msgspec
+
 from taskyard import context
 from taskyard.brokers.base import AsyncDriver, Broker, Driver, Listener, Operation, Record
+from taskyard.brokers.cancelling import Cancellation
+from taskyard.context import Progress
 from taskyard.errors import (
     NotFound,
     ResultNotKept,
     ResultTimeout,
     ResultWaitRefused,
+    TaskCancelled,
     TaskDiscarded,
     TaskFailed,
 )
 from taskyard.message import Failure, State
 
-__all__ = ["RecordReader", "Result", "Results"]
+__all__ = ["RecordReader", "Result", "Results", "encode_progress", "progress_of"]
 
 R = TypeVar("R")
 
@@ -41,6 +46,11 @@ class RecordReader:
         broker: where they are.
         driver: makes or gives the driver for threads.
         async_driver: makes or gives the driver for event loops.
+        kept: whether there are records of the messages that are asked for.
+
+    Attributes:
+        kept: the same.
+        without_records: the same broker for messages that have none.
     """
 
     def __init__(
@@ -48,7 +58,13 @@ class RecordReader:
         broker: Broker,
         driver: Callable[[], Driver],
         async_driver: Callable[[], AsyncDriver],
+        *,
+        kept: bool = True,
     ) -> None:
+        self.kept = kept
+        self.without_records: RecordReader = (
+            RecordReader(broker, driver, async_driver, kept=False) if kept else self
+        )
         self._broker = broker
         self._driver = driver
         self._async_driver = async_driver
@@ -60,6 +76,14 @@ class RecordReader:
     async def read_async(self, message_id: str) -> Record | None:
         """The same, without blocking the event loop."""
         return (await self._async_driver().run(self._broker.records([message_id])))[0]
+
+    def cancel(self, message_id: str, *, note: bool) -> Cancellation:
+        """See `Broker.cancel`."""
+        return self._driver().run(self._broker.cancel(message_id, note=note))
+
+    async def cancel_async(self, message_id: str, *, note: bool) -> Cancellation:
+        """The same, without blocking the event loop."""
+        return await self._async_driver().run(self._broker.cancel(message_id, note=note))
 
     def wait(self, message_id: str, timeout: float | None) -> Record | None:
         """Wait until a record is final, or gone.
@@ -119,6 +143,21 @@ class RecordReader:
             yield remaining
 
 
+_told = msgspec.msgpack.Decoder(tuple[float | None, float | None, str])
+
+
+def encode_progress(progress: Progress) -> bytes:
+    """What a handler told, as its record keeps it."""
+    return msgspec.msgpack.encode((progress.done, progress.total, progress.note))
+
+
+def progress_of(record: Record) -> Progress | None:
+    """What the handler of a message told last; None: nothing."""
+    if record.progress is None:
+        return None
+    return Progress(*_told.decode(record.progress), record.told_at / 1e6)
+
+
 def _is_over(record: Record | None) -> bool:
     return record is None or record.state.final
 
@@ -136,7 +175,7 @@ class Result(Generic[R]):
 
     __slots__ = ("_decode", "_reader", "id")
 
-    def __init__(self, message_id: str, reader: RecordReader | None, decode: Decoder) -> None:
+    def __init__(self, message_id: str, reader: RecordReader, decode: Decoder) -> None:
         self.id = message_id
         self._reader = reader
         self._decode = decode
@@ -155,6 +194,7 @@ class Result(Generic[R]):
         Raises:
             TaskFailed: the message ended as a dead letter; the error is in `failure`.
             TaskDiscarded: it was discarded.
+            TaskCancelled: it was cancelled.
             ResultTimeout: it did not end in time.
             ResultNotKept: the task keeps no results.
             ResultWaitRefused: a handler runs here, and `inside_handler` is not set.
@@ -190,8 +230,29 @@ class Result(Generic[R]):
         """
         return self._found(self._kept().read(self.id)).failure
 
+    def cancel(self) -> Cancellation:
+        """Cancel the message; see `Yard.cancel`."""
+        return self._reader.cancel(self.id, note=not self._reader.kept)
+
+    async def acancel(self) -> Cancellation:
+        """The same, without blocking the event loop."""
+        return await self._reader.cancel_async(self.id, note=not self._reader.kept)
+
+    def progress(self) -> Progress | None:
+        """What its handler told last of how far it is; None: nothing.
+
+        Raises:
+            ResultNotKept: the task keeps no results, so there is no record that it could be in.
+            NotFound: there is no record of it (any more).
+        """
+        return progress_of(self._found(self._kept().read(self.id)))
+
+    async def aprogress(self) -> Progress | None:
+        """The same, without blocking the event loop."""
+        return progress_of(self._found(await self._kept().read_async(self.id)))
+
     def _kept(self) -> RecordReader:
-        if self._reader is None:
+        if not self._reader.kept:
             raise ResultNotKept(
                 f"nothing is kept of message {self.id}: its task returns None, or was declared "
                 f"with result_ttl=None. Declare the task with result_ttl=3600 to wait for it"
@@ -226,6 +287,8 @@ class Result(Generic[R]):
             raise TaskFailed(self.id, found.failure or Failure("unknown"))
         if found.state is State.DISCARDED:
             raise TaskDiscarded(f"message {self.id} was discarded")
+        if found.state is State.CANCELLED:
+            raise TaskCancelled(f"message {self.id} was cancelled")
         raise ResultTimeout(f"message {self.id} is still {found.state} after {timeout} s")
 
     def __repr__(self) -> str:
@@ -238,9 +301,7 @@ class Results(Sequence[Result[R]]):
     Ids that taskyard made are kept as ranges, so this stays small however many there are.
     """
 
-    def __init__(
-        self, ids: Sequence[Sequence[str]], reader: RecordReader | None, decode: Decoder
-    ) -> None:
+    def __init__(self, ids: Sequence[Sequence[str]], reader: RecordReader, decode: Decoder) -> None:
         self._chunks = ids
         self._reader = reader
         self._decode = decode

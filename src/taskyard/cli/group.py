@@ -50,6 +50,7 @@ COMMANDS = {
     "drain": "gates",
     "park": "release",
     "release": "release",
+    "cancel": "cancel",
     "split": "split",
     "doctor": "doctor",
 }

@@ -355,7 +355,9 @@ def _take_back(state: MemoryState, claim: OpenClaim) -> None:
             lost = _lost(message, cap_after_loss(size))
             if message.sequence in claim.told:
                 state.stop(group, read_id(message.body), message.sequence)
-            elif is_given_up(group.policy, claimed=size, singled_out=singled_out, losses=lost.losses):
+            elif is_given_up(
+                group.policy, claimed=size, singled_out=singled_out, losses=lost.losses
+            ):
                 _bury_lost(state, group, part.shard, priority, lost)
             else:
                 state.lane(group, part.shard).put_back(priority, lost)

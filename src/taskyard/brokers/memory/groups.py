@@ -46,7 +46,7 @@ class OpenClaim:
         told: the sequences of messages that were cancelled since.
     """
 
-    __slots__ = ("_ids", "deadline", "group", "lease", "owner", "parts", "told", "token")
+    __slots__ = ("_ids", "deadline", "group", "lease", "owner", "parts", "token", "told")
 
     def __init__(
         self,

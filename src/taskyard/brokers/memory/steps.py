@@ -144,9 +144,7 @@ def _record(state: MemoryState, id_: str) -> Record | None:
             now_is = State.RUNNING
         elif kept.due <= state.now:
             now_is = State.WAITING
-    return Record(
-        id_, kept.group, now_is, kept.result, kept.failure, kept.progress, kept.told_at
-    )
+    return Record(id_, kept.group, now_is, kept.result, kept.failure, kept.progress, kept.told_at)
 
 
 def counts(state: MemoryState) -> list[Counts]:

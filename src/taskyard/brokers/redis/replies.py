@@ -103,9 +103,7 @@ def read_record(id_: str, reply: Any) -> Record | None:
     read = lost_failure(losses) if losses else None
     if failure is not None:
         read = _failure.decode(failure)
-    return Record(
-        id_, read_group(key), State(state.decode()), result, read, progress, told_at
-    )
+    return Record(id_, read_group(key), State(state.decode()), result, read, progress, told_at)
 
 
 def read_letter(reply: Sequence[Any], number: int) -> DeadLetter:

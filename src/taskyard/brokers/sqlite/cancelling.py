@@ -126,9 +126,7 @@ def _read_told(stored: str | None) -> list[int]:
     return [] if stored is None else msgspec.json.decode(stored, type=list[int])
 
 
-def told(
-    where: sqlite3.Connection | Transaction, tokens: Iterable[int]
-) -> list[tuple[int, int]]:
+def told(where: sqlite3.Connection | Transaction, tokens: Iterable[int]) -> list[tuple[int, int]]:
     """Say which messages of claims were cancelled since: token, sequence."""
     rows = where.execute(
         "SELECT token, told FROM json_each(?) JOIN taskyard_claim ON token = json_each.value"

@@ -22,7 +22,8 @@ function notes.add(id)
 end
 
 function notes.forget_old()
-    call('ZREMRANGEBYSCORE', NOTES, '-inf', text(now - NOTED))
+    local old = call('ZRANGEBYSCORE', NOTES, '-inf', text(now - NOTED), 'LIMIT', 0, SPREAD)
+    spread('ZREM', NOTES, old)
 end
 
 -- Whether a message is cancelled by a note.
