@@ -67,6 +67,7 @@ __all__ = [
     "ResultWaitRefused",
     "RetryMessage",
     "SchemaTooNew",
+    "TaskCancelled",
     "TaskDiscarded",
     "TaskFailed",
     "TaskyardError",
