@@ -321,8 +321,7 @@ def test_an_asynchronous_batch_is_cancelled_with_all_of_it(yard: Yard, number: i
     @yard.task(name="save", batch=Batch(2), result_ttl=60)
     async def save(names: list[str]) -> list[str]:
         began.set()
-        while not go_on.is_set():
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(go_on.wait, 20)
         return names
 
     results = list(save.enqueue_many(list("ab")))
@@ -337,6 +336,30 @@ def test_an_asynchronous_batch_is_cancelled_with_all_of_it(yard: Yard, number: i
         go_on.set()
         if number == 1:
             assert [result.get(timeout=20) for result in results] == ["a", "b"]
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_a_cancelled_message_is_left_out_when_its_batch_is_run_again(
+    yard: Yard, ordered: bool
+) -> None:
+    began, calls = threading.Event(), []
+
+    @yard.task(name="save", batch=Batch(4), result_ttl=60, ordered=ordered, shard=lambda _: "s")
+    def save(names: list[str]) -> list[str]:
+        calls.append("".join(names))
+        if len(calls) == 1:
+            began.set()
+            is_seen(lambda: bool(current_context().cancelled_messages))
+            raise ValueError("one of them was cancelled")
+        return names
+
+    results = list(save.enqueue_many(list("abcd")))
+    with working(yard, concurrency=1):
+        wait_for(began)
+        results[1].cancel()
+        assert [results[at].get(timeout=20) for at in (0, 2, 3)] == ["a", "c", "d"]
+    assert results[1].status() is State.CANCELLED
+    assert calls == ["abcd", "acd"]
 
 
 # Middleware
@@ -408,8 +431,7 @@ def test_a_heartbeat_renews_the_time(yard: Yard) -> None:
     async def work() -> None:
         context = current_context()
         context.heartbeat()
-        while not go_on.is_set():
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(go_on.wait, 20)
         context.progress(1)
         context.heartbeat()
         beat.set()
@@ -422,7 +444,8 @@ def test_a_heartbeat_renews_the_time(yard: Yard) -> None:
         go_on.set()
         result.get(timeout=20)
     last = result.progress()
-    assert last is not None and first is not None
+    assert last is not None
+    assert first is not None
     assert (last.done, last.at > first.at) == (1, True)
 
 

@@ -29,7 +29,7 @@ from taskyard.brokers.base import (
     Stopped,
 )
 from taskyard.context import Context, MessageInfo, Progress
-from taskyard.errors import CannotOpen, PayloadError
+from taskyard.errors import CannotOpen, PayloadError, TaskCancelled
 from taskyard.message import Failure, Reason, read_envelope, read_id
 from taskyard.result import encode_progress
 from taskyard.task import Task
@@ -416,13 +416,27 @@ class Execution:
     def _run_batch(self, call: Call) -> Script:
         entries, is_stuck = self._readable(call)
         batch = BatchRun(call, entries)
-        if batch.entries:
+        while batch.entries:
             error = yield from self._call_range(batch, 0, len(batch.entries))
-            if error is not None:
+            if error is None:
+                break
+            left = self._not_stopped(batch)
+            if len(left) == len(batch.entries):
                 yield from self._search(batch, error)
-            self._conclude(batch)
+                break
+            # It may have been raised because of those that were cancelled, or by one of them.
+            batch = BatchRun(call, left)
+        self._conclude(batch)
         if is_stuck:
             self._blocked.add(call.shard)
+
+    def _not_stopped(self, batch: BatchRun) -> list[Entry]:
+        """What is to be run again of a batch that raised; cancelled messages are not."""
+        with self._lock:
+            stopped = [one for one in batch.entries if one.message.sequence in self._stopped]
+            for entry in stopped:
+                self._outcomes[entry.message.sequence] = Stopped(entry.id)
+        return [entry for entry in batch.entries if entry not in stopped]
 
     def _search(self, batch: BatchRun, error: BaseException) -> Script:
         """Find the bad messages of a batch that raised."""
@@ -451,6 +465,8 @@ class Execution:
         self, batch: BatchRun, first: int, last: int
     ) -> Generator[Invocation, Reply, BaseException | None]:
         call, part = batch.call, batch.entries[first:last]
+        if self._stopped.issuperset(entry.message.sequence for entry in part):
+            return TaskCancelled("all of these messages were cancelled")
         context = self._make_context(call, lambda: [entry.info for entry in part])
         items = call.task.codec.sequence(entry.item for entry in part)
         value, error = yield self._invocation(call, (items,), {}, context)
