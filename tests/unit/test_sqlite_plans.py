@@ -18,7 +18,7 @@ ORDERED = Group("orders", "ordered")
 BATCH = Group("orders", "batch")
 
 # Not for every message: open claims are few, and so are sleepers and groups.
-FEW = ("taskyard_claim", "taskyard_listener", "taskyard_group", "taskyard_meta")
+FEW = ("taskyard_claim", "taskyard_gate", "taskyard_listener", "taskyard_group", "taskyard_meta")
 
 # Lanes of equal times: at most those of one transaction or so. The words depend on the version.
 SORTS_TIES = ("USE TEMP B-TREE FOR RIGHT PART OF ORDER BY", "USE TEMP B-TREE FOR LAST ")
@@ -67,7 +67,12 @@ def traced(tmp_path: Path) -> Iterator[Traced]:
     for end in (Retried(5), Dead(Failure("failed"), "x"), None):
         for claim in harness.claims(2, claims=3, groups=every, listener=sleeper):
             harness.settle(claim, every=end)
+    for id_ in ("kept of orders/save", "noted"):
+        harness.run(harness.broker.cancel(id_))
     harness.claims(10, groups=[BATCH], drain=True)
+    harness.run(harness.broker.pulse([1, 2], [(1, "kept of orders/save", b"half")]))
+    harness.run(harness.broker.pulse([1, 2]))
+    harness.tidy()
     harness.records("kept of orders/save", listener=sleeper)
     harness.records("kept of orders/save")
     keep_many_schedules(harness, sleeper.name)
