@@ -41,7 +41,7 @@ TURNS = 1 << 42
 REMEMBERING = frozenset(
     (
         *("put", "step", "reap", "redrive", "release", "tidy", "declare", "double", "change"),
-        *("changed", "gate", "park"),
+        *("changed", "gate", "park", "cancel"),
     )
 )
 """Those whose answer is kept. The others may simply be carried out again."""
@@ -484,7 +484,7 @@ def _decoded(packed: bytes) -> list[Any]:
 
 
 TEXTS = {"state", "shard", "waiters"}
-BLOBS = {"result", "failure"}
+BLOBS = {"result", "failure", "progress"}
 
 
 def _read_record(found: dict[bytes, bytes]) -> dict[str, Any]:
