@@ -117,7 +117,7 @@ def test_progress_is_noted_while_the_claim_is_held(box: Container) -> None:
     assert changed["record x"]["progress"] == b"half"
     assert changed["record x"]["told"] == NOW + 50
     assert changed.keys() == {"record x"}
-    box.run(settle(token, results=[("x", 5)]))
+    box.run(settle(token, None, b"said", results=[("x", 5)]))
     assert box.trace(pulse([token], (token, "x", b"late"))) == ([], {})
 
 
