@@ -173,7 +173,9 @@ class Execution:
             self._give_up_unstarted()
             if cancelled and self._current is not None:
                 for _, message in self._current.messages:
-                    self._outcomes.setdefault(message.sequence, Back(started=True))
+                    sequence, was_stopped = message.sequence, message.sequence in self._stopped
+                    end = Stopped(read_id(message.body)) if was_stopped else Back(started=True)
+                    self._outcomes.setdefault(sequence, end)
                 self._given_up = True
                 self._current = None
                 self._context = None
