@@ -94,9 +94,10 @@ def _end_part(
         elif sequence in claim.told and isinstance(outcome, (Back, Retried)):
             state.stop(group, read_id(message.body), sequence)
         else:
-            if isinstance(outcome, Retried) and sequence in settlement.retry_ids:
-                state.records.postpone(settlement.retry_ids[sequence], state.now + outcome.delay)
-            _end(state, group, part.shard, priority, message, outcome)
+            record = settlement.retry_ids.get(sequence, "")
+            if isinstance(outcome, Retried) and record:
+                state.records.postpone(record, state.now + outcome.delay)
+            _end(state, group, part.shard, priority, message, outcome, record)
     return running
 
 
@@ -107,6 +108,7 @@ def _end(
     priority: int,
     message: Delivery,
     outcome: Outcome,
+    record: str,
 ) -> None:
     match outcome:
         case Back(started, park):
@@ -115,7 +117,8 @@ def _end(
             lane.state.parked |= park
         case Retried(delay):
             group.totals["retried"] += 1
-            _retry(state, group, shard, priority, _delivered(message, failed=True), delay)
+            failed = _delivered(message, failed=True)
+            _retry(state, group, shard, priority, failed, delay, record)
         case Dead(failure, id_, task):
             ended = _delivered(message, failed=failure.reason not in NO_ATTEMPT)
             state.bury(group, shard, priority, ended, failure, id_, task)
@@ -133,6 +136,7 @@ def _retry(
     priority: int,
     message: Delivery,
     delay: int,
+    record: str,
 ) -> None:
     due = state.now + delay
     if group.policy.concurrency == 1:
@@ -140,7 +144,7 @@ def _retry(
         lane.put_back(priority, message)
         lane.state.blocked = max(lane.state.blocked, due)
     else:
-        state.delay(Delayed(due, message.sequence, group, shard, priority, message))
+        state.delay(Delayed(due, message.sequence, group, shard, priority, message, record))
 
 
 def _delivered(message: Delivery, *, failed: bool = False) -> Delivery:

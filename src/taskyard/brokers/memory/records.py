@@ -53,9 +53,6 @@ class Records:
         self._by_id: dict[str, Kept] = {}
         self._expiring: list[tuple[int, str]] = []
 
-    def __len__(self) -> int:
-        return len(self._by_id)
-
     def get(self, id_: str, now: int) -> Kept | None:
         """The record of a message, None if there is none, or none any more."""
         record = self._by_id.get(id_)

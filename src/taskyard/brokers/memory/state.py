@@ -22,7 +22,7 @@ __all__ = ["Delayed", "MemoryState"]
 
 
 class Delayed(NamedTuple):
-    """A message in the due set."""
+    """A message in the due set; `id`: of its record, if it has one."""
 
     at: int
     sequence: int
@@ -30,6 +30,7 @@ class Delayed(NamedTuple):
     shard: str
     priority: int
     message: Delivery
+    id: str = ""
 
 
 class MemoryState:
@@ -194,12 +195,12 @@ class MemoryState:
         old = delayed.message
         self._delayed.remove(delayed.sequence)
         delayed.group.delayed -= 1
-        id_ = read_id(old.body) if self.notes or self.records else ""
-        if self.is_noted(id_, delayed.sequence):
+        if self.notes and self.is_noted(id_ := read_id(old.body), delayed.sequence):
             self.stop(delayed.group, id_, delayed.sequence)
             return
         sequence = self.sequences(1)
-        self.records.relocate(id_, delayed.sequence, sequence)
+        if delayed.id:
+            self.records.relocate(delayed.id, delayed.sequence, sequence)
         message = Delivery(
             sequence,
             old.since or sequence,

@@ -6,6 +6,7 @@ anything, and looks only at lanes that it touches.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from taskyard.brokers.base import Counts, DeadQuery, Delivery, Group, Put, Record
@@ -116,9 +117,10 @@ def _open_records(state: MemoryState, item: Put, due: int) -> None:
 
 def _put_later(state: MemoryState, group: GroupState, item: Put, due: int) -> None:
     first = state.sequences(len(item.bodies))
-    for sequence, body in enumerate(item.bodies, first):
+    ids = item.ids or itertools.repeat("")
+    for sequence, body, id_ in zip(itertools.count(first), item.bodies, ids, strict=False):
         message = Delivery(sequence, 0, 0, 0, 0, 0, body)
-        state.delay(Delayed(due, sequence, group, item.shard, item.priority, message))
+        state.delay(Delayed(due, sequence, group, item.shard, item.priority, message, id_))
 
 
 # Looking
