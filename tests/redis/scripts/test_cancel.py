@@ -125,3 +125,15 @@ def test_an_idle_look_is_one_command_for_each_claim(box: Container) -> None:
     box.run(put("x", "y"))
     tokens = [*box.tokens(claim(1)), *box.tokens(claim(1))]
     assert commands(box, pulse(tokens)) == {"lindex": 2}
+
+
+def test_what_is_put_after_a_note_costs_nothing(box: Container) -> None:
+    found = []
+    for noted in (False, True):
+        box.client.flushdb()
+        box.run(declare())
+        if noted:
+            box.run(cancel("nobody"))
+        box.run(put(*map(envelope, "abcdefgh")))
+        found.append(commands(box, claim()))
+    assert found[0] == found[1]

@@ -28,7 +28,13 @@ def forget_notes(tx: Transaction) -> None:
 
 def noted(tx: Transaction, messages: Iterable[Delivery]) -> dict[int, str]:
     """Those of the messages that are cancelled by notes: sequence -> id."""
-    ids = {message.sequence: read_id(message.body) for message in messages}
+    ids = {
+        message.sequence: read_id(message.body)
+        for message in messages
+        if message.sequence < tx.last_note
+    }
+    if not ids:
+        return {}
     notes: dict[str, int] = dict(
         tx.execute(
             "SELECT id, note FROM taskyard_note WHERE id IN (SELECT value FROM json_each(?))",

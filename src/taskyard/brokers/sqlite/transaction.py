@@ -91,6 +91,11 @@ class Transaction:
         return self._note
 
     @property
+    def last_note(self) -> int:
+        """The number of the last note: it means no messages from there on."""
+        return self._note
+
+    @property
     def has_notes(self) -> bool:
         """Whether cancelled ids are to be looked for."""
         return self._note > 0 and self.now < self._note + NOTED

@@ -211,8 +211,9 @@ function notes.drop(group, parts, entries)
             local before = #left
             for _ = 1, part[position + 1] do
                 index = index + 1
-                local message = read_entry(entries[index])
-                if notes.means(message) then
+                local old = entry_sequence(entries[index]) < last_note -- usually none is
+                local message = old and read_entry(entries[index])
+                if old and notes.means(message) then
                     notes.stop(group, message)
                 else
                     left[#left + 1] = entries[index]

@@ -28,7 +28,7 @@ end
 
 -- Whether a message is cancelled by a note.
 function notes.means(message)
-    if not notes.are_there() then
+    if not notes.are_there() or message.sequence >= last_note then
         return false
     end
     local note = tonumber(call('ZSCORE', NOTES, body_id(message.body)) or 0)
