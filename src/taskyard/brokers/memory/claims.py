@@ -194,6 +194,7 @@ class Claimer:
         self._state = state
         self._want = want
         self._served: dict[GroupState, int] = {}
+        self._was_cancelled = False  # all that was taken last
         for item in want.groups:
             group = state.groups.get(item.group)
             if group is not None and group.known_to(item) and group.gate is not Gate.PAUSED:
@@ -217,11 +218,14 @@ class Claimer:
             claim = self._fill(group, group.ready, Flush.AGE, alone=alone)
             if claim is not None:
                 return claim
-            del self._served[group]  # it has only suspects, and they are not for now
+            if not self._was_cancelled:
+                del self._served[group]  # it has only suspects, and they are not for now
         for group in self._served:
             if not self._want.drain and group.gate is not Gate.DRAINING:
                 continue
             claim = self._fill(group, group.filling, Flush.DRAIN, alone=False)
+            while claim is None and self._was_cancelled:
+                claim = self._fill(group, group.filling, Flush.DRAIN, alone=False)
             if claim is not None:
                 return claim
         return None
@@ -237,15 +241,14 @@ class Claimer:
     def _fill(
         self, group: GroupState, lanes: Agenda[Lane], otherwise: Flush, *, alone: bool
     ) -> Claim | None:
-        while taken := self._take(group, lanes, otherwise, alone=alone):
-            if not self._state.notes:
-                return self._open(group, taken)
-            left, emptied = drop_noted(self._state, group, taken)
+        taken = self._take(group, lanes, otherwise, alone=alone)
+        self._was_cancelled = False
+        if taken and self._state.notes:
+            taken, emptied = drop_noted(self._state, group, taken)
             for shard in emptied:
                 _look_at(self._state, group, shard, released=True)
-            if left:
-                return self._open(group, left)
-        return None
+            self._was_cancelled = not taken
+        return self._open(group, taken) if taken else None
 
     def _take(
         self, group: GroupState, lanes: Agenda[Lane], otherwise: Flush, *, alone: bool
