@@ -1,8 +1,17 @@
 """taskyard: tasks in batches, in order, in time, and never lost."""
 
+from taskyard.brokers.cancelling import Cancellation, Cancelled
 from taskyard.brokers.lane import Gate
 from taskyard.codec import Codec
-from taskyard.context import Context, MessageInfo, current_context, discard, fail, retry
+from taskyard.context import (
+    Context,
+    MessageInfo,
+    Progress,
+    current_context,
+    discard,
+    fail,
+    retry,
+)
 from taskyard.encryption import Keys
 from taskyard.errors import (
     BatchFailed,
@@ -10,6 +19,7 @@ from taskyard.errors import (
     FailMessage,
     ResultTimeout,
     RetryMessage,
+    TaskCancelled,
     TaskDiscarded,
     TaskFailed,
     TaskyardError,
@@ -26,6 +36,8 @@ __all__ = [
     "Batch",
     "BatchFailed",
     "BatchTask",
+    "Cancellation",
+    "Cancelled",
     "Claimed",
     "Codec",
     "Context",
@@ -38,6 +50,7 @@ __all__ = [
     "Keys",
     "MessageInfo",
     "Middleware",
+    "Progress",
     "RateLimit",
     "RegularSchedule",
     "Result",
@@ -49,6 +62,7 @@ __all__ = [
     "SettledMessage",
     "State",
     "Task",
+    "TaskCancelled",
     "TaskDiscarded",
     "TaskFailed",
     "TaskyardError",

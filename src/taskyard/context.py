@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextvars import ContextVar
 from datetime import timedelta
 from typing import NoReturn
@@ -14,9 +14,11 @@ from taskyard.errors import (
     FailMessage,
     NotFound,
     RetryMessage,
+    TaskCancelled,
+    TaskyardError,
 )
 
-__all__ = ["Context", "MessageInfo", "current_context", "discard", "fail", "retry"]
+__all__ = ["Context", "MessageInfo", "Progress", "current_context", "discard", "fail", "retry"]
 
 
 class MessageInfo(msgspec.Struct, frozen=True, gc=False):
@@ -45,6 +47,26 @@ class MessageInfo(msgspec.Struct, frozen=True, gc=False):
         return self.delivery > 1
 
 
+class Progress(msgspec.Struct, frozen=True, gc=False):
+    """How far a handler is, as it told last.
+
+    Attributes:
+        done: how much is done, in the handler's own unit; None: it only said that it lives.
+        total: how much there is to do; None: it did not say.
+        note: what it said beside that.
+        at: when, as seconds of the broker's clock since 1970.
+    """
+
+    done: float | None = None
+    total: float | None = None
+    note: str = ""
+    at: float = 0.0
+
+
+LONGEST_NOTE = 1000
+"""Characters of a note."""
+
+
 class Context:
     """What a running handler can ask for, by `taskyard.current_context()`.
 
@@ -56,7 +78,18 @@ class Context:
             remembers the highest token it saw can refuse writes of workers that lost theirs.
     """
 
-    __slots__ = ("_infos", "_lost", "_timed_out", "queue", "shard", "task", "token")
+    __slots__ = (
+        "_infos",
+        "_lost",
+        "_stopped",
+        "_tell",
+        "_timed_out",
+        "_told",
+        "queue",
+        "shard",
+        "task",
+        "token",
+    )
 
     def __init__(
         self,
@@ -66,6 +99,8 @@ class Context:
         token: int,
         infos: Callable[[], Sequence[MessageInfo]],
         lost: Callable[[], bool],
+        stopped: Set[int] = frozenset(),
+        tell: Callable[[Sequence[MessageInfo], Progress], None] = lambda _infos, _progress: None,
     ) -> None:
         self.task = task
         self.queue = queue
@@ -73,6 +108,9 @@ class Context:
         self.token = token
         self._infos: Callable[[], Sequence[MessageInfo]] | Sequence[MessageInfo] = infos
         self._lost = lost
+        self._stopped = stopped
+        self._tell = tell
+        self._told = Progress()
         self._timed_out = False
 
     @property
@@ -126,9 +164,64 @@ class Context:
         return self._timed_out
 
     @property
+    def cancelled_messages(self) -> Sequence[MessageInfo]:
+        """Those of `messages` that were cancelled since they were claimed.
+
+        Of a batch, leave out what is here, if you can. A batch of which all were cancelled is
+        `cancelled`.
+        """
+        if not self._stopped:
+            return ()
+        return [info for info in self.messages if info.sequence in self._stopped]
+
+    @property
     def cancelled(self) -> bool:
-        """Whether to stop: the lease was lost, or the timeout is over."""
-        return self.lost or self._timed_out
+        """Whether to stop: all messages were cancelled, the lease was lost, or the timeout is over.
+
+        Whoever stops by an exception (`raise_if_cancelled` raises one) leaves a message that was
+        cancelled as that; one whose handler returns is done.
+        """
+        return self.lost or self._timed_out or self.was_cancelled
+
+    @property
+    def was_cancelled(self) -> bool:
+        """Whether all messages of this call were cancelled by `Yard.cancel`."""
+        return bool(self._stopped) and len(self.cancelled_messages) == len(self.messages)
+
+    def raise_if_cancelled(self) -> None:
+        """Stop here if the call is to stop.
+
+        Raises:
+            TaskCancelled: it is `cancelled`. A message that was cancelled ends as that; one that
+                is late is retried by its policy.
+        """
+        if self.cancelled:
+            raise TaskCancelled("the handler is to stop: see Context.cancelled")
+
+    def progress(self, done: float, total: float | None = None, note: str = "") -> None:
+        """Tell how far this call is, for `Yard.progress`, with the records of its messages.
+
+        It costs next to nothing: what was told last is stored about twice a second, and at the
+        end. Where the task keeps no results, there is no record, and it does nothing.
+
+        Arguments:
+            done: how much is done, in a unit of your own.
+            total: how much there is to do.
+            note: anything else; only its first 1,000 characters are kept.
+
+        Raises:
+            TaskyardError: `done` or `total` is no number, or the note no text.
+        """
+        if type(note) is not str:
+            raise TaskyardError(f"progress(note=) takes a text, not {note!r}")
+        storable = note[:LONGEST_NOTE].encode("utf-8", "backslashreplace").decode()
+        all_of_it = None if total is None else _number("total", total)
+        self._told = Progress(_number("done", done), all_of_it, storable)
+        self._tell(self.messages, self._told)
+
+    def heartbeat(self) -> None:
+        """Tell that this call is alive: the time of its progress is renewed. See `progress`."""
+        self._tell(self.messages, self._told)
 
     def time_out(self) -> None:
         """Note that the timeout is over (called by the worker)."""
@@ -145,6 +238,15 @@ class Context:
     def fail(self, reason: str) -> NoReturn:
         """See `taskyard.fail`."""
         fail(reason)
+
+
+def _number(name: str, value: object) -> float:
+    try:
+        if isinstance(value, (int, float)):
+            return float(value)
+    except OverflowError:
+        pass
+    raise TaskyardError(f"progress({name}=) takes a number, not {value!r}")
 
 
 running: ContextVar[Context | None] = ContextVar("taskyard_running", default=None)

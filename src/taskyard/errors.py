@@ -68,6 +68,7 @@ __all__ = [
     "ResultWaitRefused",
     "RetryMessage",
     "SchemaTooNew",
+    "TaskCancelled",
     "TaskDiscarded",
     "TaskFailed",
     "TaskyardError",
@@ -158,6 +159,13 @@ class TaskFailed(ResultError):
 
 class TaskDiscarded(ResultError):
     """The message was discarded, by its handler or by hand; it has no result."""
+
+
+class TaskCancelled(ResultError):
+    """The message was cancelled; it has no result.
+
+    In a handler, `Context.raise_if_cancelled` raises it to stop there.
+    """
 
 
 class BatchFailed(TaskyardError):

@@ -40,11 +40,12 @@ class State(StrEnum):
     DONE = "done"
     DEAD = "dead"
     DISCARDED = "discarded"
+    CANCELLED = "cancelled"
 
     @property
     def final(self) -> bool:
         """Whether a message in this state is never run again by itself."""
-        return self in (State.DONE, State.DEAD, State.DISCARDED)
+        return self in (State.DONE, State.DEAD, State.DISCARDED, State.CANCELLED)
 
 
 class Reason(StrEnum):

@@ -114,8 +114,8 @@ class SettledMessage(msgspec.Struct, frozen=True):
     Attributes:
         task: its task's name.
         shard: its shard's key.
-        state: what it is now: DONE, RETRYING, DEAD or DISCARDED, or WAITING: it was given back
-            unfinished (the worker stops, the slot was needed, or its shard is parked).
+        state: what it is now: DONE, RETRYING, DEAD, DISCARDED or CANCELLED, or WAITING: it was
+            given back unfinished (the worker stops, the slot was needed, or its shard is parked).
         attempt: the number of the attempt that ended, from 1.
         delivery: the number of the delivery that ended, from 1.
         reason: why it is dead, one of `Reason`; otherwise "".

@@ -6,21 +6,34 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Generic, TypeVar, overload
 
+import msgspec
+
 from taskyard import context
 from taskyard.brokers.base import AsyncDriver, Broker, Driver, Listener, Operation, Record
+from taskyard.brokers.cancelling import Cancellation
 from taskyard.brokers.unique import Keys
+from taskyard.context import Progress
 from taskyard.errors import (
     EnqueueError,
     NotFound,
     ResultNotKept,
     ResultTimeout,
     ResultWaitRefused,
+    TaskCancelled,
     TaskDiscarded,
     TaskFailed,
 )
 from taskyard.message import Failure, State
 
-__all__ = ["RecordReader", "Result", "Results", "Standing", "UniqueResult"]
+__all__ = [
+    "RecordReader",
+    "Result",
+    "Results",
+    "Standing",
+    "UniqueResult",
+    "encode_progress",
+    "progress_of",
+]
 
 R = TypeVar("R")
 
@@ -43,6 +56,11 @@ class RecordReader:
         broker: where they are.
         driver: makes or gives the driver for threads.
         async_driver: makes or gives the driver for event loops.
+        kept: whether there are records of the messages that are asked for.
+
+    Attributes:
+        kept: the same.
+        without_records: the same broker for messages that have none.
     """
 
     def __init__(
@@ -50,7 +68,13 @@ class RecordReader:
         broker: Broker,
         driver: Callable[[], Driver],
         async_driver: Callable[[], AsyncDriver],
+        *,
+        kept: bool = True,
     ) -> None:
+        self.kept = kept
+        self.without_records: RecordReader = (
+            RecordReader(broker, driver, async_driver, kept=False) if kept else self
+        )
         self._broker = broker
         self._driver = driver
         self._async_driver = async_driver
@@ -62,6 +86,14 @@ class RecordReader:
     async def read_async(self, message_id: str) -> Record | None:
         """The same, without blocking the event loop."""
         return (await self._async_driver().run(self._broker.records([message_id])))[0]
+
+    def cancel(self, message_id: str, *, note: bool) -> Cancellation:
+        """See `Broker.cancel`."""
+        return self._driver().run(self._broker.cancel(message_id, note=note))
+
+    async def cancel_async(self, message_id: str, *, note: bool) -> Cancellation:
+        """The same, without blocking the event loop."""
+        return await self._async_driver().run(self._broker.cancel(message_id, note=note))
 
     def wait(self, message_id: str, timeout: float | None) -> Record | None:
         """Wait until a record is final, or gone.
@@ -119,6 +151,21 @@ class RecordReader:
             if _is_over(record) or remaining <= 0:
                 return record
             yield remaining
+
+
+_told = msgspec.msgpack.Decoder(tuple[float | None, float | None, str])
+
+
+def encode_progress(progress: Progress) -> bytes:
+    """What a handler told, as its record keeps it."""
+    return msgspec.msgpack.encode((progress.done, progress.total, progress.note))
+
+
+def progress_of(record: Record) -> Progress | None:
+    """What the handler of a message told last; None: nothing."""
+    if record.progress is None:
+        return None
+    return Progress(*_told.decode(record.progress), record.told_at / 1e6)
 
 
 def _is_over(record: Record | None) -> bool:
@@ -187,7 +234,7 @@ class Result(Generic[R]):
 
     created = True
 
-    def __init__(self, message_id: str, reader: RecordReader | None, decode: Decoder) -> None:
+    def __init__(self, message_id: str, reader: RecordReader, decode: Decoder) -> None:
         self.id = message_id
         self._reader = reader
         self._decode = decode
@@ -206,6 +253,7 @@ class Result(Generic[R]):
         Raises:
             TaskFailed: the message ended as a dead letter; the error is in `failure`.
             TaskDiscarded: it was discarded.
+            TaskCancelled: it was cancelled.
             ResultTimeout: it did not end in time.
             ResultNotKept: the task keeps no results.
             ResultWaitRefused: a handler runs here, and `inside_handler` is not set.
@@ -241,8 +289,29 @@ class Result(Generic[R]):
         """
         return self._found(self._kept().read(self.id)).failure
 
+    def cancel(self) -> Cancellation:
+        """Cancel the message; see `Yard.cancel`."""
+        return self._reader.cancel(self.id, note=not self._reader.kept)
+
+    async def acancel(self) -> Cancellation:
+        """The same, without blocking the event loop."""
+        return await self._reader.cancel_async(self.id, note=not self._reader.kept)
+
+    def progress(self) -> Progress | None:
+        """What its handler told last of how far it is; None: nothing.
+
+        Raises:
+            ResultNotKept: the task keeps no results, so there is no record that it could be in.
+            NotFound: there is no record of it (any more).
+        """
+        return progress_of(self._found(self._kept().read(self.id)))
+
+    async def aprogress(self) -> Progress | None:
+        """The same, without blocking the event loop."""
+        return progress_of(self._found(await self._kept().read_async(self.id)))
+
     def _kept(self) -> RecordReader:
-        if self._reader is None:
+        if not self._reader.kept:
             raise ResultNotKept(
                 f"nothing is kept of message {self.id}: its task returns None, or was declared "
                 f"with result_ttl=None. Declare the task with result_ttl=3600 to wait for it"
@@ -277,6 +346,8 @@ class Result(Generic[R]):
             raise TaskFailed(self.id, found.failure or Failure("unknown"))
         if found.state is State.DISCARDED:
             raise TaskDiscarded(f"message {self.id} was discarded")
+        if found.state is State.CANCELLED:
+            raise TaskCancelled(f"message {self.id} was cancelled")
         raise ResultTimeout(f"message {self.id} is still {found.state} after {timeout} s")
 
     def __repr__(self) -> str:
@@ -289,7 +360,7 @@ class UniqueResult(Result[R]):
     __slots__ = ("_index", "_standing")
 
     def __init__(
-        self, standing: Standing, index: int, reader: RecordReader | None, decode: Decoder
+        self, standing: Standing, index: int, reader: RecordReader, decode: Decoder
     ) -> None:
         self._standing = standing
         self._index = index
@@ -320,7 +391,7 @@ class Results(Sequence[Result[R]]):
     """
 
     def __init__(
-        self, ids: Sequence[Sequence[str] | Standing], reader: RecordReader | None, decode: Decoder
+        self, ids: Sequence[Sequence[str] | Standing], reader: RecordReader, decode: Decoder
     ) -> None:
         self._chunks = ids
         self._reader = reader

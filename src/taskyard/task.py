@@ -269,9 +269,10 @@ class Task(Generic[P, R]):
         return Result(message_id, self.reader, self.codec.decode_result)
 
     @property
-    def reader(self) -> RecordReader | None:
-        """Where its results are looked up; None if it keeps none."""
-        return self.outlet.reader if self.result_ttl or not self.known else None
+    def reader(self) -> RecordReader:
+        """Where its messages are looked up."""
+        reader = self.outlet.reader
+        return reader if self.result_ttl or not self.known else reader.without_records
 
     def _split(self, kwargs: dict[str, Any]) -> tuple[Enqueuer[P, R], dict[str, Any]]:
         given = OPTION_NAMES.intersection(kwargs)

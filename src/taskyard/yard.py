@@ -19,6 +19,7 @@ from taskyard.brokers.base import (
     Driver,
     Put,
 )
+from taskyard.brokers.cancelling import Cancellation
 from taskyard.brokers.lane import Gate
 from taskyard.brokers.rate import UNLIMITED, Limited, Rate
 from taskyard.brokers.urls import LOCAL_URL, open_broker, open_client, start_for
@@ -27,6 +28,7 @@ from taskyard.buffered import Buffered, Buffers
 from taskyard.coalesce import AsyncCoalescer, Coalescer
 from taskyard.codec import Codec
 from taskyard.compression import Compression
+from taskyard.context import Progress
 from taskyard.encryption import Keys
 from taskyard.enqueue import Enqueuer
 from taskyard.errors import BrokerError, NotFound, PolicyError
@@ -533,6 +535,47 @@ class Yard:
         `Task.result` gives it by the task's types.
         """
         return Result(message_id, self._reader, Unnamed(self._packing).decode_result)
+
+    def cancel(self, message_id: str) -> Cancellation:
+        """Cancel a message.
+
+        One that waits, also for its time or for a retry, is removed. Of one that runs, the worker
+        is told within about a second: an asynchronous handler is cancelled, a synchronous one sees
+        it in its context. It is not run again, even if its worker dies. What ended stays as it is.
+
+        A message whose task keeps no results has no record to find it by. Its id is noted instead,
+        for a week, and it is removed when its turn comes. A cancellation never means messages that
+        are put later under the same id.
+
+        Arguments:
+            message_id: its id.
+
+        Returns:
+            What happened, and who runs it if it was told.
+
+        Raises:
+            BrokerError: the storage failed.
+        """
+        return self._reader.cancel(message_id, note=True)
+
+    async def acancel(self, message_id: str) -> Cancellation:
+        """Do the same without blocking the event loop; see `cancel`."""
+        return await self._reader.cancel_async(message_id, note=True)
+
+    def progress(self, message_id: str) -> Progress | None:
+        """What the handler of a message told last (see `Context.progress`); None: nothing.
+
+        Arguments:
+            message_id: its id.
+
+        Raises:
+            NotFound: there is no record of it: its task keeps no results, or its time is over.
+        """
+        return self.result(message_id).progress()
+
+    async def aprogress(self, message_id: str) -> Progress | None:
+        """Do the same without blocking the event loop; see `progress`."""
+        return await self.result(message_id).aprogress()
 
     @property
     def reader(self) -> RecordReader:

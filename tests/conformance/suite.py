@@ -11,6 +11,7 @@ options `dead_limit` and `dead_age`.
 
 from tests.conformance import (
     test_batches,
+    test_cancel,
     test_claim,
     test_counts,
     test_dead,
@@ -38,6 +39,7 @@ SUBJECTS = (
     test_batches,
     test_delays,
     test_records,
+    test_cancel,
     test_dead,
     test_policies,
     test_unique,

@@ -41,6 +41,7 @@ from taskyard.brokers.base import (
     Retried,
     Settlement,
     Step,
+    Stopped,
     Want,
 )
 from taskyard.brokers.lane import GroupPolicy
@@ -76,7 +77,7 @@ lanes = st.lists(
     max_size=4,
 )
 ends = st.sampled_from(
-    ["done", "done", "keep", "back", "started", "park", "retry", "later", "dead", "discard"]
+    ["done", "done", "keep", "back", "started", "park", "retry", "later", "dead", "discard", "stop"]
 )
 
 
@@ -225,6 +226,13 @@ class Twins(RuleBasedStateMachine):
     def discard_dead(self, limit: int, task: str | None) -> None:
         self.both(lambda broker: broker.discard_dead(DeadQuery(task=task, limit=limit)))
 
+    @rule(data=st.data(), note=st.booleans())
+    def cancel(self, data: st.DataObject, note: bool) -> None:
+        forgotten = {*self.recorded}.difference(self._remembered())
+        ids = [f"m{number:05}" for number in range(self.made)]
+        id_ = data.draw(st.sampled_from([id_ for id_ in ids if id_ not in forgotten]), "id")
+        self.both(lambda broker: broker.cancel(id_, note=note))
+
     @rule(group=st.sampled_from(GROUPS), shard=st.sampled_from(SHARDS))
     def release(self, group: Group, shard: str) -> None:
         self.both(lambda broker: broker.release(group, shard))
@@ -359,6 +367,7 @@ class Twins(RuleBasedStateMachine):
         self.both(_dead)
         self.both(lambda broker: broker.records(self._remembered()))
         self.both(lambda broker: broker.step([], None))
+        self.both(lambda broker: broker.pulse(sorted(self.claims)))
 
     @invariant()
     def no_lane_has_more_claims_than_its_concurrency(self) -> None:
@@ -382,7 +391,7 @@ class Twins(RuleBasedStateMachine):
         for counts in self.drivers[0][1].run(self.model.counts()):
             here = counts.waiting + counts.delayed + counts.running + counts.dead
             totals = counts.totals
-            gone = totals["done"] + totals["discarded"] + totals["dead_dropped"]
+            gone = sum(totals[end] for end in ("done", "discarded", "cancelled", "dead_dropped"))
             assert self.put_so_far[counts.group] == totals["put"] == here + gone
 
 
@@ -402,6 +411,7 @@ def _outcome(end: str, id_: str) -> Outcome:
         "later": Retried(micros(2)),
         "dead": Dead(Failure("failed"), id_),
         "discard": Discard(id_),
+        "stop": Stopped(id_),
     }
     return outcomes[end]
 

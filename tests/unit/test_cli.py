@@ -303,6 +303,27 @@ def test_a_parked_shard_is_released(run: Run) -> None:
     run("release", "t", code=2)
 
 
+# cancel
+
+
+def test_messages_are_cancelled(run: Run) -> None:
+    def work(item: int) -> int:
+        return item
+
+    yard = Yard("sqlite:///taskyard.db")
+    result = yard.task(name="t", queue="q")(work).enqueue(1)
+    yard.close()
+    assert run("cancel", result.id, "other").stdout == (
+        f"{result.id}: removed, it was waiting\n"
+        "other: noted, there is no record of it; if it waits, it is never run\n"
+    )
+    again = run("cancel", result.id, code=1)
+    assert again.stdout == f"{result.id}: nothing done, it had ended\n"
+    assert "nothing to cancel" in again.stderr
+    assert counts(run)["q"]["totals"]["cancelled"] == 1
+    run("cancel", code=2)
+
+
 # start, worker: only what is refused before anything is begun
 
 

@@ -110,7 +110,9 @@ def test_a_range_of_ids_is_a_sequence(first: int, length: int, part: slice, inde
 
 
 def test_which_states_are_final() -> None:
-    assert [str(state) for state in State if state.final] == ["done", "dead", "discarded"]
+    assert [str(state) for state in State if state.final] == [
+        *("done", "dead", "discarded", "cancelled")
+    ]
 
 
 # Envelopes

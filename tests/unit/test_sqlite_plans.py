@@ -77,7 +77,12 @@ def traced(tmp_path: Path) -> Iterator[Traced]:
     for end in (Retried(5), Dead(Failure("failed"), "x"), None):
         for claim in harness.claims(2, claims=3, groups=every, listener=sleeper):
             harness.settle(claim, every=end)
+    for id_ in ("kept of orders/save", "noted"):
+        harness.run(harness.broker.cancel(id_))
     harness.claims(10, groups=[BATCH], drain=True)
+    harness.run(harness.broker.pulse([1, 2], [(1, "kept of orders/save", b"half")]))
+    harness.run(harness.broker.pulse([1, 2]))
+    harness.tidy()
     harness.records("kept of orders/save", listener=sleeper)
     harness.records("kept of orders/save")
     keep_many_schedules(harness, sleeper.name)

@@ -38,6 +38,7 @@ from taskyard.brokers.unique import Keys
 from taskyard.message import Failure, State
 
 if TYPE_CHECKING:
+    from taskyard.brokers.cancelling import Cancellation
     from taskyard.brokers.inboxes import Inboxes
     from taskyard.brokers.schedules import Schedules
     from taskyard.brokers.workers import Workers
@@ -67,6 +68,7 @@ __all__ = [
     "Retried",
     "Settlement",
     "Step",
+    "Stopped",
     "Want",
 ]
 
@@ -221,7 +223,19 @@ class Discard(msgspec.Struct, frozen=True):
     id: str = ""
 
 
-Outcome: TypeAlias = Retried | Back | Dead | Discard
+class Stopped(msgspec.Struct, frozen=True):
+    """The message was cancelled while it was claimed, and its handler ended by that.
+
+    Attributes:
+        id: its id, for the record.
+        started: whether its handler began; if not, it takes no token of a rate limit.
+    """
+
+    id: str = ""
+    started: bool = True
+
+
+Outcome: TypeAlias = Retried | Back | Dead | Discard | Stopped
 
 
 class Settlement(msgspec.Struct):
@@ -233,6 +247,7 @@ class Settlement(msgspec.Struct):
         results: (id, encoded result) of messages that are done, for their records.
         keep: sequences that still run: the claim stays open with them.
         retry_ids: ids by sequence of messages in `outcomes` that are retried and have records.
+        progress: (id, what its handler told last), for their records.
     """
 
     token: int
@@ -240,6 +255,7 @@ class Settlement(msgspec.Struct):
     results: Sequence[tuple[str, bytes]] = ()
     keep: frozenset[int] = frozenset()
     retry_ids: dict[int, str] = {}
+    progress: Sequence[tuple[str, bytes]] = ()
 
 
 class GroupWant(msgspec.Struct):
@@ -314,6 +330,8 @@ class Record(msgspec.Struct):
         state: its state when asked.
         result: the encoded result, if it is done and returned one.
         failure: why it is dead, or was before its dead letter was discarded.
+        progress: what its handler told last, encoded; None: nothing.
+        told_at: when that was, microseconds.
     """
 
     id: str
@@ -321,6 +339,8 @@ class Record(msgspec.Struct):
     state: State
     result: bytes | None = None
     failure: Failure | None = None
+    progress: bytes | None = None
+    told_at: int = 0
 
 
 class DeadLetter(msgspec.Struct):
@@ -384,6 +404,7 @@ TOTALS = (
     "retried",
     "dead",
     "discarded",
+    "cancelled",
     "redelivered",
     "lost",
     "dead_dropped",
@@ -536,6 +557,34 @@ class Broker(Protocol):
 
         Returns:
             The tokens whose lease was lost.
+        """
+        ...
+
+    def cancel(self, id_: str, *, note: bool = True) -> Operation[Cancellation]:
+        """Cancel a message: what waits is removed, what runs is told (see `pulse`).
+
+        A message that was told is not run again: where it would be given back or retried, also
+        since its claim is lost, it ends as cancelled.
+
+        Arguments:
+            id_: its id.
+            note: where there is no record of it, note its id, so that it is removed when its turn
+                comes. Messages that are put later are not meant.
+        """
+        ...
+
+    def pulse(
+        self, tokens: Sequence[int], progress: Sequence[tuple[int, str, bytes]] = ()
+    ) -> Operation[list[tuple[int, int]]]:
+        """Ask which running messages are cancelled, and note how far others are.
+
+        Arguments:
+            tokens: claims that are being worked on; lost ones, and those of a partition that cannot
+                be reached, are passed over.
+            progress: (token, id, what its handler told), for their records.
+
+        Returns:
+            Token and sequence of every message that was cancelled since it was claimed.
         """
         ...
 

@@ -52,6 +52,7 @@ COMMANDS = {
     "rate": "rate",
     "park": "release",
     "release": "release",
+    "cancel": "cancel",
     "split": "split",
     "doctor": "doctor",
 }

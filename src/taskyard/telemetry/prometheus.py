@@ -41,6 +41,7 @@ OUTCOMES = {
     State.RETRYING: "retried",
     State.DEAD: "dead",
     State.DISCARDED: "discarded",
+    State.CANCELLED: "cancelled",
     State.WAITING: "returned",
 }
 REASONS = frozenset(map(str, Reason))

@@ -13,15 +13,25 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence, Set
 from contextvars import Context as Variables
 from types import CoroutineType
 from typing import Any, TypeAlias, TypeVar, cast
 
-from taskyard.brokers.base import Back, Claim, Dead, Delivery, Outcome, Retried, Settlement
-from taskyard.context import Context, MessageInfo
-from taskyard.errors import CannotOpen, PayloadError
-from taskyard.message import Failure, Reason, read_envelope
+from taskyard.brokers.base import (
+    Back,
+    Claim,
+    Dead,
+    Delivery,
+    Outcome,
+    Retried,
+    Settlement,
+    Stopped,
+)
+from taskyard.context import Context, MessageInfo, Progress
+from taskyard.errors import CannotOpen, PayloadError, TaskCancelled
+from taskyard.message import Failure, Reason, read_envelope, read_id
+from taskyard.result import encode_progress
 from taskyard.task import Task
 from taskyard.worker.bisect import bisect, bisect_ordered
 from taskyard.worker.calls import BatchRun, Call, Entry, Invocation, batches
@@ -94,6 +104,9 @@ class Execution:
         self._retry_ids: dict[int, str] = {}
         self._blocked: set[str] = set()
         self._given_up = False
+        self._stopped: set[int] = set()  # messages that were cancelled
+        self._cancels = 0  # of the call on the event loop, because of that
+        self._told: dict[str, Progress] = {}
         self._current: Call | None = None
         self._context: Context | None = None
         self._call_began = 0.0
@@ -165,10 +178,58 @@ class Execution:
             self._give_up_unstarted()
             if cancelled and self._current is not None:
                 for _, message in self._current.messages:
-                    self._outcomes.setdefault(message.sequence, Back(started=True))
+                    sequence, was_stopped = message.sequence, message.sequence in self._stopped
+                    end = Stopped(read_id(message.body)) if was_stopped else Back(started=True)
+                    self._outcomes.setdefault(sequence, end)
                 self._given_up = True
                 self._current = None
                 self._context = None
+
+    def cancel(self, sequences: Set[int]) -> bool:
+        """Note that messages were cancelled: those that were not begun are not.
+
+        Returns:
+            Whether the running call is to be cancelled, because all of its messages were.
+        """
+        with self._lock:
+            new = sequences - self._stopped
+            if not new:
+                return False
+            self._stopped |= new
+            self._calls = deque(call for call in map(self._without_stopped, self._calls) if call)
+            if self._current is None or self._context is None or not self.is_async:
+                return False
+            concerned = any(message.sequence in new for _, message in self._current.messages)
+            if not (concerned and self._context.was_cancelled):
+                return False
+            self._cancels += 1
+            return True
+
+    def _without_stopped(self, call: Call) -> Call | None:
+        """What is left of a call that was not begun."""
+        stopped = [entry for entry in call.messages if entry[1].sequence in self._stopped]
+        for _, message in stopped:
+            self._outcomes[message.sequence] = Stopped(read_id(message.body), started=False)
+        if not stopped:
+            return call
+        left = [entry for entry in call.messages if entry not in stopped]
+        return call._replace(messages=left) if left else None
+
+    def take_progress(self) -> dict[str, Progress]:
+        """What handlers told since they were asked last, by the id of their messages."""
+        with self._lock:
+            told, self._told = self._told, {}
+            return told
+
+    def keep_progress(self, told: Mapping[str, Progress]) -> None:
+        """Take back what could not be stored."""
+        with self._lock:
+            self._told = {**told, **self._told}
+
+    def _tell(self, infos: Sequence[MessageInfo], progress: Progress) -> None:
+        with self._lock:
+            for info in infos:
+                self._told[info.id] = progress
 
     def running_for(self) -> float:
         """Seconds that the current call runs, with its bisect; 0: none does."""
@@ -212,7 +273,10 @@ class Execution:
         outcomes, self._outcomes = _parted(self._outcomes, kept)
         results, self._results = _parted(self._results, kept)
         retry_ids, self._retry_ids = _parted(self._retry_ids, kept)
-        return Settlement(self.claim.token, outcomes, list(results.values()), kept, retry_ids)
+        told, self._told = self._told, {}
+        progress = [(id_, encode_progress(one)) for id_, one in told.items()]
+        results_of = list(results.values())
+        return Settlement(self.claim.token, outcomes, results_of, kept, retry_ids, progress)
 
     def _is_lost(self) -> bool:
         return self._given_up or self.lease.is_over()
@@ -292,11 +356,20 @@ class Execution:
                 return None, _late(invocation, error)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
-            if task is not None and task.cancelling():
+            if task is not None and task.cancelling() > self._cancels:
                 raise
-            return None, error  # something inside the handler was cancelled, not the handler
+            return None, error  # its message was cancelled, or something inside the handler
         except BaseException as error:  # noqa: BLE001 - a handler may raise what it likes
             return None, error
+        finally:
+            self._forget_cancels()
+
+    def _forget_cancels(self) -> None:
+        """A message was cancelled, not what runs it: others follow."""
+        task = asyncio.current_task()
+        while self._cancels and task is not None:
+            self._cancels -= 1
+            task.uncancel()
 
     # The script
 
@@ -356,13 +429,27 @@ class Execution:
     def _run_batch(self, call: Call) -> Script:
         entries, is_stuck = self._readable(call)
         batch = BatchRun(call, entries)
-        if batch.entries:
+        while batch.entries:
             error = yield from self._call_range(batch, 0, len(batch.entries))
-            if error is not None:
+            if error is None:
+                break
+            left = self._not_stopped(batch)
+            if len(left) == len(batch.entries):
                 yield from self._search(batch, error)
-            self._conclude(batch)
+                break
+            # It may have been raised because of those that were cancelled, or by one of them.
+            batch = BatchRun(call, left)
+        self._conclude(batch)
         if is_stuck:
             self._blocked.add(call.shard)
+
+    def _not_stopped(self, batch: BatchRun) -> list[Entry]:
+        """What is to be run again of a batch that raised; cancelled messages are not."""
+        with self._lock:
+            stopped = [one for one in batch.entries if one.message.sequence in self._stopped]
+            for entry in stopped:
+                self._outcomes[entry.message.sequence] = Stopped(entry.id)
+        return [entry for entry in batch.entries if entry not in stopped]
 
     def _search(self, batch: BatchRun, error: BaseException) -> Script:
         """Find the bad messages of a batch that raised."""
@@ -391,6 +478,8 @@ class Execution:
         self, batch: BatchRun, first: int, last: int
     ) -> Generator[Invocation, Reply, BaseException | None]:
         call, part = batch.call, batch.entries[first:last]
+        if self._stopped.issuperset(entry.message.sequence for entry in part):
+            return TaskCancelled("all of these messages were cancelled")
         context = self._make_context(call, lambda: [entry.info for entry in part])
         items = call.task.codec.sequence(entry.item for entry in part)
         value, error = yield self._invocation(call, (items,), {}, context)
@@ -419,6 +508,8 @@ class Execution:
             self.claim.token,
             infos,
             self._is_lost,
+            self._stopped,
+            *((self._tell,) if call.task.result_ttl else ()),
         )
 
     # What follows
@@ -487,10 +578,13 @@ class Execution:
             self._outcomes[sequence] = Dead(Failure.of(error, Reason.FAILED), entry.id, task.name)
 
     def _failed(self, call: Call, entry: Entry, error: BaseException) -> None:
+        sequence = entry.message.sequence
+        if sequence in self._stopped:
+            self._outcomes[sequence] = Stopped(entry.id)
+            return
         # A context of this message alone: a retry function must not see another one's attempt.
         context = self._make_context(call, lambda: (entry.info,))
         outcome = outcome_of(error, call.task, context, entry.id, entry.message, random.random)
-        sequence = entry.message.sequence
         self._outcomes[sequence] = outcome
         if self.errors is not None:
             self.errors[sequence] = error
@@ -512,7 +606,7 @@ class Execution:
                 # In an exclusive lane nothing overtakes what is to be run again.
                 behind = call.is_exclusive and call.shard in self._blocked
                 if index >= batch.end or behind:
-                    self._outcomes[entry.message.sequence] = Back(started=True)
+                    self._outcomes[entry.message.sequence] = self._unfinished(entry)
                 elif index in batch.failed:
                     self._failed(call, entry, batch.failed[index])
                 else:
@@ -520,6 +614,10 @@ class Execution:
             if batch.end < len(batch.entries):
                 self._blocked.add(call.shard)
             self._current = None
+
+    def _unfinished(self, entry: Entry) -> Outcome:
+        stopped = entry.message.sequence in self._stopped
+        return Stopped(entry.id) if stopped else Back(started=True)
 
 
 def _log_park(call: Call, entry: Entry, error: BaseException) -> None:

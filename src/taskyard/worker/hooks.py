@@ -15,6 +15,7 @@ from taskyard.brokers.base import (
     Outcome,
     Retried,
     Settlement,
+    Stopped,
 )
 from taskyard.context import Context
 from taskyard.message import Reason, State, read_envelope
@@ -42,6 +43,7 @@ STATES: dict[type[Outcome], State] = {
     Back: State.WAITING,
     Dead: State.DEAD,
     Discard: State.DISCARDED,
+    Stopped: State.CANCELLED,
 }
 NOT_RUN = (Reason.EXPIRED, Reason.UNREADABLE)
 

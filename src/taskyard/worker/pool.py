@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -97,6 +97,7 @@ class Run:
         self.work: asyncio.Future[Any] | None = None
         self.can_cancel = False
         self.kept: frozenset[int] | None = None  # what is left after a partial settlement
+        self.began = time.monotonic()
 
     def lose(self) -> None:
         """The lease was lost: tell the handler, and cancel it if that is possible."""
@@ -106,6 +107,11 @@ class Run:
             )
         self.execution.lease.lost = True
         self._cancel()
+
+    def cancel(self, sequences: Set[int]) -> None:
+        """Messages were cancelled: tell their handler, and cancel it if that is possible."""
+        if self.execution.cancel(sequences):
+            self._cancel()
 
     def give_up(self) -> None:
         """The grace time is over."""

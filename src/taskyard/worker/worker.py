@@ -27,6 +27,7 @@ from taskyard.errors import (
 )
 from taskyard.middleware import Middleware
 from taskyard.policy import RateLimit
+from taskyard.result import encode_progress
 from taskyard.scheduling import Plan
 from taskyard.task import Task, stored_rate
 from taskyard.worker.attendance import Attendance, paused_after, report_of
@@ -35,7 +36,7 @@ from taskyard.worker.groups import policy_of
 from taskyard.worker.hooks import make_hooks
 from taskyard.worker.instances import Instances
 from taskyard.worker.isolation import Isolation
-from taskyard.worker.pool import PARTING, RECONNECT, Pool
+from taskyard.worker.pool import PARTING, RECONNECT, Pool, Run
 from taskyard.worker.scheduler import Scheduler
 from taskyard.worker.settings import WorkerSettings
 
@@ -44,6 +45,8 @@ __all__ = ["Worker", "make_owner"]
 log = logging.getLogger("taskyard.worker")
 
 TIDY_EVERY = 30.0
+PULSE = 0.5
+"""Seconds after which a worker asks again whether what it runs is cancelled."""
 
 
 def make_owner() -> str:
@@ -154,6 +157,7 @@ class Worker:
             self._attendance = Attendance(self, self.broker.workers, driver)
             helpers = [
                 asyncio.create_task(self._renew(driver)),
+                asyncio.create_task(self._pulse(driver)),
                 asyncio.create_task(self._tidy(driver)),
                 asyncio.create_task(self._attendance.run(_next_round)),
                 asyncio.create_task(self._end_grace()),
@@ -399,6 +403,43 @@ class Worker:
                     run.lose()
                 elif token not in unknown:
                     run.execution.lease.deadline = asked + lease
+
+    async def _pulse(self, driver: AsyncDriver) -> None:
+        """Hear of messages that are cancelled while they run, and tell how far others are.
+
+        What ends sooner than this asks needs neither.
+        """
+        while True:
+            await asyncio.sleep(PULSE)
+            old = time.monotonic() - PULSE
+            runs = {
+                token: run
+                for pool in self._pools
+                for token, run in pool.held.items()
+                if run.began <= old
+            }
+            if runs:
+                await self._pulse_of(driver, runs)
+
+    async def _pulse_of(self, driver: AsyncDriver, runs: Mapping[int, Run]) -> None:
+        told = {token: run.execution.take_progress() for token, run in runs.items()}
+        progress = [
+            (token, id_, encode_progress(one))
+            for token, of_claim in told.items()
+            for id_, one in of_claim.items()
+        ]
+        try:
+            found = await driver.run(self.broker.pulse(list(runs), progress))
+        except BrokerError as error:
+            log.debug("the pulse of running messages failed: %s", error)
+            for token, of_claim in told.items():
+                runs[token].execution.keep_progress(of_claim)
+            return
+        cancelled: dict[int, set[int]] = {}
+        for token, sequence in found:
+            cancelled.setdefault(token, set()).add(sequence)
+        for token, sequences in cancelled.items():
+            runs[token].cancel(sequences)
 
     async def _tidy(self, driver: AsyncDriver) -> None:
         while True:

@@ -103,9 +103,14 @@ def settlement(
     *,
     results: Iterable[tuple[str, int]] = (),
     keep: Iterable[int] = (),
+    progress: Sequence[tuple[str, int]] = (),
 ) -> tuple[Any, ...]:
-    """What became of a claim; `results` names blobs by their index in ARGV, the first is 5."""
-    return (token, list((outcomes or {}).items()), list(results), list(keep))
+    """What became of a claim.
+
+    `results` and `progress` name blobs by their index in ARGV, the first is 5.
+    """
+    ends = list((outcomes or {}).items())
+    return (token, ends, list(results), list(keep), *([list(progress)] if progress else ()))
 
 
 def want(

@@ -43,7 +43,7 @@ LATER = 1_000_000
 REMEMBERING = frozenset(
     (
         *("put", "step", "reap", "redrive", "release", "tidy", "declare", "double", "change"),
-        *("changed", "gate", "limit", "park", "attend", "retire", "tell"),
+        *("changed", "gate", "limit", "park", "attend", "retire", "tell", "cancel"),
     )
 )
 """Those whose answer is kept. The others may simply be carried out again."""
@@ -116,6 +116,7 @@ class Claimed(NamedTuple):
     parts: tuple[tuple[Any, ...], ...]
     entries: tuple[Entry, ...]
     since: int = 0
+    told: tuple[int, ...] = ()
 
 
 class Letter(NamedTuple):
@@ -463,6 +464,7 @@ class _Header(NamedTuple):
     parts: tuple[tuple[Any, ...], ...]
     since: int | bool = False
     keyed: bool = False
+    told: tuple[int, ...] = ()
 
 
 def _claim(name: str, found: list[bytes]) -> Pairs:
@@ -470,7 +472,7 @@ def _claim(name: str, found: list[bytes]) -> Pairs:
     entries = tuple(map(read_entry, found[1:]))
     assert header.number == len(entries) == sum(sum(part[3::2]) for part in header.parts)
     assert header.keyed == any(entry.mark and entry.mark[:1] != b"s" for entry in entries)
-    yield f"held {name}", Claimed(*header[:5], entries, int(header.since))
+    yield f"held {name}", Claimed(*header[:5], entries, int(header.since), header.told)
 
 
 def _numbers(kind: str) -> Decoder:
@@ -540,7 +542,7 @@ def _decoded(packed: bytes) -> list[Any]:
 
 
 TEXTS = {"state", "shard", "waiters"}
-BLOBS = {"result", "failure"}
+BLOBS = {"result", "failure", "progress"}
 
 
 def _read_record(found: dict[bytes, bytes]) -> dict[str, Any]:
@@ -701,6 +703,7 @@ KINDS: dict[str, tuple[Callable[[redis.Redis, str], None], Decoder]] = {
     "out": (_list, _values("out")),
     "woken": (_list, _values("woken")),
     "lot": (_hash, _fields("lot")),
+    "notes": (_zset, _times("note")),
     "due": (_zset, _dues("due")),
     "claims": (_zset, _claims),
     "c": (_list, _claim),

@@ -113,6 +113,7 @@ WHOLE = {
     "back_key": "a lane of fewer messages than a batch has",
     "OUT": "a lot",
     ":claims": "the open claims; when some were made of a group that is declared only now",
+    "CLAIMS": "the open claims; when a message is cancelled that runs",
     ":epochs": "one for each queue that was split; when a claim is gone",
 }
 """The keys that are read as a whole, and what that is at most."""

@@ -255,7 +255,7 @@ def test_records(box: Container) -> None:
 
 def test_a_record_of_a_delayed_message(box: Container) -> None:
     _, changed = box.trace(put("1", ids=["x"], ttl=60, delay=5, priority=3))
-    due = {"state": "delayed", "due": NOW + 5, "priority": 3, "sequence": 0}
+    due = {"state": "delayed", "due": NOW + 5, "priority": 3, "sequence": -NOW}
     assert changed["record x"] == {**RECORD, **due}
 
 

@@ -18,7 +18,7 @@ def records(*ids: str, listener: str = "") -> Any:
 def told(
     state: str, result: bytes | None = None, failure: bytes | None = None, losses: int = 0
 ) -> Any:
-    return [NAME, state.encode(), result, failure, losses]
+    return [NAME, state.encode(), result, failure, losses, None, 0]
 
 
 def test_none(box: Container) -> None:
@@ -124,4 +124,4 @@ def test_the_time_is_that_of_the_server(box: Container) -> None:
 
 def test_ids_of_other_lanes_and_groups(box: Container) -> None:
     box.run(put(item("1", group="r\0s", shard="ä", priority=-2, ids=["ü"], ttl=9)))
-    assert box.trace(records("ü"))[0] == [[b"r\0s", b"waiting", None, None, 0]]
+    assert box.trace(records("ü"))[0] == [[b"r\0s", b"waiting", None, None, 0, None, 0]]

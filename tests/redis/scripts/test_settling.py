@@ -129,7 +129,7 @@ def test_a_retry_without_order_waits_outside(box: Container) -> None:
             "expires": 0,
             "shard": "a",
             "priority": 2,
-            "sequence": 0,
+            "sequence": -NOW,
         },
     }
     box.now = NOW + 500

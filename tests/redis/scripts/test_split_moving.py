@@ -378,7 +378,7 @@ def test_delayed_messages_arrive(box: Container, there: Container) -> None:
     entry = fresh(NOW, envelope("x"), recorded=True)
     assert changed[f"due {NOW}"] == Due(NOW + 90, 1, 3, "a", entry)
     assert changed["record x"]["state"] == "delayed"
-    assert changed["record x"]["sequence"] == 0
+    assert changed["record x"]["sequence"] == -NOW
     assert changed["count 1 delayed"] == 1
     there.now = NOW + 100
     assert len(there.run(claim())[4]) == 1

@@ -21,10 +21,11 @@ from taskyard.brokers.base import (
     Step,
     Want,
 )
+from taskyard.brokers.cancelling import Cancellation
 from taskyard.brokers.clock import wall_clock
 from taskyard.brokers.common import CHUNK, Changed, in_chunks
 from taskyard.brokers.lane import Gate, GroupPolicy
-from taskyard.brokers.memory import claims, rates, steps
+from taskyard.brokers.memory import cancelling, claims, rates, steps
 from taskyard.brokers.memory.listeners import MemoryListener
 from taskyard.brokers.memory.schedules import MemorySchedules
 from taskyard.brokers.memory.state import MemoryState
@@ -106,6 +107,18 @@ class MemoryBroker:
     ) -> Operation[list[int]]:
         lost: list[int] = yield partial(claims.extend, tokens=tokens, lease=lease)
         return lost
+
+    def cancel(self, id_: str, *, note: bool = True) -> Operation[Cancellation]:
+        done: Cancellation = yield partial(cancelling.cancel, id_=id_, note=note)
+        return done
+
+    def pulse(
+        self, tokens: Sequence[int], progress: Sequence[tuple[int, str, bytes]] = ()
+    ) -> Operation[list[tuple[int, int]]]:
+        told: list[tuple[int, int]] = yield partial(
+            cancelling.pulse, tokens=tokens, progress=progress
+        )
+        return told
 
     def reap(self, owners: Sequence[str] = ()) -> Operation[int]:
         total, dead = 0, frozenset(owners)

@@ -15,11 +15,13 @@ from taskyard.brokers.base import (
     Retried,
     Settlement,
     Step,
+    Stopped,
     Want,
 )
 from taskyard.brokers.common import NO_ATTEMPT, REAPED, earliest, lost_failure
 from taskyard.brokers.lane import Flush, Gate, cap_after_loss, flush, is_given_up, take
 from taskyard.brokers.memory.agenda import Agenda, Key
+from taskyard.brokers.memory.cancelling import drop_noted
 from taskyard.brokers.memory.groups import GroupState, OpenClaim, Part
 from taskyard.brokers.memory.lanes import Lane, Room
 from taskyard.brokers.memory.rates import Limiter, refund_part, spend_of_lane, tokens_of_lane
@@ -63,11 +65,13 @@ def _settle(state: MemoryState, settlement: Settlement) -> bool:
         return False
     kept, taken = [], len(claim)
     for part in claim.parts:
-        running = _end_part(state, claim.group, part, settlement)
+        running = _end_part(state, claim, part, settlement)
         if running:
             kept.append(Part(part.shard, running))
         taken -= refund_part(state, claim, part, settlement, taken)
         _look_at(state, claim.group, part.shard, released=not running)
+    for id_, told in settlement.progress:
+        state.records.note_progress(id_, state.now, told)
     for id_, result in settlement.results:
         state.end(id_, State.DONE, result=result)
     if kept:
@@ -78,8 +82,9 @@ def _settle(state: MemoryState, settlement: Settlement) -> bool:
 
 
 def _end_part(
-    state: MemoryState, group: GroupState, part: Part, settlement: Settlement
+    state: MemoryState, claim: OpenClaim, part: Part, settlement: Settlement
 ) -> list[tuple[int, Delivery]]:
+    group = claim.group
     if not settlement.outcomes and not settlement.keep:
         group.totals["done"] += len(part.messages)
         for _, message in part.messages:
@@ -94,10 +99,13 @@ def _end_part(
         elif (outcome := settlement.outcomes.get(sequence)) is None:
             group.totals["done"] += 1
             state.release(group, part.shard, message)
+        elif sequence in claim.told and isinstance(outcome, (Back, Retried)):
+            state.stop(group, part.shard, message)
         else:
-            if isinstance(outcome, Retried) and sequence in settlement.retry_ids:
-                state.records.postpone(settlement.retry_ids[sequence], state.now + outcome.delay)
-            _end(state, group, part.shard, priority, message, outcome)
+            record = settlement.retry_ids.get(sequence, "")
+            if isinstance(outcome, Retried) and record:
+                state.records.postpone(record, state.now + outcome.delay)
+            _end(state, group, part.shard, priority, message, outcome, record)
     return running
 
 
@@ -108,6 +116,7 @@ def _end(
     priority: int,
     message: Delivery,
     outcome: Outcome,
+    record: str,
 ) -> None:
     match outcome:
         case Back(started, park):
@@ -116,7 +125,8 @@ def _end(
             lane.state.parked |= park
         case Retried(delay):
             group.totals["retried"] += 1
-            _retry(state, group, shard, priority, _delivered(message, failed=True), delay)
+            failed = _delivered(message, failed=True)
+            _retry(state, group, shard, priority, failed, delay, record)
         case Dead(failure, id_, task):
             ended = _delivered(message, failed=failure.reason not in NO_ATTEMPT)
             state.bury(group, shard, priority, ended, failure, id_, task)
@@ -124,6 +134,8 @@ def _end(
             group.totals["discarded"] += 1
             state.release(group, shard, message)
             state.end(id_, State.DISCARDED)
+        case Stopped():
+            state.stop(group, shard, message)
 
 
 def _retry(
@@ -133,6 +145,7 @@ def _retry(
     priority: int,
     message: Delivery,
     delay: int,
+    record: str,
 ) -> None:
     due = state.now + delay
     if group.policy.concurrency == 1:
@@ -140,7 +153,7 @@ def _retry(
         lane.put_back(priority, message)
         lane.state.blocked = max(lane.state.blocked, due)
     else:
-        state.delay(Delayed(due, message.sequence, group, shard, priority, message))
+        state.delay(Delayed(due, message.sequence, group, shard, priority, message, record))
 
 
 def _delivered(message: Delivery, *, failed: bool = False) -> Delivery:
@@ -191,6 +204,7 @@ class Claimer:
         self._state = state
         self._want = want
         self._served: dict[GroupState, int] = {}
+        self._was_cancelled = False  # all that was taken last
         for item in want.groups:
             group = state.groups.get(item.group)
             if group is not None and group.known_to(item) and group.gate is not Gate.PAUSED:
@@ -221,11 +235,14 @@ class Claimer:
             claim = self._fill(group, group.ready, Flush.AGE, alone=alone)
             if claim is not None:
                 return claim
-            del self._served[group]  # it has only suspects, and they are not for now
+            if not self._was_cancelled:
+                del self._served[group]  # it has only suspects, and they are not for now
         for group in self._served:
             if not self._want.drain and group.gate is not Gate.DRAINING:
                 continue
             claim = self._fill(group, group.filling, Flush.DRAIN, alone=False)
+            while claim is None and self._was_cancelled:
+                claim = self._fill(group, group.filling, Flush.DRAIN, alone=False)
             if claim is not None:
                 return claim
         return None
@@ -241,6 +258,18 @@ class Claimer:
     def _fill(
         self, group: GroupState, lanes: Agenda[Lane], otherwise: Flush, *, alone: bool
     ) -> Claim | None:
+        taken = self._take(group, lanes, otherwise, alone=alone)
+        self._was_cancelled = False
+        if taken and self._state.notes:
+            taken, emptied = drop_noted(self._state, group, taken)
+            for shard in emptied:
+                _look_at(self._state, group, shard, released=True)
+            self._was_cancelled = not taken
+        return self._open(group, taken) if taken else None
+
+    def _take(
+        self, group: GroupState, lanes: Agenda[Lane], otherwise: Flush, *, alone: bool
+    ) -> list[ClaimedLane]:
         most = self._limiter.room(group, self._served[group])
         room = Room(most, self._want.bytes, alone=alone)
         taken: list[ClaimedLane] = []
@@ -262,7 +291,7 @@ class Claimer:
         for lane in served:
             self._state.settle_down(lane, served=True)
         self.suspects |= room.suspects
-        return self._open(group, taken) if taken else None
+        return taken
 
     def _open(self, group: GroupState, taken: list[ClaimedLane]) -> Claim:
         state, want = self._state, self._want
@@ -358,7 +387,11 @@ def _take_back(state: MemoryState, claim: OpenClaim) -> None:
     for part in claim.parts:
         for priority, message in part.messages:
             lost = _lost(message, cap_after_loss(size))
-            if is_given_up(group.policy, claimed=size, singled_out=singled_out, losses=lost.losses):
+            if message.sequence in claim.told:
+                state.stop(group, part.shard, message)
+            elif is_given_up(
+                group.policy, claimed=size, singled_out=singled_out, losses=lost.losses
+            ):
                 _bury_lost(state, group, part.shard, priority, lost)
             else:
                 state.lane(group, part.shard).put_back(priority, lost)

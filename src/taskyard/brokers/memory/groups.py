@@ -45,9 +45,13 @@ class OpenClaim:
         deadline: when the lease ends.
         opened: when it was claimed, where a rate was limited then; else 0.
         parts: what it holds.
+        told: the sequences of messages that were cancelled since.
     """
 
-    __slots__ = ("_ids", "deadline", "group", "lease", "opened", "owner", "parts", "token")
+    __slots__ = (
+        *("_ids", "deadline", "group", "lease", "opened", "owner", "parts", "token"),
+        "told",
+    )
 
     def __init__(
         self,
@@ -66,6 +70,7 @@ class OpenClaim:
         self.opened = deadline - lease if group.is_limited else 0
         # Copies: the claimer may do with its lists what it likes.
         self.parts = [Part(lane.shard, list(lane.messages)) for lane in lanes]
+        self.told: set[int] = set()
         self._ids: frozenset[str] | None = None
 
     def __len__(self) -> int:

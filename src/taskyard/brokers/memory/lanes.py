@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -114,6 +115,18 @@ class Fifo:
             self._remove_first(message)
         return taken
 
+    def remove(self, sequence: int) -> Delivery | None:
+        """Remove a message from anywhere; None: it is not here."""
+        for index, (number, message) in enumerate(self._back):
+            if number == sequence:
+                del self._back[index]
+                heapq.heapify(self._back)
+                return message
+        index = bisect_left(self._fresh, sequence, self._start, key=lambda one: one.sequence)
+        if index == len(self._fresh) or self._fresh[index].sequence != sequence:
+            return None
+        return self._fresh.pop(index)
+
     def _remove_first(self, message: Delivery) -> None:
         if self._back and self._back[0][1] is message:
             heapq.heappop(self._back)
@@ -184,6 +197,17 @@ class Lane:
         if taken:
             self._count_out(taken)
         return taken
+
+    def remove(self, priority: int, sequence: int) -> Delivery | None:
+        """Remove one message; None: it is not here."""
+        fifo = self._fifos.get(priority)
+        message = None if fifo is None else fifo.remove(sequence)
+        if fifo is None or message is None:
+            return None
+        if fifo.first() is None:
+            del self._fifos[priority]
+        self._count_out([(priority, message)])
+        return message
 
     def _fifo(self, priority: int) -> Fifo:
         fifo = self._fifos.get(priority)

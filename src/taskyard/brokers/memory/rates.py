@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from taskyard.brokers.base import Back, Group, Settlement
+from taskyard.brokers.base import Back, Group, Settlement, Stopped
 from taskyard.brokers.memory.groups import GroupState, OpenClaim, Part, QueueState
 from taskyard.brokers.memory.lanes import Lane
 from taskyard.brokers.memory.state import MemoryState
 from taskyard.brokers.rate import Limited, Rate, clamped, refund, spend, tokens
 
-__all__ = ["Limiter", "refund_part", "set_rate", "spend_of_lane", "tokens_of_lane"]
+__all__ = [
+    "Limiter",
+    "refund_lane",
+    "refund_part",
+    "set_rate",
+    "spend_of_lane",
+    "tokens_of_lane",
+]
 
 Bucket = GroupState | QueueState
 
@@ -104,7 +111,7 @@ def refund_part(
     if not (buckets or limit):
         return 0
     outcomes = [settlement.outcomes.get(message.sequence) for _, message in part.messages]
-    count = sum([isinstance(outcome, Back) and not outcome.started for outcome in outcomes])
+    count = sum([isinstance(one, Back | Stopped) and not one.started for one in outcomes])
     if count == 0:
         return 0
     for bucket, rate in buckets:
@@ -113,6 +120,15 @@ def refund_part(
         lane = state.lane(group, part.shard).state
         lane.tat = refund(lane.tat, limit, state.now, claim.opened, len(part.messages), count)
     return count
+
+
+def refund_lane(state: MemoryState, group: GroupState, shard: str, taken: int, count: int) -> None:
+    """Give back tokens of a lane, just taken, of messages that are not handed out after all."""
+    limit = group.policy.shard_limit
+    if count and limit is not None:
+        lane = state.lane(group, shard)
+        lane.state.tat = refund(lane.state.tat, limit, state.now, state.now, taken, count)
+        state.settle_down(lane)
 
 
 def set_rate(state: MemoryState, limited: Limited, rate: Rate | None, *, declared: bool) -> None:

@@ -25,6 +25,11 @@ class Kept(msgspec.Struct):
         expires: when it is forgotten; 0: the message has not ended.
         result: the encoded result.
         failure: why it is dead, or was before its dead letter was discarded.
+        shard: the key of its lane.
+        priority: its priority.
+        sequence: its number, in its lane or outside.
+        progress: what its handler told last.
+        told_at: when that was.
     """
 
     group: Group
@@ -34,6 +39,11 @@ class Kept(msgspec.Struct):
     expires: int = 0
     result: bytes | None = None
     failure: Failure | None = None
+    shard: str = ""
+    priority: int = 0
+    sequence: int = 0
+    progress: bytes | None = None
+    told_at: int = 0
 
 
 class Records:
@@ -58,11 +68,29 @@ class Records:
         if record is not None:
             record.state, record.due = State.RETRYING, due
 
-    def reopen(self, id_: str, now: int) -> None:
-        """Note that a dead message waits again."""
+    def reopen(self, id_: str, now: int, sequence: int) -> None:
+        """Note that a dead message waits again, under a new number."""
         record = self.get(id_, now)
         if record is not None:
-            self._by_id[id_] = Kept(record.group, record.ttl)
+            self._by_id[id_] = Kept(
+                record.group,
+                record.ttl,
+                shard=record.shard,
+                priority=record.priority,
+                sequence=sequence,
+            )
+
+    def relocate(self, id_: str, old: int, new: int) -> None:
+        """Note that a message entered its lane, and got a new number by that."""
+        record = self._by_id.get(id_)
+        if record is not None and record.sequence == old:
+            record.sequence = new
+
+    def note_progress(self, id_: str, now: int, told: bytes) -> None:
+        """Note what a handler told."""
+        record = self._by_id.get(id_)
+        if record is not None:
+            record.progress, record.told_at = told, now
 
     def finish(
         self,

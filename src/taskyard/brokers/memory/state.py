@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from taskyard.brokers.base import DeadLetter, Delivery, Group
+from taskyard.brokers.cancelling import NOTED, is_noted
 from taskyard.brokers.common import FORGOTTEN, PROMOTED
 from taskyard.brokers.lane import Gate, Place, is_held_up, place
 from taskyard.brokers.memory.agenda import Agenda
@@ -24,7 +25,7 @@ __all__ = ["Delayed", "MemoryState"]
 
 
 class Delayed(NamedTuple):
-    """A message in the due set."""
+    """A message in the due set; `id`: of its record, if it has one."""
 
     at: int
     sequence: int
@@ -32,6 +33,7 @@ class Delayed(NamedTuple):
     shard: str
     priority: int
     message: Delivery
+    id: str = ""
 
 
 class MemoryState:
@@ -52,6 +54,7 @@ class MemoryState:
         schedules: by name.
         agenda: the names of those that are due some time.
         roster: the workers.
+        notes: of cancelled ids without records: when each was made, as a sequence.
     """
 
     def __init__(self, dead_limit: int, dead_age: int) -> None:
@@ -66,6 +69,7 @@ class MemoryState:
         self.schedules: dict[str, Schedule] = {}
         self.agenda: Agenda[str] = Agenda()
         self.roster = Roster()
+        self.notes: dict[str, int] = {}
         self.groups: dict[Group, GroupState] = {}
         self._later: Agenda[Lane] = Agenda()
         self._fading: Agenda[Lane] = Agenda()
@@ -172,6 +176,11 @@ class MemoryState:
     def _note_time(self, group: GroupState, at: int) -> None:
         self._time_news[group] = min(at, self._time_news.get(group, at))
 
+    @property
+    def last_sequence(self) -> int:
+        """The highest number that was reserved."""
+        return self._last_sequence
+
     def append(
         self,
         group: GroupState,
@@ -223,8 +232,14 @@ class MemoryState:
         return min([first[0][0] for first in firsts if first is not None], default=0)
 
     def _enter(self, delayed: Delayed) -> None:
-        old, sequence = delayed.message, self.sequences(1)
+        old = delayed.message
         delayed.group.delayed -= 1
+        if self.notes and self.is_noted(read_id(old.body), delayed.sequence):
+            self.stop(delayed.group, delayed.shard, old)
+            return
+        sequence = self.sequences(1)
+        if delayed.id:
+            self.records.relocate(delayed.id, delayed.sequence, sequence)
         message = Delivery(
             sequence,
             old.since or sequence,
@@ -244,6 +259,42 @@ class MemoryState:
         else:
             lane.extend(delayed.priority, [message], len(message.body))
         self.settle_down(lane)
+
+    # Cancelling
+
+    def withdraw(self, sequence: int) -> Delivery | None:
+        """Take a message out of the due set; None: it is not there."""
+        delayed = self._delayed.pop(sequence, None)
+        if delayed is None:
+            return None
+        self.due.drop(sequence)
+        delayed.group.delayed -= 1
+        return delayed.message
+
+    def note_cancelled(self, id_: str) -> None:
+        """Note a cancelled id: of all messages that were put before."""
+        self.notes.pop(id_, None)
+        self.notes[id_] = self.sequences(1)
+
+    def is_noted(self, id_: str, sequence: int) -> bool:
+        """Whether a message is cancelled by a note."""
+        note = self.notes.get(id_) if self.notes else None
+        return note is not None and is_noted(note, sequence, self.now)
+
+    def forget_notes(self) -> None:
+        """Forget the notes that are too old."""
+        old = [id_ for id_, note in self.notes.items() if note + NOTED <= self.now]
+        for id_ in old:
+            del self.notes[id_]
+
+    def stop(self, group: GroupState, shard: str, message: Delivery) -> None:
+        """End a message as cancelled; the record of a later one of its id is not touched."""
+        group.totals["cancelled"] += 1
+        self.release(group, shard, message)
+        id_, sequence = read_id(message.body), message.sequence
+        record = self.records.get(id_, self.now)
+        if record is not None and record.sequence == sequence:
+            self.end(id_, State.CANCELLED)
 
     # Ends
 

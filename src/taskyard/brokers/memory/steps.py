@@ -6,6 +6,7 @@ anything, and looks only at lanes that it touches.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from taskyard.brokers.base import Counts, DeadQuery, Delivery, Group, Put, Record
@@ -85,12 +86,12 @@ def put(state: MemoryState, puts: Sequence[Put]) -> None:
         if item.unique is not None and item.unique.mode is Mode.DEBOUNCE:
             _debounce(state, group, item, item.unique)
             continue
-        _open_records(state, item, due)
         marks = _hold(state, item, item.unique) if item.unique is not None else None
         if due > state.now:
             _put_later(state, group, item, due, marks)
         elif item.bodies:
             touched[state.append(group, item.shard, item.priority, item.bodies, marks)] = None
+        _open_records(state, item, due)
     for lane in touched:
         state.settle_down(lane)
 
@@ -115,18 +116,22 @@ def _refuse_known_ids(state: MemoryState, puts: Sequence[Put]) -> None:
 
 def _open_records(state: MemoryState, item: Put, due: int) -> None:
     first = State.DELAYED if due > state.now else State.WAITING
-    for id_ in item.ids or ():
-        state.records.open(id_, Kept(item.group, item.record_ttl, first, due))
+    sequence = state.last_sequence - len(item.bodies) + 1
+    for number, id_ in enumerate(item.ids or (), sequence):
+        kept = Kept(item.group, item.record_ttl, first, due)
+        kept.shard, kept.priority, kept.sequence = item.shard, item.priority, number
+        state.records.open(id_, kept)
 
 
 def _put_later(
     state: MemoryState, group: GroupState, item: Put, due: int, marks: list[str] | None
 ) -> None:
     first = state.sequences(len(item.bodies))
-    for index, body in enumerate(item.bodies):
-        mark = "" if marks is None else marks[index]
-        message = Delivery(first + index, 0, 0, 0, 0, 0, body, mark)
-        state.delay(Delayed(due, first + index, group, item.shard, item.priority, message))
+    ids = item.ids or itertools.repeat("")
+    for index, (body, id_) in enumerate(zip(item.bodies, ids, strict=False)):
+        sequence, mark = first + index, "" if marks is None else marks[index]
+        message = Delivery(sequence, 0, 0, 0, 0, 0, body, mark)
+        state.delay(Delayed(due, sequence, group, item.shard, item.priority, message, id_))
 
 
 # Unique keys
@@ -167,12 +172,13 @@ def _debounce(state: MemoryState, group: GroupState, item: Put, keys: Keys) -> N
         first = before.first
         state.replace(before.sequence)
     due = debounced_due(first, state.now, keys.span, keys.longest)
-    _open_records(state, item, due)
     sequence = state.sequences(1)
+    _open_records(state, item, due)
     message = Delivery(sequence, 0, 0, 0, 0, 0, body, mark_of(Mode.DEBOUNCE, key))
     holder = Holder(Mode.DEBOUNCE, read_id(body), first=first, sequence=sequence, due=due)
     state.keys.hold(item.group, item.shard, key, holder)
-    state.delay(Delayed(due, sequence, group, item.shard, item.priority, message))
+    id_ = item.ids[0] if item.ids else ""
+    state.delay(Delayed(due, sequence, group, item.shard, item.priority, message, id_))
 
 
 # Looking
@@ -198,7 +204,7 @@ def _record(state: MemoryState, id_: str) -> Record | None:
             now_is = State.RUNNING
         elif kept.due <= state.now:
             now_is = State.WAITING
-    return Record(id_, kept.group, now_is, kept.result, kept.failure)
+    return Record(id_, kept.group, now_is, kept.result, kept.failure, kept.progress, kept.told_at)
 
 
 def counts(state: MemoryState) -> list[Counts]:
@@ -218,9 +224,9 @@ def retry_dead(state: MemoryState, query: DeadQuery) -> Changed:
             continue
         retried += 1
         state.letters.remove(letter)
-        state.records.reopen(letter.id, state.now)
         group = state.group(letter.group)
         state.settle_down(state.append(group, letter.shard, letter.priority, [letter.body], [mark]))
+        state.records.reopen(letter.id, state.now, state.last_sequence)
     return changed_letters(retried, [letter.number for letter in letters])
 
 
@@ -257,6 +263,7 @@ def release(state: MemoryState, key: Group, shard: str) -> bool:
 
 def tidy(state: MemoryState, limit: int) -> int:
     """Remove what expired, `limit` at most; say how many."""
+    state.forget_notes()
     removed = state.records.tidy(state.now, limit)
     for letter in state.letters.expired(state.now, limit - removed):
         state.letters.remove(letter)

@@ -24,9 +24,11 @@ from taskyard.brokers.base import (
     Step,
     Want,
 )
+from taskyard.brokers.cancelling import Cancellation
 from taskyard.brokers.common import CHUNK
 from taskyard.brokers.lane import Gate, GroupPolicy, conflict_text, draining_text
 from taskyard.brokers.rate import Limited, Limits, Rate
+from taskyard.brokers.redis import cancelling
 from taskyard.brokers.redis.calls import Argument, Call, Each
 from taskyard.brokers.redis.doctor import Finding
 from taskyard.brokers.redis.drivers import RedisAsyncDriver, RedisDriver
@@ -282,6 +284,14 @@ class RedisBroker:
             elif unknown is not None:
                 unknown += [TOKENS.outside(container, token) for token in own]
         return lost
+
+    def cancel(self, id_: str, *, note: bool = True) -> Operation[Cancellation]:
+        return cancelling.cancel(self._placements, id_, note=note)
+
+    def pulse(
+        self, tokens: Sequence[int], progress: Sequence[tuple[int, str, bytes]] = ()
+    ) -> Operation[list[tuple[int, int]]]:
+        return cancelling.pulse(tokens, progress)
 
     def reap(self, owners: Sequence[str] = ()) -> Operation[int]:
         return (yield from self._everywhere(partial(_reap, self._dead_limit, owners)))

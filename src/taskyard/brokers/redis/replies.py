@@ -135,11 +135,11 @@ def read_record(id_: str, reply: Any) -> Record | None:
     """Read a record, None where there is none."""
     if reply == 0:
         return None
-    key, state, result, failure, losses = reply
+    key, state, result, failure, losses, progress, told_at = reply
     read = lost_failure(losses) if losses else None
     if failure is not None:
         read = _failure.decode(failure)
-    return Record(id_, read_group(key), State(state.decode()), result, read)
+    return Record(id_, read_group(key), State(state.decode()), result, read, progress, told_at)
 
 
 def read_letter(reply: Sequence[Any], number: int) -> DeadLetter:

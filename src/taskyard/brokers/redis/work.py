@@ -27,6 +27,7 @@ from taskyard.brokers.base import (
     Retried,
     Settlement,
     Step,
+    Stopped,
     Want,
 )
 from taskyard.brokers.common import NO_ATTEMPT
@@ -414,6 +415,7 @@ def _joined(steps: Sequence[Step]) -> Step:
 
 
 def _settlement(settlement: Settlement, blobs: list[Argument]) -> tuple[Any, ...]:
+    progress = [(id_, _index(blobs, told)) for id_, told in settlement.progress]
     return (
         TOKENS.inside(settlement.token)[1],
         [
@@ -422,6 +424,7 @@ def _settlement(settlement: Settlement, blobs: list[Argument]) -> tuple[Any, ...
         ],
         [(id_, _index(blobs, result)) for id_, result in settlement.results],
         list(settlement.keep),
+        *([progress] if progress else ()),
     )
 
 
@@ -441,3 +444,5 @@ def _outcome(outcome: Outcome, record: str, blobs: list[Argument]) -> tuple[Any,
             return ("dead", _index(blobs, _pack(failure)), id_, task, attempted)
         case Discard(id_):
             return ("discard", id_)
+        case Stopped(_, started):
+            return ("stopped", started)

@@ -27,6 +27,7 @@ from taskyard.brokers.base import (
     Step,
     Want,
 )
+from taskyard.brokers.cancelling import Cancellation
 from taskyard.brokers.clock import wall_clock
 from taskyard.brokers.common import CHUNK, REAPED, Changed, changed_letters, earliest, in_chunks
 from taskyard.brokers.lane import (
@@ -39,13 +40,14 @@ from taskyard.brokers.lane import (
     with_member,
 )
 from taskyard.brokers.rate import Limited, QueueRate, Rate
-from taskyard.brokers.sqlite import gates, rates
+from taskyard.brokers.sqlite import cancelling, gates, rates
 from taskyard.brokers.sqlite.claims import Claimer, find_claim, keep_claim, servable
 from taskyard.brokers.sqlite.database import Settings
 from taskyard.brokers.sqlite.debounce import debounced
 from taskyard.brokers.sqlite.drivers import Read, SQLiteAsyncDriver, SQLiteDriver, Write
 from taskyard.brokers.sqlite.groups import GroupRow
 from taskyard.brokers.sqlite.lanes import Lane, Lanes
+from taskyard.brokers.sqlite.notes import forget_notes
 from taskyard.brokers.sqlite.records import (
     dead_letters,
     find_dead,
@@ -68,7 +70,7 @@ from taskyard.brokers.sqlite.unique import (
     taken_again,
 )
 from taskyard.brokers.sqlite.workers import SQLiteWorkers
-from taskyard.brokers.unique import Mode
+from taskyard.brokers.unique import Keys, Mode
 from taskyard.errors import BrokerError, DuplicateId, PolicyConflict, QueueDraining
 from taskyard.message import State
 
@@ -189,6 +191,22 @@ class SQLiteBroker:
         """See `Broker.extend`."""
         lost: list[int] = yield Write(partial(_extend, tokens=tokens, lease=lease))
         return lost
+
+    def cancel(self, id_: str, *, note: bool = True) -> Operation[Cancellation]:
+        """See `Broker.cancel`."""
+        done: Cancellation = yield Write(partial(cancelling.cancel, id_=id_, note=note))
+        return done
+
+    def pulse(
+        self, tokens: Sequence[int], progress: Sequence[tuple[int, str, bytes]] = ()
+    ) -> Operation[list[tuple[int, int]]]:
+        """See `Broker.pulse`."""
+        told: list[tuple[int, int]]
+        if progress:
+            told = yield Write(partial(cancelling.pulse, tokens=tokens, progress=progress))
+        else:
+            told = yield Read(partial(cancelling.told, tokens=tokens))
+        return told
 
     def reap(self, owners: Sequence[str] = ()) -> Operation[int]:
         """See `Broker.reap`."""
@@ -384,14 +402,8 @@ def _put(tx: Transaction, puts: Sequence[Put]) -> None:
             policy = with_member(group.policy, put.member)
             group = tx.store_group(put.group, policy, declared=group.declared)
         tx.count(group, "put", len(put.bodies))
-        put_off = None
         if put.unique is not None and put.unique.mode is Mode.DEBOUNCE:
-            put_off = debounced(tx, group, put, put.unique)
-            due = put_off[0]
-        if put.ids is not None:
-            open_records(tx, group, put, due)
-        if put_off is not None:
-            store_due(tx, group, put.shard, [put_off])
+            _put_off(tx, group, put, put.unique)
         elif due > tx.now:
             _put_later(tx, group, put, due)
         else:
@@ -401,9 +413,18 @@ def _put(tx: Transaction, puts: Sequence[Put]) -> None:
     lanes.save()
 
 
+def _put_off(tx: Transaction, group: GroupRow, put: Put, keys: Keys) -> None:
+    due, priority, message = debounced(tx, group, put, keys)
+    if put.ids is not None:
+        open_records(tx, group, put, due, message.sequence)
+    store_due(tx, group, put.shard, [(due, priority, message)])
+
+
 def _put_later(tx: Transaction, group: GroupRow, put: Put, due: int) -> None:
     first = tx.sequences(len(put.bodies))
     marks = None if put.unique is None else hold_keys(tx, group, put, put.unique)
+    if put.ids is not None:
+        open_records(tx, group, put, due, first)
     messages = (
         (
             due,
@@ -424,20 +445,34 @@ def _put_now(tx: Transaction, lanes: Lanes, group: GroupRow, puts: Sequence[Put]
             plain.append(put)
             continue
         # Before it what was put before it: within a call, too, the order is kept.
-        _append(lanes, by_shard, plain)
+        _append(tx, group, lanes, by_shard, plain)
         plain = []
         marks = hold_keys(tx, group, put, put.unique)
         if put.bodies:
-            lanes.append_marked(by_shard[put.shard], put.priority, put.bodies, marks)
-    _append(lanes, by_shard, plain)
+            lane = by_shard[put.shard]
+            first = lanes.append_marked(lane, put.priority, put.bodies, marks)
+            if put.ids is not None:
+                open_records(tx, group, put, 0, first)
+    _append(tx, group, lanes, by_shard, plain)
     for lane in by_shard.values():
         lanes.relocate(lane)
     tx.gauge(group, "waiting", sum(len(put.bodies) for put in puts))
 
 
-def _append(lanes: Lanes, by_shard: Mapping[str, Lane], puts: Sequence[Put]) -> None:
-    if puts:
-        lanes.append_all([(by_shard[put.shard], put.priority, put.bodies) for put in puts])
+def _append(
+    tx: Transaction,
+    group: GroupRow,
+    lanes: Lanes,
+    by_shard: Mapping[str, Lane],
+    puts: Sequence[Put],
+) -> None:
+    if not puts:
+        return
+    first = lanes.append_all([(by_shard[put.shard], put.priority, put.bodies) for put in puts])
+    for put in puts:
+        if put.ids is not None:
+            open_records(tx, group, put, 0, first)
+        first += len(put.bodies)
 
 
 def _take_back_expired(tx: Transaction, settler: Settler) -> int:
@@ -536,11 +571,11 @@ def _retry_dead(tx: Transaction, query: DeadQuery) -> Changed:
     lanes = Lanes(tx)
     for group, letter in retried:
         (lane,) = lanes.get(group, [letter.shard])
-        lanes.append_marked(lane, letter.priority, [letter.body], [letter.mark])
+        sequence = lanes.append_marked(lane, letter.priority, [letter.body], [letter.mark])
         lanes.relocate(lane)
         tx.gauge(group, "waiting", 1)
         if letter.id:
-            reopen_record(tx, letter.id)
+            reopen_record(tx, letter.id, sequence)
     lanes.save()
     return changed_letters(len(retried), [letter.number for _, letter in found])
 
@@ -576,6 +611,7 @@ def _tidy(tx: Transaction, dead_age: int) -> int:
         group = tx.group_by_id(group_id)
         tx.gauge(group, "dead", -1)
         tx.count(group, "dead_dropped", 1)
+    forget_notes(tx)
     tx.forget_dead_listeners(CHUNK)
     Lanes(tx).forget_faded(CHUNK)
     return records + len(letters) + forget_windows(tx, CHUNK)

@@ -13,18 +13,24 @@ from taskyard.brokers.base import Claim, ClaimedLane, Delivery, GroupWant, Want
 from taskyard.brokers.lane import Flush, Gate, Place
 from taskyard.brokers.sqlite.groups import GroupRow
 from taskyard.brokers.sqlite.lanes import BODY, DELIVERY, Lane, Lanes, delivery
-from taskyard.brokers.sqlite.rates import Limiter, is_limited, spend_of_lane, tokens_of_lane
+from taskyard.brokers.sqlite.notes import drop_noted
+from taskyard.brokers.sqlite.rates import (
+    Limiter,
+    is_limited,
+    refund_lane,
+    spend_of_lane,
+    tokens_of_lane,
+)
 from taskyard.brokers.sqlite.transaction import Transaction
 from taskyard.brokers.sqlite.unique import release_started
-from taskyard.message import read_envelope
 
 __all__ = [
     "Claimer",
     "HeldClaim",
     "RemovedClaim",
     "find_claim",
-    "holds_message",
     "keep_claim",
+    "lane_heads",
     "remove_claim",
     "servable",
 ]
@@ -54,6 +60,7 @@ class HeldClaim(msgspec.Struct):
         lane_ids: the lanes that it holds, where their number of claims is limited.
         lanes: what it holds.
         since: when it was made, where a rate was limited then; else 0.
+        told: the sequences of messages that were cancelled since.
     """
 
     token: int
@@ -64,6 +71,7 @@ class HeldClaim(msgspec.Struct):
     lane_ids: list[int]
     lanes: list[ClaimedLane]
     since: int
+    told: list[int]
 
 
 class RemovedClaim(NamedTuple):
@@ -159,6 +167,8 @@ class Claimer:
             made = self._store(taker)
             if made is not None:
                 return made
+            if taker.was_cancelled:
+                continue
             del self._groups[group_id]  # it has only suspects, and they are not for now
         return self._drain()
 
@@ -194,12 +204,15 @@ class Claimer:
         for group, most in self._groups.values():
             if not (group.policy.within and self._drains(group)):
                 continue
-            room = self._limiter.room(group.id, most)
-            taker = _Taker(self._tx, self._lanes, group, room, self._want.bytes, alone=False)
-            self._take_filling(taker)
-            made = self._store(taker)
-            if made is not None:
-                return made
+            while True:
+                room = self._limiter.room(group.id, most)
+                taker = _Taker(self._tx, self._lanes, group, room, self._want.bytes, alone=False)
+                self._take_filling(taker)
+                made = self._store(taker)
+                if made is not None:
+                    return made
+                if not taker.was_cancelled:
+                    break
         return None
 
     def _store(self, taker: _Taker) -> Claim | None:
@@ -208,6 +221,11 @@ class Claimer:
         if not taker.parts:
             return None
         tx, group, want = self._tx, taker.group, self._want
+        if tx.has_notes:
+            taker.drop_noted()
+            self._lanes.save()
+        if taker.was_cancelled:
+            return None
         token = tx.sequences(1)
         messages = sum(len(part.messages) for part in taker.parts)
         deadline = tx.now + want.lease
@@ -253,6 +271,7 @@ class _Taker:
         self.room = room
         self.suspects = False
         self.passed_over = 0
+        self.was_cancelled = False
         self.parts: list[ClaimedLane] = []
         self.lane_ids: list[int] = []
         self._tx = tx
@@ -275,6 +294,21 @@ class _Taker:
                 lane = rest.popleft()
                 self._take_from(lane, rows, emptied, ranges, more=fetched.has_more(lane))
         self._delete(emptied, ranges)
+
+    def drop_noted(self) -> None:
+        """Leave out what was cancelled by a note; maybe nothing is left."""
+        taken = {part.shard: len(part.messages) for part in self.parts}
+        self.parts, emptied = drop_noted(self._tx, self.group, self.parts)
+        self.was_cancelled = not self.parts
+        left = {part.shard: len(part.messages) for part in self.parts}
+        for shard, count in taken.items():
+            dropped = count - left.get(shard, 0)
+            refund_lane(self._tx, self._lanes, self.group, shard, count, dropped)
+        if emptied and self.group.policy.concurrency:
+            for lane in self._lanes.get(self.group, emptied):
+                lane.held -= 1
+                self.lane_ids.remove(lane.id)
+                self._lanes.relocate(lane)
 
     def _fetch(self, lanes: Iterable[Lane]) -> _Fetched:
         # One statement for all lanes: that is what makes ten thousand shards with a message each
@@ -386,7 +420,7 @@ class _Taker:
             return
         self._tx.executemany(_DELETE_RANGE, ranges)
         ranges.clear()
-        heads = _heads(self._tx, lane.id)
+        heads = lane_heads(self._tx, lane.id)
         lane.priority = heads[0][0]
         lane.oldest = min(sequence for _, sequence in heads)
         lane.mixed = len(heads) > 1
@@ -444,7 +478,7 @@ class _Fetched:
         return lane.id == self._cut
 
 
-def _heads(tx: Transaction, lane_id: int) -> list[tuple[int, int]]:
+def lane_heads(tx: Transaction, lane_id: int) -> list[tuple[int, int]]:
     """The first sequence of each priority in a lane, without reading what is behind it."""
     heads: list[tuple[int, int]] = []
     priority = FIRST[0]
@@ -479,13 +513,13 @@ def remove_claim(tx: Transaction, token: int) -> RemovedClaim | None:
 def find_claim(tx: Transaction, token: int) -> HeldClaim | None:
     """Read a claim with its messages; None: it is lost."""
     row = tx.execute(
-        "SELECT grp, lease, deadline, messages, lanes, parts, since FROM taskyard_claim"
+        "SELECT grp, lease, deadline, messages, lanes, parts, since, told FROM taskyard_claim"
         " WHERE token = ?",
         (token,),
     ).fetchone()
     if row is None:
         return None
-    group, lease, deadline, messages, ids, parts, since = row
+    group, lease, deadline, messages, ids, parts, since, told = row
     return HeldClaim(
         token,
         tx.group_by_id(group),
@@ -495,6 +529,7 @@ def find_claim(tx: Transaction, token: int) -> HeldClaim | None:
         _ids(ids),
         _parts.decode(parts),
         since,
+        _ids(told),
     )
 
 
@@ -509,14 +544,6 @@ def keep_claim(tx: Transaction, held: HeldClaim) -> None:
             held.token,
         ),
     )
-
-
-def holds_message(parts: bytes, message_id: str) -> bool:
-    """Whether the stored messages of a claim include one with this id."""
-    envelopes = (
-        read_envelope(message.body) for part in _parts.decode(parts) for _, message in part.messages
-    )
-    return any(envelope is not None and envelope.id == message_id for envelope in envelopes)
 
 
 def _ids(stored: bytes | None) -> list[int]:

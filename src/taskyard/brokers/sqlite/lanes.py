@@ -180,9 +180,13 @@ class Lanes:
 
     # Changing
 
-    def append_all(self, entries: Sequence[tuple[Lane, int, Sequence[bytes]]]) -> None:
-        """Put new messages at the tails of lanes: (lane, priority, bodies)."""
-        first = self._tx.sequences(sum(len(bodies) for _, _, bodies in entries))
+    def append_all(self, entries: Sequence[tuple[Lane, int, Sequence[bytes]]]) -> int:
+        """Put new messages at the tails of lanes: (lane, priority, bodies).
+
+        Returns:
+            The sequence of the first; that of every other is one more than that before it.
+        """
+        begin = first = self._tx.sequences(sum(len(bodies) for _, _, bodies in entries))
         rows: list[Iterable[tuple[int, int, int, bytes]]] = []
         for lane, priority, bodies in entries:
             count = len(bodies)
@@ -200,11 +204,16 @@ class Lanes:
             "INSERT INTO taskyard_message (lane, priority, sequence, body) VALUES (?, ?, ?, ?)",
             itertools.chain.from_iterable(rows),
         )
+        return begin
 
     def append_marked(
         self, lane: Lane, priority: int, bodies: Sequence[bytes], marks: Sequence[str]
-    ) -> None:
-        """Put new messages that take unique keys along at the tail of a lane."""
+    ) -> int:
+        """Put new messages that take unique keys along at the tail of a lane.
+
+        Returns:
+            The sequence of the first.
+        """
         first, count = self._tx.sequences(len(bodies)), len(bodies)
         lane.add(priority, first, count, sum(map(len, bodies)))
         self._tx.executemany(
@@ -218,6 +227,7 @@ class Lanes:
                 marks,
             ),
         )
+        return first
 
     def insert(self, lane: Lane, messages: Iterable[tuple[int, Delivery]]) -> None:
         """Put messages that have a sequence, and maybe a history, into their places."""

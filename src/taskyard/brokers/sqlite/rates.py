@@ -108,10 +108,31 @@ def give_back(
     """
     for name, limit in tx.buckets(group):
         store_tat(tx, name, refund(tat_of(tx, name), limit, tx.now, since, taken, count))
-    limit_of_lane = group.policy.shard_limit
-    if limit_of_lane is not None:
+    _refund_lane(tx, lanes, group, shard, since=since, taken=of_lane, count=count)
+
+
+def refund_lane(
+    tx: Transaction, lanes: Lanes, group: GroupRow, shard: str, taken: int, count: int
+) -> None:
+    """Give back tokens of a lane, just taken, of messages that are not handed out after all."""
+    if count:
+        _refund_lane(tx, lanes, group, shard, since=tx.now, taken=taken, count=count)
+
+
+def _refund_lane(
+    tx: Transaction,
+    lanes: Lanes,
+    group: GroupRow,
+    shard: str,
+    *,
+    since: int,
+    taken: int,
+    count: int,
+) -> None:
+    limit = group.policy.shard_limit
+    if limit is not None:
         [lane] = lanes.get(group, [shard])
-        lane.tat = refund(lane.tat, limit_of_lane, tx.now, since, of_lane, count)
+        lane.tat = refund(lane.tat, limit, tx.now, since, taken, count)
         lanes.relocate(lane)
 
 

@@ -8,13 +8,21 @@ from typing import Any
 
 import msgspec
 
-from taskyard.brokers.base import Dead, DeadLetter, DeadQuery, Delivery, Group, Put, Record
+from taskyard.brokers.base import (
+    ClaimedLane,
+    Dead,
+    DeadLetter,
+    DeadQuery,
+    Delivery,
+    Group,
+    Put,
+    Record,
+)
 from taskyard.brokers.common import STEP_BYTES
-from taskyard.brokers.sqlite.claims import holds_message
 from taskyard.brokers.sqlite.groups import GroupRow
 from taskyard.brokers.sqlite.transaction import Transaction
 from taskyard.errors import DuplicateId
-from taskyard.message import Failure, State, read_envelope
+from taskyard.message import Failure, State, read_envelope, read_id
 
 __all__ = [
     "bury",
@@ -24,21 +32,24 @@ __all__ = [
     "finish_records",
     "forget_expired",
     "newest_dead",
+    "note_progress",
     "open_records",
     "postpone_record",
+    "relocate_records",
     "remove_dead",
     "reopen_record",
     "watch_records",
 ]
 
 _failure = msgspec.msgpack.Decoder(Failure)
+_parts = msgspec.msgpack.Decoder(list[ClaimedLane])
 
 
 # Records
 
 
-def open_records(tx: Transaction, group: GroupRow, put: Put, due: int) -> None:
-    """Begin to remember messages.
+def open_records(tx: Transaction, group: GroupRow, put: Put, due: int, first: int) -> None:
+    """Begin to remember messages, of which the first has the sequence `first`.
 
     Raises:
         DuplicateId: one of the ids is remembered already.
@@ -46,8 +57,12 @@ def open_records(tx: Transaction, group: GroupRow, put: Put, due: int) -> None:
     state = State.DELAYED if due > tx.now else State.WAITING
     try:
         tx.executemany(
-            "INSERT INTO taskyard_record (id, grp, state, due, ttl) VALUES (?, ?, ?, ?, ?)",
-            [(id_, group.id, state, due, put.record_ttl) for id_ in put.ids or ()],
+            "INSERT INTO taskyard_record (id, grp, state, due, ttl, shard, priority, sequence)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (id_, group.id, state, due, put.record_ttl, put.shard, put.priority, sequence)
+                for sequence, id_ in enumerate(put.ids or (), first)
+            ],
         )
     except sqlite3.IntegrityError as error:
         raise DuplicateId(
@@ -86,12 +101,26 @@ def postpone_record(tx: Transaction, id_: str, due: int) -> None:
     )
 
 
-def reopen_record(tx: Transaction, id_: str) -> None:
-    """Note that a dead message waits again."""
+def reopen_record(tx: Transaction, id_: str, sequence: int) -> None:
+    """Note that a dead message waits again, under a new number."""
     tx.execute(
         "UPDATE taskyard_record SET state = ?, due = 0, expires = 0, result = NULL,"
-        " failure = NULL WHERE id = ? AND expires > ?",  # one that has expired is none
-        (State.WAITING, id_, tx.now),
+        " failure = NULL, progress = NULL, told_at = 0, sequence = ?"
+        " WHERE id = ? AND expires > ?",  # one that has expired is none
+        (State.WAITING, sequence, id_, tx.now),
+    )
+
+
+def relocate_records(tx: Transaction, moved: Sequence[tuple[int, str, int]]) -> None:
+    """Note new sequences of messages: (new, id, old); unknown ids are passed over."""
+    tx.executemany("UPDATE taskyard_record SET sequence = ? WHERE id = ? AND sequence = ?", moved)
+
+
+def note_progress(tx: Transaction, told: Sequence[tuple[str, bytes]]) -> None:
+    """Note what handlers told: (id, what); unknown ids are passed over."""
+    tx.executemany(
+        "UPDATE taskyard_record SET progress = ?, told_at = ? WHERE id = ?",
+        [(data, tx.now, id_) for id_, data in told],
     )
 
 
@@ -100,7 +129,7 @@ def find_records(
 ) -> list[Record | None]:
     """Look up records; None: there is none (any more)."""
     rows = where.execute(
-        "SELECT record.id, grp, queue, name, state, due, result, failure"
+        "SELECT record.id, grp, queue, name, state, due, result, failure, progress, told_at"
         " FROM json_each(?) AS wanted"
         " CROSS JOIN taskyard_record AS record ON record.id = wanted.value"
         " JOIN taskyard_group ON taskyard_group.id = grp WHERE expires = 0 OR expires > ?",
@@ -122,7 +151,7 @@ def watch_records(tx: Transaction, ids: Sequence[str], listener: str) -> list[Re
 
 
 def _record(where: sqlite3.Connection | Transaction, now: int, row: Sequence[Any]) -> Record:
-    id_, group_id, queue, name, stored, due, result, failure = row
+    id_, group_id, queue, name, stored, due, result, failure, *told = row
     state = State(stored)
     if not state.final:
         if _is_running(where, group_id, id_):
@@ -130,7 +159,7 @@ def _record(where: sqlite3.Connection | Transaction, now: int, row: Sequence[Any
         elif due <= now:
             state = State.WAITING
     reason = None if failure is None else _failure.decode(failure)
-    return Record(id_, Group(queue, name), state, result, reason)
+    return Record(id_, Group(queue, name), state, result, reason, *told)
 
 
 def _is_running(where: sqlite3.Connection | Transaction, group_id: int, id_: str) -> bool:
@@ -140,7 +169,12 @@ def _is_running(where: sqlite3.Connection | Transaction, group_id: int, id_: str
         "SELECT parts FROM taskyard_claim WHERE grp = ? AND instr(parts, CAST(? AS BLOB))",
         (group_id, id_),
     )
-    return any(holds_message(parts, id_) for (parts,) in rows)
+    return any(
+        read_id(message.body) == id_
+        for (stored,) in rows
+        for part in _parts.decode(stored)
+        for _, message in part.messages
+    )
 
 
 # Dead letters

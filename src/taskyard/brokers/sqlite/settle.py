@@ -14,22 +14,33 @@ from taskyard.brokers.base import (
     Outcome,
     Retried,
     Settlement,
+    Stopped,
 )
 from taskyard.brokers.common import NO_ATTEMPT, PROMOTED, STEP_BYTES, lost_failure
 from taskyard.brokers.lane import cap_after_loss, is_given_up
 from taskyard.brokers.sqlite.claims import HeldClaim, find_claim, keep_claim, remove_claim
 from taskyard.brokers.sqlite.groups import GroupRow
 from taskyard.brokers.sqlite.lanes import BODY, DELIVERY, Lane, Lanes, delivery, delivery_row
+from taskyard.brokers.sqlite.notes import noted, stop
 from taskyard.brokers.sqlite.rates import give_back
-from taskyard.brokers.sqlite.records import bury, finish_records, postpone_record
+from taskyard.brokers.sqlite.records import (
+    bury,
+    finish_records,
+    note_progress,
+    postpone_record,
+    relocate_records,
+)
 from taskyard.brokers.sqlite.transaction import Transaction
 from taskyard.brokers.sqlite.unique import release_ended
 from taskyard.brokers.unique import is_released_at_entry
-from taskyard.message import State
+from taskyard.message import State, read_id
 
 __all__ = ["Settler", "promote", "store_due"]
 
 Messages = list[tuple[int, Delivery]]
+
+_ENDED = (type(None), Discard)
+"""Outcomes with which a message ends here and now."""
 
 
 def store_due(
@@ -57,11 +68,17 @@ def promote(tx: Transaction, lanes: Lanes) -> None:
             "DELETE FROM taskyard_due WHERE at = ? AND sequence = ?",
             [(row[0], row[4]) for row in rows],
         )
+        moved: list[tuple[int, str, int]] = []
         for _, group_id, shard, priority, *columns in rows:
             group = tx.group_by_id(group_id)
             message = delivery(columns)
+            if tx.has_notes and noted(tx, [message]):
+                stop(tx, group, [(shard, message)])
+                tx.gauge(group, "delayed", -1)
+                continue
             fresh = columns[1] == 0  # it never was in its lane: it enters it now
-            message.sequence = tx.sequences(1)
+            old, message.sequence = message.sequence, tx.sequences(1)
+            moved.append((message.sequence, read_id(message.body), old))
             message.since = message.sequence if fresh else message.since
             if is_released_at_entry(message.mark):
                 release_ended(tx, group, [(shard, message)])
@@ -71,6 +88,7 @@ def promote(tx: Transaction, lanes: Lanes) -> None:
             lanes.relocate(lane)
             tx.gauge(group, "delayed", -1)
             tx.gauge(group, "waiting", 1)
+        relocate_records(tx, moved)
         lanes.save()
     due = lanes.due(PROMOTED)
     for lane in due:
@@ -129,6 +147,8 @@ class Settler:
             self._tx.count(group, "done", messages)
             for lane in self._held_lanes(group, lane_ids).values():
                 self._release(lane)
+        if settlement.progress:
+            note_progress(self._tx, settlement.progress)
         if settlement.results:
             finish_records(
                 self._tx, [(id_, State.DONE, data, None) for id_, data in settlement.results]
@@ -148,25 +168,33 @@ class Settler:
         alone = held.lanes[0].messages[0][1].cap == 1
         lanes = self._held_lanes(group, held.lane_ids)
         for part in held.lanes:
-            for _, message in part.messages:
+            messages = self._without_told(held, part)
+            for _, message in messages:
                 message.losses += 1
                 message.deliveries += 1
                 message.cap = cap
-            if is_given_up(
+            if messages and is_given_up(
                 group.policy,
                 claimed=held.messages,
                 singled_out=alone,
-                losses=part.messages[0][1].losses,
+                losses=messages[0][1].losses,
             ):
-                self._bury_lost(group, part)
+                self._bury_lost(group, part.shard, *messages[0])
             else:
-                self._give_back(group, part.shard, part.messages)
+                self._give_back(group, part.shard, messages)
             self._release(lanes.get(part.shard))
 
-    def _bury_lost(self, group: GroupRow, part: ClaimedLane) -> None:
-        (priority, message) = part.messages[0]
+    def _without_told(self, held: HeldClaim, part: ClaimedLane) -> Messages:
+        """What a lost claim holds of a lane, once the messages that were cancelled have ended."""
+        if not held.told:
+            return part.messages
+        told = [message for _, message in part.messages if message.sequence in held.told]
+        stop(self._tx, held.group, [(part.shard, message) for message in told])
+        return [entry for entry in part.messages if entry[1] not in told]
+
+    def _bury_lost(self, group: GroupRow, shard: str, priority: int, message: Delivery) -> None:
         dead = Dead(lost_failure(message.losses))
-        self._bury(group, part.shard, [(priority, message, dead)])
+        self._bury(group, shard, [(priority, message, dead)])
 
     def _bury(
         self, group: GroupRow, shard: str, messages: Sequence[tuple[int, Delivery, Dead]]
@@ -182,7 +210,7 @@ class Settler:
         for part in held.lanes:
             running = [entry for entry in part.messages if entry[1].sequence in settlement.keep]
             ended = [entry for entry in part.messages if entry[1].sequence not in settlement.keep]
-            self._end(held.group, part.shard, ended, settlement)
+            self._end(held, part.shard, ended, settlement)
             taken -= self._refund(held, part, settlement, taken)
             if running:
                 kept.append(ClaimedLane(part.shard, part.flush, running))
@@ -203,7 +231,7 @@ class Settler:
     ) -> int:
         """Give tokens back; returns of how many messages. `taken`: those that did not come back."""
         outcomes = [settlement.outcomes.get(message.sequence) for _, message in part.messages]
-        count = sum(isinstance(outcome, Back) and not outcome.started for outcome in outcomes)
+        count = sum(isinstance(one, Back | Stopped) and not one.started for one in outcomes)
         if count:
             give_back(
                 self._tx,
@@ -217,7 +245,9 @@ class Settler:
             )
         return count
 
-    def _end(self, group: GroupRow, shard: str, messages: Messages, settlement: Settlement) -> None:
+    def _end(self, held: HeldClaim, shard: str, messages: Messages, settlement: Settlement) -> None:
+        group = held.group
+        stopped: list[tuple[str, Delivery]] = []
         back: Messages = []
         parked = False
         retried: list[tuple[int, Delivery, int]] = []
@@ -225,7 +255,9 @@ class Settler:
         discarded: list[str] = []
         for priority, message in messages:
             outcome = settlement.outcomes.get(message.sequence)
-            if isinstance(outcome, Back):
+            if message.sequence in held.told and isinstance(outcome, (Back, Retried)):
+                stopped.append((shard, message))
+            elif isinstance(outcome, Back):
                 message.deliveries += outcome.started
                 parked = parked or outcome.park
                 back.append((priority, message))
@@ -237,7 +269,9 @@ class Settler:
                 buried.append((priority, message, outcome))
             elif isinstance(outcome, Discard):
                 discarded.append(outcome.id)
-        ended: list[Outcome | object] = [*back, *retried, *buried, *discarded]
+            elif isinstance(outcome, Stopped):
+                stopped.append((shard, message))
+        ended: list[Outcome | object] = [*back, *retried, *buried, *discarded, *stopped]
         self._tx.count(group, "done", len(messages) - len(ended))
         release_ended(
             self._tx,
@@ -245,12 +279,12 @@ class Settler:
             [
                 (shard, message)
                 for _, message in messages
-                if message.mark
-                and not isinstance(settlement.outcomes.get(message.sequence), Back | Retried | Dead)
+                if message.mark and isinstance(settlement.outcomes.get(message.sequence), _ENDED)
             ],
         )
         self._retry(group, shard, retried, settlement.retry_ids)
         self._give_back(group, shard, back, park=parked)
+        stop(self._tx, group, stopped)
         if buried:
             self._bury(group, shard, buried)
         if discarded:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import msgspec
 
 from taskyard.brokers.base import Group
+from taskyard.brokers.cancelling import NOTED
 from taskyard.brokers.lane import Gate, GroupPolicy
 from taskyard.brokers.rate import QueueRate, Rate, clamped, token_at
 from taskyard.brokers.sqlite.groups import GroupRow, Groups
@@ -40,6 +41,7 @@ class Transaction:
         "_earliest",
         "_groups",
         "_lane",
+        "_note",
         "_policies",
         "_ready",
         "_sequence",
@@ -70,6 +72,7 @@ class Transaction:
         self._turn = self._stored["turn"]
         self._lane = self._stored["lane"]
         self._policies = self._stored["policies"]
+        self._note = self._stored["note"]
         groups.refresh(connection, self._policies)
 
     # Numbers
@@ -84,6 +87,21 @@ class Transaction:
         """The next turn: behind every lane that has one."""
         self._turn += 1
         return self._turn
+
+    def note(self) -> int:
+        """A number for a note: above the sequences of all messages that were put."""
+        self._note = self.sequences(1)
+        return self._note
+
+    @property
+    def last_note(self) -> int:
+        """The number of the last note: it means no messages from there on."""
+        return self._note
+
+    @property
+    def has_notes(self) -> bool:
+        """Whether cancelled ids are to be looked for."""
+        return self._note > 0 and self.now < self._note + NOTED
 
     def lane_id(self) -> int:
         """An id that no lane ever had."""
@@ -342,6 +360,7 @@ class Transaction:
             ("turn", self._turn),
             ("lane", self._lane),
             ("policies", self._policies),
+            ("note", self._note),
         )
         stored = self._stored
         return [(0, name, value - stored[name]) for name, value in numbers if value != stored[name]]

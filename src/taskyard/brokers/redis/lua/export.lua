@@ -79,9 +79,14 @@ local function take_tail(lane, priority)
         end
         lane.waiting = lane.waiting - 1
         local message = read_entry(entry)
-        unique.leave(lane.group, lane.shard, message)
-        add({'m', lane.group.key, lane.shard, priority, entry,
-            message.recorded and record_of(body_id(message.body))}, #entry)
+        if notes.means(message) then -- the notes themselves stay here
+            count(lane.group, 'waiting', -1)
+            notes.stop(lane.group, lane.shard, message)
+        else
+            unique.leave(lane.group, lane.shard, message)
+            add({'m', lane.group.key, lane.shard, priority, entry,
+                message.recorded and record_of(body_id(message.body))}, #entry)
+        end
     end
 end
 
@@ -138,9 +143,14 @@ local function take_away()
         local gid, priority, shard, entry = read_due(found[index])
         local message = read_entry(entry)
         call('ZREM', key, found[index])
-        add({'d', group_of(gid).key, shard, priority, entry,
-            message.recorded and record_of(body_id(message.body)), tonumber(found[index + 1]),
-            unique.leave(group_of(gid), shard, message)}, #entry)
+        if notes.means(message) then
+            count(group_of(gid), 'delayed', -1)
+            notes.stop(group_of(gid), shard, message)
+        else
+            add({'d', group_of(gid).key, shard, priority, entry,
+                message.recorded and record_of(body_id(message.body)), tonumber(found[index + 1]),
+                unique.leave(group_of(gid), shard, message)}, #entry)
+        end
     end
 end
 

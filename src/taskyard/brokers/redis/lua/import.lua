@@ -26,7 +26,7 @@ local function touched_lane(group, shard)
     return lane
 end
 
-local function bring_record(fields, id, group, sequence)
+local function bring_record(fields, id, group, sequence, due)
     if not fields or has_record(id) then
         return
     end
@@ -34,6 +34,9 @@ local function bring_record(fields, id, group, sequence)
     call('DEL', key)
     call('HSET', key, unpack(fields))
     call('HSET', key, 'gid', group.gid, 'sequence', sequence)
+    if due then
+        call('HSET', key, 'due', due)
+    end
     local expires = tonumber(call('HGET', key, 'expires'))
     if expires > 0 then
         call('PEXPIRE', key, ARGV[3] == '' and math.max(1, math.ceil((expires - now) / 1000))
@@ -66,7 +69,7 @@ end
 function bring.d(group, shard, priority, entry, record, due, first)
     local message = read_entry(entry)
     local id = body_id(message.body)
-    bring_record(record, id, group, 0)
+    bring_record(record, id, group, -message.sequence, due)
     if is_replaced(group, shard, message) then
         count(group, 'discarded', 1)
         finish_record(id, 'discarded')

@@ -196,9 +196,9 @@ end
 local function put_off(group, item)
     for index = 1, item[6] do
         local id = item[9][index]
-        local due = admission.debounce(group, item, index, id ~= nil)
+        local due, sequence = admission.debounce(group, item, index, id ~= nil)
         if id then
-            open_record(id, group, item[2], item[3], item[7], 'delayed', due, 0)
+            open_record(id, group, item[2], item[3], item[7], 'delayed', due, -sequence)
         end
     end
 end
@@ -226,7 +226,7 @@ local function put_item(item)
         end
         for index, id in ipairs(item[9]) do
             open_record(id, group, item[2], item[3], item[7], later and 'delayed' or 'waiting',
-                due, later and 0 or first + index - 1)
+                due, (later and -1 or 1) * (first + index - 1))
         end
     end
     body = body + (item.given or number)

@@ -4,13 +4,14 @@
 -- ARGV  1 slot, 2 number, 3 clock
 --       4   a listener to wake when one that is not final becomes so, or ''
 --       5…  ids
--- Reply per id 0, or {group key, state, result or false, failure (packed) or false, losses}
+-- Reply per id 0, or {group key, state, result or false, failure (packed) or false, losses,
+--       what its handler told or false, when}
 -- include records
 
 -- Of somebody who asks again and again under new names, the oldest are forgotten.
 local MOST_WAITERS = 50
 
-local FINAL = {done = true, dead = true, discarded = true}
+local FINAL = {done = true, dead = true, discarded = true, cancelled = true}
 
 local function is_in_lane(group, record)
     local lane = new_lane(group, record.shard)
@@ -25,7 +26,7 @@ end
 local function state_of(group, record)
     if FINAL[record.state] then
         return record.state
-    elseif record.sequence ~= '0' and not is_in_lane(group, record) then
+    elseif tonumber(record.sequence) > 0 and not is_in_lane(group, record) then
         return 'running'
     elseif tonumber(record.due) <= now then
         return 'waiting'
@@ -56,7 +57,8 @@ for index = 5, #ARGV do
         end
         local group = group_of(record.gid)
         reply[index - 4] = {group.key, state_of(group, record), record.result or false,
-            record.failure or false, tonumber(record.losses or 0)}
+            record.failure or false, tonumber(record.losses or 0), record.progress or false,
+            tonumber(record.told or 0)}
         if ARGV[4] ~= '' and not FINAL[record.state] then
             wait_for(id, record.waiters, ARGV[4])
         end

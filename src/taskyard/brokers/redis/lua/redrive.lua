@@ -29,7 +29,7 @@ local function retry(group, shard, priority, id, body, mark)
     end
     if recorded then
         local key = record_key(id)
-        call('HDEL', key, 'failure', 'losses', 'result')
+        call('HDEL', key, 'failure', 'losses', 'result', 'progress', 'told')
         call('HSET', key, 'state', 'waiting', 'due', 0, 'expires', 0, 'sequence', sequence)
         call('PERSIST', key)
     end

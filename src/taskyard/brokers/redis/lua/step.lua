@@ -3,7 +3,8 @@
 -- KEYS  1: the container
 -- ARGV  1 slot, 2 number, 3 clock
 --       4   packed: {settlements, want or false, dead letters that a group keeps}
---           settlement: token, outcomes, results, kept sequences (see shared/claims.lua)
+--           settlement: token, outcomes, results, kept sequences, if any what handlers
+--           told (see shared/claims.lua)
 --           want: groups {{key, messages, members, epoch of the placement that the caller knows
 --           (by default 1), whether he knows it from an earlier call}…}, owner, lease
 --           (microseconds), claims, bytes, drain, alone, listener or '', messages, whether the
@@ -171,11 +172,13 @@ do
             local parts, entries = fill(group, group.ready_key, READY, room, 'age')
             suspects = suspects or room.suspects
             group.head = nil
+            local found = #parts > 0
+            parts, entries = notes.drop(group, parts, entries)
             if #parts > 0 then
                 return open_claim(group, parts, entries)
             end
             for index, other in ipairs(served) do -- it has only suspects, and they are not for now
-                if other == group then
+                if other == group and not found then
                     table.remove(served, index)
                     break
                 end
@@ -184,12 +187,16 @@ do
         end
         for _, filling in ipairs(served) do
             if want[6] or filling.gate == DRAINING then
-                local room = new_room(limits.room(filling, wanted[filling.gid]), want[5], false)
-                local parts, entries = fill(filling, filling.filling_key, LATER, room, 'drain')
-                suspects = suspects or room.suspects
-                if #parts > 0 then
-                    return open_claim(filling, parts, entries)
-                end
+                local found
+                repeat
+                    local room = new_room(limits.room(filling, wanted[filling.gid]), want[5], false)
+                    local parts, entries = fill(filling, filling.filling_key, LATER, room, 'drain')
+                    suspects, found = suspects or room.suspects, #parts > 0
+                    parts, entries = notes.drop(filling, parts, entries)
+                    if #parts > 0 then
+                        return open_claim(filling, parts, entries)
+                    end
+                until not found
             end
         end
     end

@@ -45,6 +45,7 @@ local function forget_old(cursor)
 end
 
 local limit, cursor = tonumber(ARGV[5]), ARGV[6]
+notes.forget_old()
 local removed = drop_old(now - tonumber(ARGV[4]), limit) + unique.forget_windows(limit)
 fading.forget(limit)
 if removed < limit then

@@ -92,7 +92,8 @@ do
         return '', {}
     end
 
-    -- Puts a message off, in place of the one that was put off under its key; returns until when.
+    -- Puts a message off, in place of the one that was put off under its key; returns until when,
+    -- and its sequence.
     function admission.debounce(group, item, index, recorded)
         local key, body, shard = item.keys[index], item.bodies[index], item[2]
         local span, longest = item[12][2], item[12][3]
@@ -110,6 +111,6 @@ do
             deliveries = 0, attempts = 0, losses = 0, cap = 0, recorded = recorded,
             mark = unique.DEBOUNCED .. key, body = body})
         call('HSET', unique.KEYS, field, unique.debounced(first, body_id(body), member))
-        return due
+        return due, sequence
     end
 end

@@ -4,7 +4,8 @@
 -- T:c:<token>  list  first packed: group key, owner, lease, number of messages, and per lane
 --                    {shard, flush, priority, number of messages, priority, number…}; when it was
 --                    made where a rate is limited, else false; whether some of them hold unique
---                    keys; then the entries, in that order
+--                    keys; the sequences of messages that were cancelled since, if any; then the
+--                    entries, in that order
 -- include letters
 -- include envelope
 
@@ -71,6 +72,7 @@ end
 -- What became of one message. An outcome is {kind, …}:
 --   'back', started, park · 'retried', delay, id of its record or ''
 --   'dead', index of the failure in ARGV, id, task, whether the attempt counts · 'discard', id
+--   'stopped', started
 local ends = {}
 
 function ends.back(group, shard, priority, message, outcome)
@@ -85,7 +87,7 @@ function ends.retried(group, shard, priority, message, outcome)
     local due, ordered = now + outcome[2], group.concurrency == 1
     count(group, 'retried', 1)
     if outcome[3] ~= '' then
-        postpone_record(outcome[3], due, ordered)
+        postpone_record(outcome[3], due, ordered, message.sequence)
     end
     delivered(message, true)
     if ordered then
@@ -108,23 +110,39 @@ function ends.discard(group, shard, _, message, outcome)
     finish_record(outcome[2], 'discarded')
 end
 
--- Gives back the tokens of messages of a part that came back and were not started; they do not
--- count for the next part.
-function limits.refund_part(group, part, claimed, number)
+-- Gives back the tokens of messages of a part that were not started to its lane.
+function limits.refund_lane(group, part, since, number)
+    if not group.shard_limit then
+        return
+    end
     local lane, of_part = lane_of(group, part[1]), 0
     for position = 4, #part, 2 do
         of_part = of_part + part[position]
     end
+    lane.tat = gcra.refund(lane.tat, group.shard_limit, since, of_part, number)
+    lane.touched = true
+    changed(lane)
+end
+
+-- The same, and to those that share its limits; they do not count for the next part.
+function limits.refund_part(group, part, claimed, number)
     limits.refund(group, claimed.since, claimed.number, number)
     claimed.number = claimed.number - number
-    if group.shard_limit then
-        lane.tat = gcra.refund(lane.tat, group.shard_limit, claimed.since, of_part, number)
-        changed(lane)
-    end
+    limits.refund_lane(group, part, claimed.since, number)
+end
+
+function ends.stopped(group, shard, _, message)
+    notes.stop(group, shard, message)
+end
+
+-- What is told of a message that was cancelled while it ran: it does not run again.
+local function end_of(outcome, told, sequence)
+    local again = outcome[1] == 'back' or outcome[1] == 'retried'
+    return again and told and contains(told, sequence) and 'stopped' or outcome[1]
 end
 
 -- Settles message after message; returns what is left of the claim. `claimed`: how many messages
--- it has, and when it was made.
+-- it has, when it was made, and what is told of it.
 local function settle_each(group, token, parts, claimed, settlement, limit)
     local outcomes, keep, kept_parts, kept = {}, {}, {}, {}
     for _, outcome in ipairs(settlement[2]) do
@@ -146,10 +164,11 @@ local function settle_each(group, token, parts, claimed, settlement, limit)
                 if keep[sequence] then
                     kept[#kept + 1] = entry
                 elseif outcome then
-                    if outcome[1] == 'back' and not outcome[2] then
+                    if (outcome[1] == 'back' or outcome[1] == 'stopped') and not outcome[2] then
                         unstarted = unstarted + 1
                     end
-                    ends[outcome[1]](group, shard, priority, read_entry(entry), outcome, limit)
+                    ends[end_of(outcome, claimed.told, sequence)](group, shard, priority,
+                        read_entry(entry), outcome, limit)
                 else
                     count(group, 'done', 1)
                     unique.release_entry(group, shard, entry)
@@ -172,19 +191,20 @@ local function settle_each(group, token, parts, claimed, settlement, limit)
 end
 
 -- settlement: token, outcomes {{sequence, outcome}…}, results {{id, index in ARGV}…}, kept
--- sequences. Returns whether the claim was still held.
+-- sequences, if any what handlers told {{id, index in ARGV}…}. Returns whether the claim was still
+-- held.
 local function settle(settlement, limit)
     local token = settlement[1]
     local packed = call('LINDEX', claim_key(token), 0)
     if not packed then
         return false
     end
-    local key, owner, lease, number, parts, since, keyed = unpack(cmsgpack.unpack(packed))
+    local key, owner, lease, number, parts, since, keyed, told = unpack(cmsgpack.unpack(packed))
     local group, kept_parts, kept = known_group(key), {}, {}
     if #settlement[2] > 0 or #settlement[4] > 0 then
         load_parts(group, parts)
-        kept_parts, kept = settle_each(group, token, parts, {number = number, since = since},
-            settlement, limit)
+        kept_parts, kept = settle_each(group, token, parts,
+            {number = number, since = since, told = told}, settlement, limit)
     else
         count(group, 'done', number)
         if keyed then
@@ -197,6 +217,9 @@ local function settle(settlement, limit)
             end
         end
     end
+    for _, item in ipairs(settlement[5] or {}) do
+        note_progress(item[1], ARGV[item[2]])
+    end
     for _, result in ipairs(settlement[3]) do
         finish_record(result[1], 'done', 'result', ARGV[result[2]])
     end
@@ -204,10 +227,48 @@ local function settle(settlement, limit)
         close_claim(token, group, number)
     elseif #kept < number then
         call('DEL', claim_key(token))
-        store_claim(token, {key, owner, lease, #kept, kept_parts, since, keyed}, kept)
+        store_claim(token, {key, owner, lease, #kept, kept_parts, since, keyed, told}, kept)
         count(group, 'running', #kept - number)
     end
     return true
+end
+
+-- Ends those of the messages that a claim is to hold that are cancelled by a note.
+-- Returns what is left.
+function notes.drop(group, parts, entries)
+    if not notes.are_there() then
+        return parts, entries
+    end
+    local left_parts, left, index = {}, {}, 0
+    for _, part in ipairs(parts) do
+        local kept_part, dropped = {part[1], part[2]}, 0
+        for position = 3, #part, 2 do
+            local before = #left
+            for _ = 1, part[position + 1] do
+                index = index + 1
+                local old = entry_sequence(entries[index]) < last_note -- usually none is
+                local message = old and read_entry(entries[index])
+                if old and notes.means(message) then
+                    notes.stop(group, part[1], message)
+                    dropped = dropped + 1
+                else
+                    left[#left + 1] = entries[index]
+                end
+            end
+            if #left > before then
+                kept_part[#kept_part + 1] = part[position]
+                kept_part[#kept_part + 1] = #left - before
+            end
+        end
+        if #kept_part > 2 then
+            left_parts[#left_parts + 1] = kept_part
+        end
+        if dropped > 0 then
+            limits.refund_lane(group, part, now, dropped)
+            look_at(group, part[1], #kept_part == 2)
+        end
+    end
+    return left_parts, left
 end
 
 -- Taking back
@@ -221,7 +282,7 @@ local function take_back(token, limit)
         end
         return
     end
-    local key, _, _, number, parts = unpack(cmsgpack.unpack(stored[1]))
+    local key, _, _, number, parts, _, _, told = unpack(cmsgpack.unpack(stored[1]))
     local group, index = known_group(key), 1
     local singled_out = read_entry(stored[2]).cap == 1
     close_claim(token, group, number)
@@ -234,7 +295,9 @@ local function take_back(token, limit)
                 index = index + 1
                 local message = delivered(read_entry(stored[index]), false)
                 message.losses, message.cap = message.losses + 1, cap_after_loss(number)
-                if is_given_up(group, number, singled_out, message.losses) then
+                if told and contains(told, message.sequence) then
+                    notes.stop(group, shard, message)
+                elseif is_given_up(group, number, singled_out, message.losses) then
                     local told = group.members[1] and body_task(message.body) or ''
                     bury(group, shard, part[position], message, '', message.losses,
                         body_id(message.body), told, limit)

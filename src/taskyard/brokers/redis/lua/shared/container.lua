@@ -52,12 +52,13 @@ end
 -- Sequences are microseconds as long as there are not more messages than those.
 
 local META = T .. ':meta'
-local last_sequence, last_turn
+local last_sequence, last_turn, last_note
 
 local function load_numbers()
     if not last_sequence then
-        local found = call('HMGET', META, 'sequence', 'turn')
+        local found = call('HMGET', META, 'sequence', 'turn', 'note')
         last_sequence, last_turn = tonumber(found[1] or 0), tonumber(found[2] or 0)
+        last_note = tonumber(found[3] or 0) -- see notes.lua
     end
 end
 

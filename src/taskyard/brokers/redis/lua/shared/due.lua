@@ -2,8 +2,7 @@
 --
 -- T:due  zset  sequence (8 bytes) gid (4) priority (2) length of shard (2), shard, and what
 --               follows the sequence in its entry -> time
--- include records
--- include unique
+-- include notes
 
 local DUE_KEY = T .. ':due'
 
@@ -23,6 +22,10 @@ end
 
 local function enter(group, shard, priority, message)
     count(group, 'delayed', -1)
+    if notes.means(message) then
+        notes.stop(group, shard, message)
+        return
+    end
     message.sequence = sequences(1)
     if message.mark and message.mark:sub(1, 1) == unique.DEBOUNCED then
         unique.release_of(group, shard, message)

@@ -3,7 +3,9 @@
 -- T:k:<id>  hash  gid, ttl (microseconds after the end), state, due, expires (0: not ended),
 --                 result, failure or losses,
 --                 waiters (names of listeners, each followed by a space);
---                 and where the message is: shard, priority, sequence (0: outside its lane)
+--                 where the message is: shard, priority, sequence (negative: outside its lane;
+--                 0: on its way to another container); what its handler told last, and when:
+--                 progress, told
 -- include lanes
 
 local function record_key(id)
@@ -29,12 +31,18 @@ local function locate_record(id, sequence)
     end
 end
 
-local function postpone_record(id, due, stays)
+local function postpone_record(id, due, stays, sequence)
     if call('EXISTS', record_key(id)) == 1 then
         call('HSET', record_key(id), 'state', 'retrying', 'due', due)
         if not stays then
-            call('HSET', record_key(id), 'sequence', 0)
+            call('HSET', record_key(id), 'sequence', -sequence)
         end
+    end
+end
+
+local function note_progress(id, told)
+    if call('EXISTS', record_key(id)) == 1 then
+        call('HSET', record_key(id), 'progress', told, 'told', now)
     end
 end
 
