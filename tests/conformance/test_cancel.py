@@ -10,6 +10,7 @@ from tests.conformance.harness import TASK, Harness, deliveries, micros, name, n
 from taskyard.brokers.base import Back, Claim, Dead, Discard, Outcome, Retried, Stopped
 from taskyard.brokers.cancelling import NOTED, Cancellation, Cancelled
 from taskyard.brokers.lane import Gate
+from taskyard.brokers.rate import Limited, Rate
 from taskyard.message import Failure
 
 FAILURE = Failure("error", "Error", "it failed")
@@ -524,3 +525,25 @@ def test_where_there_is_no_record_nothing_is_kept(harness: Harness) -> None:
     harness.put("a")
     pulse(harness, harness.take(), "a", b"half")
     assert harness.record("a") is None
+
+
+# Rate limits
+
+
+@pytest.mark.parametrize("shards", [False, True], ids=["task", "shard"])
+@pytest.mark.parametrize("alone", [True, False])
+def test_what_a_claim_leaves_out_takes_no_token(
+    harness: Harness, shards: bool, alone: bool
+) -> None:
+    harness.set_rate(Limited(TASK.queue, TASK.name, shards=shards), Rate(1, micros(10), 2))
+    harness.put("a", "b", *(() if alone else ("c",)), shard="s")
+    for id_ in ("a", "b") if alone else ("a",):
+        harness.run(harness.broker.cancel(id_, note=True))
+    if alone:
+        assert harness.claim(5) is None
+        harness.put("b", "c", shard="s")
+        assert names(harness.take(5)) == ["b", "c"]
+    else:
+        assert [*names(harness.take(5)), *names(harness.take(5))] == ["b", "c"]
+    harness.put("d", shard="s")
+    assert harness.claim() is None

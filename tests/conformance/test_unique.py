@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from tests.conformance.harness import TASK, Harness, Make, body, deliveries, micros, names
 
-from taskyard.brokers.base import Back, Dead, Discard, Group, Put, Retried
+from taskyard.brokers.base import Back, Dead, Discard, Group, Put, Retried, Stopped
+from taskyard.brokers.cancelling import Cancelled
 from taskyard.brokers.lane import Gate
 from taskyard.brokers.rate import Limited, Rate
 from taskyard.brokers.unique import Keys, Mode
@@ -472,3 +473,79 @@ def test_a_limited_message_that_comes_back_keeps_key_and_token(harness: Harness)
     harness.settle(claim, {"b": Back()})
     assert names(harness.take(3)) == ["b"], "and the one of b"
     assert harness.claim() is None
+
+
+# Cancelling
+
+
+def cancel(harness: Harness, id_: str, *, note: bool = False) -> Cancelled:
+    return harness.run(harness.broker.cancel(id_, note=note)).outcome
+
+
+@pytest.mark.parametrize("where", ["waiting", "delayed", "retrying"])
+@pytest.mark.parametrize("mode", HELD_BY_MESSAGES)
+def test_a_cancelled_message_releases_its_key(harness: Harness, mode: Mode, where: str) -> None:
+    put(harness, mode, "a", keep=60, delay=9 if where == "delayed" else 0)
+    if where == "retrying":
+        harness.settle(harness.take(), every=Retried(micros(9)), records=True)
+    assert cancel(harness, "a") is Cancelled.REMOVED
+    assert put(harness, mode, "b") is None
+    assert harness.work_off() == ["b"]
+
+
+def test_a_cancelled_debounced_message_is_not_replaced(harness: Harness) -> None:
+    put(harness, Mode.DEBOUNCE, "a", keep=60)
+    put(harness, Mode.DEBOUNCE, "b", keep=60)
+    assert cancel(harness, "a") is Cancelled.ENDED, "it was replaced"
+    assert cancel(harness, "b") is Cancelled.REMOVED
+    harness.clock.advance(1)
+    assert put(harness, Mode.DEBOUNCE, "c", keep=60) is None
+    harness.clock.advance(DELAY)
+    assert harness.work_off() == ["c"]
+    assert harness.total("cancelled") == harness.total("discarded") == 1
+
+
+@pytest.mark.parametrize("end", [Back(), Back(started=True), Retried(0), Stopped("a"), "lost"])
+def test_a_message_that_is_cancelled_while_it_runs_releases_it_at_its_end(
+    harness: Harness, end: Any
+) -> None:
+    put(harness, Mode.DONE, "a", keep=60)
+    claim = harness.take(lease=30)
+    assert cancel(harness, "a") is Cancelled.TOLD
+    assert put(harness, Mode.DONE, "b") == "a"
+    if end == "lost":
+        harness.clock.advance(31)
+        assert harness.reap() == 1
+    else:
+        harness.settle(claim, every=end)
+    assert put(harness, Mode.DONE, "b") is None
+    assert harness.work_off() == ["b"]
+
+
+@pytest.mark.parametrize("delay", [0, 9])
+@pytest.mark.parametrize("mode", HELD_BY_MESSAGES)
+def test_what_is_cancelled_by_a_note_releases_it_when_that_is_seen(
+    harness: Harness, mode: Mode, delay: float
+) -> None:
+    put(harness, mode, "a", delay=delay)
+    assert cancel(harness, "a", note=True) is Cancelled.NOTED
+    assert put(harness, mode, "b") == "a"
+    harness.clock.advance(delay)
+    assert harness.claim() is None
+    assert put(harness, mode, "b") is None
+    assert harness.work_off() == ["b"]
+
+
+def test_what_was_told_keeps_keys_and_limits_apart(harness: Harness) -> None:
+    """All that the header of a claim may say, at once."""
+    harness.set_rate(Limited("orders", "save"), Rate(1, 10 * SECOND, 3))
+    for id_ in "abc":
+        put(harness, Mode.DONE, id_, id_, keep=60)
+    claim = harness.take(3)
+    assert cancel(harness, "a") is cancel(harness, "b") is Cancelled.TOLD
+    harness.settle(claim, {"a": Stopped("a", started=False)}, keep="bc")
+    harness.extend(claim, lease=99)
+    harness.settle(claim, {"b": Back()})
+    assert [is_free(harness, key=key) for key in "ab"] == [True, True]
+    assert harness.claim() is None, "the tokens of a and b were given back, and taken by probes"
+    assert harness.total("cancelled") == 2

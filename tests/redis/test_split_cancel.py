@@ -7,14 +7,14 @@ import itertools
 from collections.abc import Iterator
 
 import pytest
-from tests.conformance.harness import TASK, Harness, micros
+from tests.conformance.harness import TASK, Harness, Make, micros
 from tests.redis.splitting import atomic
-from tests.redis.test_split import PLAIN, SHARDS, Make, _alone, harness, make, split
+from tests.redis.test_split import PLAIN, SHARDS, _alone, harness, split
 
 from taskyard.brokers.base import Back, Group, Retried
 from taskyard.brokers.cancelling import Cancellation, Cancelled
 
-__all__ = ["harness", "make"]
+__all__ = ["harness"]
 
 KEEP = 600.0
 BOTH = [TASK, PLAIN]

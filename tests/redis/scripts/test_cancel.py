@@ -70,12 +70,12 @@ def test_a_running_one_is_told(box: Container) -> None:
     assert reply == [b"told", b"ann"]
     held = box.dump()[f"held {token}"]
     assert changed == {f"held {token}": held}
-    assert held == Claimed("q\0t", "ann", held.lease, 2, held.parts, entries, (NOW + 1,))
+    assert held == Claimed("q\0t", "ann", held.lease, 2, held.parts, entries, 0, (NOW + 1,))
     assert box.trace(cancel("y"))[1] == {}
     assert box.trace(pulse([token])) == ([[token, NOW + 1]], {})
     box.run(cancel("x"))
     assert box.run(pulse([token, token + 9])) == [[token, NOW], [token, NOW + 1]]
-    _, changed = box.trace(settle(token, {NOW: ("back", True, False), NOW + 1: ("stopped",)}))
+    _, changed = box.trace(settle(token, {NOW: ("back", True, False), NOW + 1: ("stopped", True)}))
     assert changed["count 1 cancelled"] == 2
     assert changed["record x"]["state"] == changed["record y"]["state"] == "cancelled"
     assert "list 1 0 a" not in changed

@@ -10,7 +10,15 @@ from taskyard.brokers.sqlite.groups import GroupRow
 from taskyard.brokers.sqlite.lanes import Lane, Lanes
 from taskyard.brokers.sqlite.transaction import Transaction, store_tat, tat_of
 
-__all__ = ["Limiter", "give_back", "is_limited", "set_rate", "spend_of_lane", "tokens_of_lane"]
+__all__ = [
+    "Limiter",
+    "give_back",
+    "is_limited",
+    "refund_lane",
+    "set_rate",
+    "spend_of_lane",
+    "tokens_of_lane",
+]
 
 
 class Limiter:
