@@ -371,6 +371,7 @@ def test_each_instant_is_done_once_whoever_dies_and_wherever_the_clock_jumps(mak
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_the_same_for_long(make: Make) -> None:
     for seed in range(1000, 1050):
         run(make(), seed)

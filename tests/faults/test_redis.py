@@ -271,7 +271,7 @@ def test_connections_that_are_cut_at_any_byte(
 def swallowed_again_and_again(load: Load, proxy: Proxy, chance: random.Random) -> int:
     times = 0
     while load.goes_on:
-        goal = load.progress() + chance.randrange(1, 400)
+        goal = load.progress() + chance.randrange(1, 200)
         until(lambda: load.progress() >= goal or not load.goes_on, "the work goes on")  # noqa: B023
         before = proxy.counters()
         proxy.swallow("reply")
@@ -289,7 +289,7 @@ def swallowed_again_and_again(load: Load, proxy: Proxy, chance: random.Random) -
 
 @pytest.mark.parametrize("kind", ["batch", "ordered_batch"])
 def test_replies_that_are_lost(scene: Scene, store: RedisStore, proxy: Proxy, kind: str) -> None:
-    load = Load(scene, kind, store.url(proxy.address), 1000)
+    load = Load(scene, kind, store.url(proxy.address), 3000)
     assert swallowed_again_and_again(load, proxy, random.Random(f"replies {kind}")) > 1
     load.finish()
 
