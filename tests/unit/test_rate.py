@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from taskyard.brokers.rate import (
@@ -90,7 +90,9 @@ def test_what_is_spent(tat: int, count: int, after: int) -> None:
     [
         (0, 2, 2, SECOND),
         (0, 2, 1, SECOND // 2),
-        (SECOND - 1, 2, 1, SECOND // 2),
+        (SECOND // 2, 2, 1, SECOND // 2),
+        (SECOND // 2, 2, 2, SECOND // 2),
+        (SECOND - 1, 2, 1, 1),
         (SECOND, 2, 1, 0),
         (SECOND // 2, 1, 1, 0),
         (-5, 1, 1, SECOND // 2),
@@ -193,6 +195,19 @@ moves = st.lists(
         burst=st.integers(1, 12),
     ),
     moves,
+)
+@example(
+    Rate(16, 10 * SECOND, 3),
+    [
+        ("take", 0, 1),
+        ("give back", 0, 1),
+        ("take", 0, 3),
+        ("take", 625_000, 1),
+        ("give back", 0, 1),
+        ("take", 0, 1),
+        ("give back", 0, 5),
+        ("take", 0, 2),
+    ],
 )
 def test_never_more_than_the_burst_and_the_rate(
     rate: Rate, moves: list[tuple[str, int, int]]

@@ -192,13 +192,14 @@ def refund(tat: int, rate: Rate, now: int, since: int, taken: int, count: int) -
         rate: its limit.
         now: the broker's time, microseconds.
         since: when they were handed out.
-        taken: how many were handed out then, together.
+        taken: how many were handed out then, together, without those that came back before.
         count: how many of them came back.
 
     Returns:
-        An earlier tat, as long as it is sure that the bucket was not full since then: a token that
-        a full bucket could not have taken is lost. So what is started never exceeds the limit.
+        An earlier tat, but what came to the bucket while it may have been full, had these never
+        been handed out, is lost. So what is started never exceeds the limit.
     """
-    if now - since >= taken * rate.interval:
+    most = since + taken * rate.interval - now
+    if most <= 0:
         return tat
-    return max(0, clamped(tat, rate, now) - math.floor(count * rate.interval))
+    return max(0, clamped(tat, rate, now) - math.floor(min(count * rate.interval, most)))

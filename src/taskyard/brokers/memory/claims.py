@@ -60,12 +60,12 @@ def _settle(state: MemoryState, settlement: Settlement) -> bool:
     claim = state.claims.get(settlement.token)
     if claim is None:
         return False
-    kept = []
+    kept, taken = [], len(claim)
     for part in claim.parts:
         running = _end_part(state, claim.group, part, settlement)
         if running:
             kept.append(Part(part.shard, running))
-        refund_part(state, claim, part, settlement)
+        taken -= refund_part(state, claim, part, settlement, taken)
         _look_at(state, claim.group, part.shard, released=not running)
     for id_, result in settlement.results:
         state.end(id_, State.DONE, result=result)

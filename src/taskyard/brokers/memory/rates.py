@@ -84,21 +84,35 @@ def spend_of_lane(lane: Lane, now: int, count: int) -> None:
         lane.state.tat = spend(lane.state.tat, limit, now, count)
 
 
-def refund_part(state: MemoryState, claim: OpenClaim, part: Part, settlement: Settlement) -> None:
-    """Give back the tokens of messages that came back and were not started."""
+def refund_part(
+    state: MemoryState, claim: OpenClaim, part: Part, settlement: Settlement, taken: int
+) -> int:
+    """Give back the tokens of messages that came back and were not started.
+
+    Arguments:
+        state: the broker's.
+        claim: theirs.
+        part: the part of the claim that they are of.
+        settlement: what became of them.
+        taken: the claim's messages, without those of other parts that came back.
+
+    Returns:
+        How many they are, if they have a limit.
+    """
     group = claim.group
     buckets, limit = _buckets(group), group.policy.shard_limit
     if not (buckets or limit):
-        return
+        return 0
     outcomes = [settlement.outcomes.get(message.sequence) for _, message in part.messages]
     count = sum([isinstance(outcome, Back) and not outcome.started for outcome in outcomes])
     if count == 0:
-        return
+        return 0
     for bucket, rate in buckets:
-        bucket.tat = refund(bucket.tat, rate, state.now, claim.opened, len(claim), count)
+        bucket.tat = refund(bucket.tat, rate, state.now, claim.opened, taken, count)
     if limit is not None:
         lane = state.lane(group, part.shard).state
         lane.tat = refund(lane.tat, limit, state.now, claim.opened, len(part.messages), count)
+    return count
 
 
 def set_rate(state: MemoryState, limited: Limited, rate: Rate | None, *, declared: bool) -> None:

@@ -102,7 +102,7 @@ def give_back(
         group: whose messages they are.
         shard: of which lane.
         since: when they were claimed.
-        taken: how many messages were claimed together.
+        taken: how many messages were claimed together, without those that came back before.
         of_lane: how many of them were of this lane.
         count: how many of these came back.
     """

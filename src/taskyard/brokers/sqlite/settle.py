@@ -164,12 +164,13 @@ class Settler:
 
     def _apply(self, held: HeldClaim, settlement: Settlement) -> None:
         kept: list[ClaimedLane] = []
+        taken = held.messages
         lanes = self._held_lanes(held.group, held.lane_ids)
         for part in held.lanes:
             running = [entry for entry in part.messages if entry[1].sequence in settlement.keep]
             ended = [entry for entry in part.messages if entry[1].sequence not in settlement.keep]
             self._end(held.group, part.shard, ended, settlement)
-            self._refund(held, part, settlement)
+            taken -= self._refund(held, part, settlement, taken)
             if running:
                 kept.append(ClaimedLane(part.shard, part.flush, running))
             else:
@@ -184,7 +185,9 @@ class Settler:
         else:
             remove_claim(self._tx, held.token)
 
-    def _refund(self, held: HeldClaim, part: ClaimedLane, settlement: Settlement) -> None:
+    def _refund(
+        self, held: HeldClaim, part: ClaimedLane, settlement: Settlement, taken: int
+    ) -> int:
         outcomes = [settlement.outcomes.get(message.sequence) for _, message in part.messages]
         count = sum(isinstance(outcome, Back) and not outcome.started for outcome in outcomes)
         if count:
@@ -194,10 +197,11 @@ class Settler:
                 held.group,
                 part.shard,
                 since=held.since,
-                taken=held.messages,
+                taken=taken,
                 of_lane=len(part.messages),
                 count=count,
             )
+        return count
 
     def _end(self, group: GroupRow, shard: str, messages: Messages, settlement: Settlement) -> None:
         back: Messages = []

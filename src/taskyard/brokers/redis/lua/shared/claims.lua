@@ -113,6 +113,7 @@ function limits.refund_part(group, part, claimed, number)
         of_part = of_part + part[position]
     end
     limits.refund(group, claimed.since, claimed.number, number)
+    claimed.number = claimed.number - number
     if group.shard_limit then
         lane.tat = gcra.refund(lane.tat, group.shard_limit, claimed.since, of_part, number)
         changed(lane)

@@ -44,8 +44,10 @@ function gcra.spend(tat, limit, count)
 end
 
 function gcra.refund(tat, limit, since, taken, count)
-    if now - since >= taken * limit.interval then
+    local most = since + taken * limit.interval - now
+    if most <= 0 then
         return tat
     end
-    return math.max(0, gcra.clamped(tat, limit) - math.floor(count * limit.interval))
+    local back = math.floor(math.min(count * limit.interval, most))
+    return math.max(0, gcra.clamped(tat, limit) - back)
 end
