@@ -315,18 +315,7 @@ class Pool:
         timeout = LONGEST_SLEEP
         if step.next_at:
             timeout = min(timeout, max(0.0, (step.next_at - step.now) / 1e6))
-        # One event for all that ends the sleep: a message is on its way, and turns of the loop
-        # are what it would wait for.
-        waiting = asyncio.ensure_future(listener.wait_async(timeout))
-        waiting.add_done_callback(lambda _: self._changed.set())
-        try:
-            await self._changed.wait()
-        finally:
-            if not waiting.done():
-                waiting.cancel()
-                await asyncio.gather(waiting, return_exceptions=True)
-        if not waiting.cancelled():
-            waiting.result()
+        await listener.wait_async(timeout, self._changed)
 
     # A claim's way through a slot
 

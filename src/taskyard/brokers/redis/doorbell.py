@@ -10,6 +10,7 @@ as soon as its subscription stands again. Until then it wakes by itself now and 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -122,11 +123,11 @@ class BellListener(WokenListener):
             return super().wait(timeout)
         return super().wait(min(timeout, POLL)) or self._may_look(timeout)
 
-    async def wait_async(self, timeout: float) -> bool:
+    async def wait_async(self, timeout: float, also: asyncio.Event | None = None) -> bool:
         """See `Listener.wait_async`."""
         if self.standing:
-            return await super().wait_async(timeout)
-        return await super().wait_async(min(timeout, POLL)) or self._may_look(timeout)
+            return await super().wait_async(timeout, also)
+        return await super().wait_async(min(timeout, POLL), also) or self._may_look(timeout)
 
     def _may_look(self, timeout: float) -> bool:
         return timeout > POLL and not self.closed
