@@ -365,6 +365,7 @@ class Pool:
         else:
             loop = asyncio.get_running_loop()
             work = loop.run_in_executor(self._threads, execution.run)
+            time.sleep(0)  # lets the thread begin: it would wait until this one waits
         run.work, run.can_cancel = work, execution.is_async
         timeout = self._settings.slice * 2
         while True:
