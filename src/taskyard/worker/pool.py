@@ -139,6 +139,7 @@ class Pool:
         self.progressed: float | None = None  # when something was claimed or settled last
         self._hard = False
         self._left = False
+        self._woken = False  # it slept, and nothing was started since
 
     async def serve(
         self, driver: AsyncDriver, threads: ThreadPoolExecutor, instances: Instances
@@ -316,6 +317,7 @@ class Pool:
         if step.next_at:
             timeout = min(timeout, max(0.0, (step.next_at - step.now) / 1e6))
         await listener.wait_async(timeout, self._changed)
+        self._woken = True
 
     # A claim's way through a slot
 
@@ -365,7 +367,10 @@ class Pool:
         else:
             loop = asyncio.get_running_loop()
             work = loop.run_in_executor(self._threads, execution.run)
-            time.sleep(0)  # lets the thread begin: it would wait until this one waits
+            if self._woken:
+                self._woken = False
+                # Lets the thread begin: it would wait until this one waits.
+                time.sleep(0)  # noqa: ASYNC251 - it does not wait
         run.work, run.can_cancel = work, execution.is_async
         timeout = self._settings.slice * 2
         while True:
