@@ -313,6 +313,12 @@ def _signature(handler: Callable[..., Any], *, skip_self: bool) -> inspect.Signa
     return signature.replace(parameters=list(signature.parameters.values())[1:])
 
 
+@overload
+def stored_rate(limit: RateLimit) -> Rate: ...
+@overload
+def stored_rate(limit: None) -> None: ...
+@overload
+def stored_rate(limit: RateLimit | None) -> Rate | None: ...
 def stored_rate(limit: RateLimit | None) -> Rate | None:
     """A rate limit as brokers keep it."""
     if limit is None:

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -225,7 +226,8 @@ class RedisServer:
                 **({"user": list(users)} if users else {}),
                 **self._config,
             }
-        self._clients: list[redis.Redis] = []
+        # Those that tests still use: each that is dropped closes its connections.
+        self._clients: weakref.WeakSet[redis.Redis] = weakref.WeakSet()
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -289,7 +291,7 @@ class RedisServer:
 
     def close(self) -> None:
         """Kill it and remove its folder."""
-        for client in self._clients:
+        for client in list(self._clients):
             client.close()
         self._clients.clear()
         if self.running:
@@ -349,7 +351,7 @@ class RedisServer:
             given |= {"ssl_certfile": str(self.tls.client_cert)}
             given |= {"ssl_keyfile": str(self.tls.client_key)}
         made = redis.Redis(**(given | options))
-        self._clients.append(made)
+        self._clients.add(made)
         return made
 
     # Inside

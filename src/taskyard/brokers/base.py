@@ -27,6 +27,7 @@ What every broker promises, and `tests/conformance` checks:
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Generator, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
@@ -735,8 +736,14 @@ class Listener(Protocol):
         """
         ...
 
-    async def wait_async(self, timeout: float) -> bool:
-        """Do the same without blocking the event loop."""
+    async def wait_async(self, timeout: float, also: asyncio.Event | None = None) -> bool:
+        """Do the same without blocking the event loop.
+
+        Arguments:
+            timeout: seconds.
+            also: ends it too when it is set; a wake-up may set it. (One event for all that somebody
+                waits for takes fewer turns of the loop, while a message waits for them.)
+        """
         ...
 
     def ignore_changes(self) -> None:

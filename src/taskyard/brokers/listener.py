@@ -35,9 +35,9 @@ class WokenListener:
             self._changed.wait_for(self._is_over, min(timeout, threading.TIMEOUT_MAX))
             return self._consume()
 
-    async def wait_async(self, timeout: float) -> bool:
+    async def wait_async(self, timeout: float, also: asyncio.Event | None = None) -> bool:
         """See `Listener.wait_async`."""
-        event = asyncio.Event()
+        event = asyncio.Event() if also is None else also
         entry = (asyncio.get_running_loop(), event)
         with self._changed:
             if self._is_over():

@@ -81,6 +81,4 @@ def _limit(given: str, burst: int | None) -> RateLimit:
 def _say(chosen: RateLimit | Literal["as declared"] | None) -> str:
     if not isinstance(chosen, RateLimit):
         return "what is declared holds" if chosen else "no limit"
-    stored = stored_rate(chosen)
-    assert stored is not None  # noqa: S101 - of a limit, not of None
-    return rate_text(stored)
+    return rate_text(stored_rate(chosen))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -117,6 +118,6 @@ class Unwaited(MemoryListener):
             "use `with yard.using('memory://')` for that"
         )
 
-    async def wait_async(self, timeout: float) -> bool:
+    async def wait_async(self, timeout: float, also: asyncio.Event | None = None) -> bool:  # noqa: ARG002 - as above
         """Refuse."""
         return self.wait(timeout)

@@ -135,16 +135,14 @@ def raise_failure(attempts: Iterable[Attempt]) -> None:
     Of several, the first is raised, as its handler raised it, with a note that there are others.
     """
     last = {attempt.id: attempt for attempt in attempts}
-    failed = [attempt for attempt in last.values() if attempt.error is not None]
+    failed = [(one, one.error) for one in last.values() if one.error is not None]
     if not failed:
         return
-    first = failed[0]
-    error = first.error
-    assert error is not None  # noqa: S101  # by the condition above; said for the types
+    first, error = failed[0]
     then = "it is tried again later" if first.state is State.RETRYING else f"it is {first.state}"
     note = f"raised by message {first.id} of task {first.task!r}, attempt {first.number}: {then}"
     if len(failed) > 1:
-        others = ", ".join(sorted({attempt.task for attempt in failed[1:]}))
+        others = ", ".join(sorted({attempt.task for attempt, _ in failed[1:]}))
         note += f"; {len(failed) - 1} more failed (of {others})"
     error.add_note(note)
     raise error

@@ -171,16 +171,10 @@ class Attendance:
         if self._listener is None:
             await asyncio.sleep(seconds)
             return False
-        waiting = asyncio.ensure_future(self._listener.wait_async(seconds))
-        waiting.add_done_callback(lambda _: self._changed.set())
         try:
-            await self._changed.wait()
+            return await self._listener.wait_async(seconds, self._changed)
         finally:
             self._changed.clear()
-            if not waiting.done():
-                waiting.cancel()
-            await asyncio.gather(waiting, return_exceptions=True)
-        return not waiting.cancelled() and waiting.result()
 
     def _obey(self, mail: Sequence[ControlMessage]) -> bool:
         """Do what is new; returns whether there was anything."""

@@ -145,6 +145,7 @@ class Pool:
         self.progressed: float | None = None  # when something was claimed or settled last
         self._hard = False
         self._left = False
+        self._woken = False  # it slept, and nothing was started since
 
     async def serve(
         self, driver: AsyncDriver, threads: ThreadPoolExecutor, instances: Instances
@@ -321,18 +322,8 @@ class Pool:
         timeout = LONGEST_SLEEP
         if step.next_at:
             timeout = min(timeout, max(0.0, (step.next_at - step.now) / 1e6))
-        # One event for all that ends the sleep: a message is on its way, and turns of the loop
-        # are what it would wait for.
-        waiting = asyncio.ensure_future(listener.wait_async(timeout))
-        waiting.add_done_callback(lambda _: self._changed.set())
-        try:
-            await self._changed.wait()
-        finally:
-            if not waiting.done():
-                waiting.cancel()
-                await asyncio.gather(waiting, return_exceptions=True)
-        if not waiting.cancelled():
-            waiting.result()
+        await listener.wait_async(timeout, self._changed)
+        self._woken = True
 
     # A claim's way through a slot
 
@@ -382,6 +373,10 @@ class Pool:
         else:
             loop = asyncio.get_running_loop()
             work = loop.run_in_executor(self._threads, execution.run)
+            if self._woken:
+                self._woken = False
+                # Lets the thread begin: it would wait until this one waits.
+                time.sleep(0)  # noqa: ASYNC251 - it does not wait
         run.work, run.can_cancel = work, execution.is_async
         timeout = self._settings.slice * 2
         while True:

@@ -284,35 +284,37 @@ class SQLiteListener:
         before, self._seen = self._seen, self._runner.version()
         return before != self._seen
 
-    async def wait_async(self, timeout: float) -> bool:
+    async def wait_async(self, timeout: float, also: asyncio.Event | None = None) -> bool:
         """See `Listener.wait_async`."""
         loop = asyncio.get_running_loop()
+        event = asyncio.Event() if also is None else also
         if not self._looks:
-            return await self._rang_async(loop, timeout)
+            return await self._rang_async(loop, timeout, event)
         end = loop.time() + timeout
         while True:
             remaining = end - loop.time()
-            if await self._rang_async(loop, max(0.0, min(remaining, SLOW_POLL))):
+            if await self._rang_async(loop, max(0.0, min(remaining, SLOW_POLL)), event):
                 return True
             if await loop.run_in_executor(self._thread, self._changed):
                 return True
             if remaining <= SLOW_POLL:
                 return False
 
-    async def _rang_async(self, loop: asyncio.AbstractEventLoop, timeout: float) -> bool:
-        if self._bell is None:
-            await asyncio.sleep(timeout)
-            return False
-        rang = asyncio.Event()
-        loop.add_reader(self._bell.socket, rang.set)
+    async def _rang_async(
+        self, loop: asyncio.AbstractEventLoop, timeout: float, rang: asyncio.Event
+    ) -> bool:
+        if self._bell is not None:
+            loop.add_reader(self._bell.socket, rang.set)
         try:
             async with asyncio.timeout(timeout):
                 await rang.wait()
         except TimeoutError:
             return False
         finally:
-            loop.remove_reader(self._bell.socket)
-        self._bell.clear()
+            if self._bell is not None:
+                loop.remove_reader(self._bell.socket)
+        if self._bell is not None:
+            self._bell.clear()
         return True
 
     def close(self) -> None:
