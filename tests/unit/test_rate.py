@@ -207,19 +207,6 @@ moves = st.lists(
     ),
     moves,
 )
-@example(
-    Rate(16, 10 * SECOND, 3),
-    [
-        ("take", 0, 1),
-        ("give back", 0, 1),
-        ("take", 0, 3),
-        ("take", 625_000, 1),
-        ("give back", 0, 1),
-        ("take", 0, 1),
-        ("give back", 0, 5),
-        ("take", 0, 2),
-    ],
-)
 def test_never_more_than_the_burst_and_the_rate(
     rate: Rate, moves: list[tuple[str, int, int]]
 ) -> None:
