@@ -37,8 +37,9 @@ __all__ = [
 
 R = TypeVar("R")
 
-LONGEST_WAIT = 3600.0
-"""Seconds after which a waiter looks again without having been woken."""
+LONGEST_WAIT = 10.0
+"""Seconds after which a waiter looks again without having been woken: wake-ups can get lost, where
+a server fails or an account may not publish."""
 
 NOTHING = b"\xc0"
 """None, encoded."""

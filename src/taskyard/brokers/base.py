@@ -246,7 +246,7 @@ class Settlement(msgspec.Struct):
         token: the claim's.
         outcomes: by sequence, for messages that are not simply done.
         results: (id, encoded result) of messages that are done, for their records.
-        keep: sequences that still run: the claim stays open with them.
+        keep: sequences that still run: the claim stays open with them. None of them has an outcome.
         retry_ids: ids by sequence of messages in `outcomes` that are retried and have records.
         progress: (id, what its handler told last), for their records.
     """
@@ -741,8 +741,12 @@ class Listener(Protocol):
 
         Arguments:
             timeout: seconds.
-            also: ends it too when it is set; a wake-up may set it. (One event for all that somebody
-                waits for takes fewer turns of the loop, while a message waits for them.)
+            also: ends it too when it is set; a wake-up may set it. So clear it before the look that
+                comes first. (One event for all that somebody waits for takes fewer turns of the
+                loop, while a message waits for them.)
+
+        Returns:
+            Whether it is worth looking again; it may be True where only `also` ended it.
         """
         ...
 

@@ -192,7 +192,8 @@ def refund(tat: int, rate: Rate, now: int, since: int, taken: int, count: int) -
         rate: its limit.
         now: the broker's time, microseconds.
         since: when they were handed out.
-        taken: how many were handed out then, together, without those that came back before.
+        taken: how many were handed out then, together, without those that came back before (and
+            maybe without those that are done, which errs on the safe side).
         count: how many of them come back.
 
     Returns:

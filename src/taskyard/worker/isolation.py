@@ -7,11 +7,20 @@ first lets everything end, then claims it, and claims nothing else until it has 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
+from typing import Protocol
 
 from taskyard.brokers.base import Step, Want
 
-__all__ = ["Isolation"]
+__all__ = ["Asker", "Isolation"]
+
+
+class Asker(Protocol):
+    """A pool."""
+
+    def notify(self) -> None:
+        """Look again whether something can be claimed."""
+        ...
 
 
 class Isolation:
@@ -19,24 +28,22 @@ class Isolation:
 
     Arguments:
         held: how many claims all pools hold.
-        notify: called when pools that could not claim may be able to.
     """
 
-    def __init__(self, held: Callable[[], int], notify: Callable[[], None]) -> None:
+    def __init__(self, held: Callable[[], int]) -> None:
         self._held = held
-        self._notify = notify
         self._asking = 0
         self._asking_alone = False
-        self._met: set[Hashable] = set()
+        self._met: set[Asker] = set()
         self._suspect: int | None = None
-        self._refused = False
+        self._refused: set[Asker] = set()
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing runs, and nobody is about to get something to run."""
         return self._asking == 0 and self._held() == 0
 
-    def may_claim(self, pool: Hashable) -> bool:
+    def may_claim(self, pool: Asker) -> bool:
         """Whether a pool may ask for claims now; if not, it is notified when that may change.
 
         While some pools have met suspects, only those ask, and only when the worker is idle: the
@@ -46,7 +53,10 @@ class Isolation:
             allowed = False
         else:
             allowed = not self._met or (pool in self._met and self.is_idle)
-        self._refused = self._refused or not allowed
+        if allowed:
+            self._refused.discard(pool)
+        else:
+            self._refused.add(pool)
         return allowed
 
     def asks(self, want: Want) -> None:
@@ -54,7 +64,7 @@ class Isolation:
         self._asking += 1
         self._asking_alone = want.alone
 
-    def is_answered(self, pool: Hashable, want: Want, step: Step | None) -> None:
+    def is_answered(self, pool: Asker, want: Want, step: Step | None) -> None:
         """Note the answer; None: there was none."""
         self._asking -= 1
         if want.alone:
@@ -63,7 +73,7 @@ class Isolation:
             self._learn(pool, want, step)
         self._look_again()
 
-    def _learn(self, pool: Hashable, want: Want, step: Step) -> None:
+    def _learn(self, pool: Asker, want: Want, step: Step) -> None:
         if step.suspects:
             self._met.add(pool)
         elif want.alone:
@@ -80,6 +90,8 @@ class Isolation:
 
     def _look_again(self) -> None:
         blocked = self._suspect is not None or (bool(self._met) and not self.is_idle)
-        if self._refused and not blocked:
-            self._refused = False
-            self._notify()
+        if not blocked:
+            # Nobody else: pools that tell each other to look go on doing so for ever.
+            refused, self._refused = self._refused, set()
+            for pool in refused:
+                pool.notify()

@@ -375,7 +375,7 @@ class Pool:
             work = loop.run_in_executor(self._threads, execution.run)
             if self._woken:
                 self._woken = False
-                # Lets the thread begin: it would wait until this one waits.
+                # Gives up the GIL: the thread would get it when this one waits next.
                 time.sleep(0)  # noqa: ASYNC251 - it does not wait
         run.work, run.can_cancel = work, execution.is_async
         timeout = self._settings.slice * 2

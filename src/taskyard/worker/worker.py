@@ -101,7 +101,7 @@ class Worker:
                 self._groups.setdefault(task.group, {})[task.name] = task
         self._pools = self._make_pools()
         self._couriers: dict[Courier, asyncio.Task[None]] = {}
-        self.isolation = Isolation(self._held, self.notify)
+        self.isolation = Isolation(self._held)
         self._driver: AsyncDriver | None = None
         self.paused: frozenset[str] = frozenset()
         self.dismissed = False
