@@ -92,3 +92,30 @@ def test_what_was_accepted_is_saved_though_everything_is_stopped(
         rows = {id_ for (id_,) in db.execute("SELECT id FROM events")}
     assert ids <= rows
     assert len(rows - ids) <= 20  # stored, but the answer did not get through any more
+
+
+# The pipeline of calls to an API
+
+
+def rows_of_pipeline(output: str) -> dict[str, tuple[int, ...]]:
+    """By customer: orders, cents, calls, and how many of these got 429 and 503."""
+    rows = re.findall(r"^(\w+) +(\d+) +(\d+) +(\d+) +(\d+) +(\d+)$", output, re.MULTILINE)
+    return {customer: tuple(map(int, numbers)) for customer, *numbers in rows}
+
+
+def test_the_api_never_says_too_fast(tmp_path: Path) -> None:
+    done = run(EXAMPLES, "api_pipeline.py", "--orders", 12, TMPDIR=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    cents = sum(range(100, 112))
+    assert rows_of_pipeline(done.stdout) == dict.fromkeys(
+        ("ada", "bob", "eve"), (12, cents, 12 + 3, 0, 3)
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_a_limit_it_does_and_the_calls_are_made_later() -> None:
+    done = run(EXAMPLES, "api_pipeline.py", "--orders", 25, "--no-limit")
+    assert done.returncode == 0, done.stderr
+    rows = rows_of_pipeline(done.stdout)
+    assert [orders for orders, *_ in rows.values()] == [25, 25, 25]
+    assert sum(too_fast for *_, too_fast, _ in rows.values()) > 0
