@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import json
 import os
@@ -11,10 +12,14 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from examples import nightly
 from examples.web.compare import UVICORN, WORKER, Program, port_of, post, running
+
+from taskyard import testing
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -119,3 +124,53 @@ def test_without_a_limit_it_does_and_the_calls_are_made_later() -> None:
     rows = rows_of_pipeline(done.stdout)
     assert [orders for orders, *_ in rows.values()] == [25, 25, 25]
     assert sum(too_fast for *_, too_fast, _ in rows.values()) > 0
+
+
+# The nights
+
+
+def test_the_nights_are_fired_now_and_the_commands_of_its_text_work(tmp_path: Path) -> None:
+    fired = run(tmp_path, EXAMPLES / "nightly.py", "--fire-now")
+    assert fired.returncode == 0, fired.stderr
+    done, following = sorted(fired.stdout.splitlines()[:4]), fired.stdout.splitlines()[4:]
+    assert done[0] == "old files are removed"
+    assert re.fullmatch(r"the books of \w+day, \d\d \w+ \d{4} are closed", done[1])
+    assert done[2:] == [f"the report for {office} is sent" for office in nightly.OFFICES]
+    assert [line.split("  ")[0] for line in following] == sorted(nightly.yard.plans)
+
+    text = ast.get_docstring(ast.parse((EXAMPLES / "nightly.py").read_text())) or ""
+    commands = re.findall(r"^taskyard (schedules .+)$", text, re.MULTILINE)
+    assert len(commands) == 4
+    for command in commands:
+        shown = run(tmp_path, "-m", "taskyard", *command.split())
+        assert shown.returncode == 0, shown.stderr
+        if command == "schedules list":
+            when = r"^ +(\S.*? {2,}.* {2,}.* {2,}cron .*\)) "
+            rows = re.findall(when, text, re.MULTILINE)
+            assert rows
+            assert all(row in shown.stdout for row in rows)
+
+
+MARCH = datetime(2030, 3, 28, 12, tzinfo=UTC)  # a Thursday; in Europe clocks change on the 31st
+
+
+def test_a_week_of_nights(capsys: pytest.CaptureFixture[str]) -> None:
+    with testing.stored(nightly.yard, clock=testing.Clock(MARCH)) as jobs:
+        report = jobs.run_until_idle(until=timedelta(days=7))
+    assert len(report.of(nightly.close_day)) == 7
+    assert len(report.of(nightly.send_report)) == 2 * 5
+    assert len(report.of(nightly.clean_up)) == 7
+    output = capsys.readouterr().out
+    closed = re.findall(r"^the books of \w+, (.*) are closed$", output, re.MULTILINE)
+    days = [date(2030, 3, 28) + timedelta(days=number) for number in range(7)]
+    assert closed == [f"{day:%d %B %Y}" for day in days]
+
+
+def test_three_nights_without_a_worker() -> None:
+    with testing.stored(nightly.yard, clock=testing.Clock(MARCH)) as jobs:
+        jobs.run_until_idle()
+        jobs.clock.advance(timedelta(days=3))
+        report = jobs.run_until_idle()
+    assert len(report.of(nightly.close_day)) == 3
+    assert len(report.of(nightly.send_report)) == 2  # that of Friday, to each office
+    assert report.of(nightly.clean_up) == []
