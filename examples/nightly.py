@@ -73,7 +73,7 @@ def fire_all() -> None:
     yard.run_worker(burst=True)  # a worker stores what is declared, here and in `taskyard worker`
     for name in yard.plans:
         yard.schedules.fire(name)
-    yard.run_worker(burst=True)
+    yard.run_worker(burst=True, concurrency=1)  # in one thread: what they print does not mix
     for schedule in yard.schedules.list():
         following = f"{schedule.next:%a %d %b %H:%M} UTC" if schedule.next else "paused"
         print(f"{schedule.name:16}  {schedule.when:40}  next: {following}")
