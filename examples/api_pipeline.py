@@ -200,7 +200,7 @@ def run(folder: Path, orders: int, *, limited: bool) -> None:
     print(f"in {seconds:.1f} s")
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -208,8 +208,12 @@ def main() -> None:
     parser.add_argument("--no-limit", action="store_true", help="call as fast as possible")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="taskyard-api-") as folder:
-        run(Path(folder), given.orders, limited=not given.no_limit)
+        try:
+            run(Path(folder), given.orders, limited=not given.no_limit)
+        except KeyboardInterrupt:
+            return 130
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -175,7 +175,7 @@ def measure(name: str, programs: list[str], given: argparse.Namespace) -> Measur
 
 
 def wait_for_rows(room: Path, wanted: int) -> int:
-    """Wait until so many rows are saved, and see that there are no more."""
+    """Wait until so many rows are saved, and say how many there are."""
     end = time.monotonic() + PATIENCE
     while (found := saved_rows(room)) < wanted and time.monotonic() < end:
         time.sleep(0.02)
@@ -222,6 +222,8 @@ def main() -> int:
     except Failed as error:
         print(f"FAILED: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     print(table([HEADINGS, *(one.cells() for one in found)]))
     if any(one.rows != given.requests for one in found):
         print("FAILED: not every request is a row", file=sys.stderr)
