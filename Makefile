@@ -39,6 +39,7 @@ lint: $(VENV)/dev  ## check style, types and layers
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
+	$(PY) -m mypy examples
 	$(VENV)/bin/lint-imports --no-logo
 
 format: $(VENV)/dev  ## format the code and fix what can be fixed
