@@ -17,6 +17,7 @@ What every broker promises, and `tests/conformance` checks:
 - Within a lane and priority, messages are claimed in order of their sequence; a message that is
   given back keeps its place.
 - A group's `concurrency` bounds the open claims of each lane.
+- A bounded queue, or shard, has no more messages than it may, but for those that come back.
 - A settlement is applied whole, and only while its claim is held; otherwise its token is
   reported as lost and nothing changes.
 - No call looks at lanes that cannot be served, and each does a bounded amount of work.
@@ -29,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
+from taskyard.brokers.bounds import NO_BOUNDS, Bounds
 from taskyard.brokers.lane import Flush, Gate, GroupPolicy
 from taskyard.message import Failure, State
 
@@ -375,6 +377,7 @@ TOTALS = (
     "redelivered",
     "lost",
     "dead_dropped",
+    "dropped",
     "flush_size",
     "flush_bytes",
     "flush_age",
@@ -405,6 +408,7 @@ class Counts(msgspec.Struct):
         memory: bytes that its messages take in a storage that holds them in memory, about;
             0: not known.
         gate: what its queue lets through.
+        bounds: how much its queue holds.
     """
 
     group: Group
@@ -419,6 +423,7 @@ class Counts(msgspec.Struct):
     parked_shards: list[str] = []
     memory: int = 0
     gate: Gate = Gate.OPEN
+    bounds: Bounds = NO_BOUNDS
 
 
 class Broker(Protocol):
@@ -490,6 +495,7 @@ class Broker(Protocol):
         Raises:
             DuplicateId: one of `ids` has a record already.
             QueueDraining: the queue lets no messages in.
+            QueueFull: the queue, or a shard, has no room for all of them.
         """
         ...
 
@@ -574,6 +580,20 @@ class Broker(Protocol):
 
         Returns:
             What it was before.
+        """
+        ...
+
+    def set_bounds(
+        self, queue: str, bounds: Bounds | None, *, declared: bool = False
+    ) -> Operation[None]:
+        """Say how much a queue holds, also with groups that are made later.
+
+        What is there already stays, even if it is more.
+
+        Arguments:
+            queue: its name; it need not have messages yet.
+            bounds: what is to hold; None: nothing is set any more.
+            declared: it is what a program declares. It holds unless something is set without this.
         """
         ...
 

@@ -21,10 +21,12 @@ from taskyard.brokers.base import (
     Step,
     Want,
 )
+from taskyard.brokers.bounds import Bounds
 from taskyard.brokers.clock import wall_clock
 from taskyard.brokers.common import CHUNK, in_chunks
 from taskyard.brokers.lane import Gate, GroupPolicy
 from taskyard.brokers.memory import claims, steps
+from taskyard.brokers.memory.bounds import set_bounds
 from taskyard.brokers.memory.listeners import MemoryListener
 from taskyard.brokers.memory.schedules import MemorySchedules
 from taskyard.brokers.memory.state import MemoryState
@@ -140,6 +142,11 @@ class MemoryBroker:
     def set_gate(self, queue: str, gate: Gate) -> Operation[Gate]:
         before: Gate = yield lambda state: state.set_gate(queue, gate)
         return before
+
+    def set_bounds(
+        self, queue: str, bounds: Bounds | None, *, declared: bool = False
+    ) -> Operation[None]:
+        yield partial(set_bounds, queue=queue, bounds=bounds, declared=declared)
 
     def release(self, group: Group, shard: str) -> Operation[bool]:
         released: bool = yield partial(steps.release, key=group, shard=shard)

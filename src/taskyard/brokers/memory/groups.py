@@ -102,6 +102,7 @@ class GroupState:
         delayed: how many messages are in the due set.
         totals: what was counted since the beginning.
         gate: what its queue lets through.
+        waiting: how many messages are in its lanes; they keep count.
     """
 
     __slots__ = (
@@ -116,6 +117,7 @@ class GroupState:
         "policy",
         "ready",
         "totals",
+        "waiting",
     )
 
     def __init__(self, key: Group, number: int, gate: Gate) -> None:
@@ -128,7 +130,7 @@ class GroupState:
         self.ready: Agenda[Lane] = Agenda()
         self.filling: Agenda[Lane] = Agenda()
         self.claims: dict[int, OpenClaim] = {}
-        self.delayed = 0
+        self.delayed = self.waiting = 0
         self.totals = dict.fromkeys(TOTALS, 0)
 
     def known_to(self, want: GroupWant) -> bool:
@@ -148,8 +150,7 @@ class GroupState:
 
     def present(self) -> int:
         """How many messages are here, dead letters aside."""
-        waiting = sum([lane.state.waiting for lane in self.lanes.values()])
-        return waiting + self.delayed + self._running()
+        return self.waiting + self.delayed + self._running()
 
     def count(self, dead: int) -> Counts:
         """The group's numbers; `dead` is how many dead letters it has."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from taskyard.brokers.base import DeadLetter, Delivery, Group
+from taskyard.brokers.bounds import QueueBounds
 from taskyard.brokers.common import PROMOTED
 from taskyard.brokers.lane import Gate, Place, place
 from taskyard.brokers.memory.agenda import Agenda
@@ -44,6 +45,7 @@ class MemoryState:
         letters: the dead letters.
         listeners: who is to be woken.
         gates: those of queues that are not open.
+        bounds: how much queues hold, as far as anything was said of that.
         schedules: by name.
         agenda: the names of those that are due some time.
     """
@@ -56,6 +58,7 @@ class MemoryState:
         self.letters = DeadLetters(dead_limit, dead_age)
         self.listeners = Listeners()
         self.gates: dict[str, Gate] = {}
+        self.bounds: dict[str, QueueBounds] = {}
         self.schedules: dict[str, Schedule] = {}
         self.agenda: Agenda[str] = Agenda()
         self.groups: dict[Group, GroupState] = {}

@@ -17,6 +17,7 @@ from taskyard.brokers.lane import (
     merged,
     with_member,
 )
+from taskyard.brokers.memory.bounds import bounds_of, drop, plan_room
 from taskyard.brokers.memory.groups import GroupState
 from taskyard.brokers.memory.lanes import Lane
 from taskyard.brokers.memory.records import Kept
@@ -70,7 +71,9 @@ def _hold_lanes(state: MemoryState, group: GroupState) -> None:
 def put(state: MemoryState, puts: Sequence[Put]) -> None:
     """Store messages, all or none."""
     _refuse_draining(state, puts)
+    drops = plan_room(state, puts)
     _refuse_known_ids(state, puts)
+    drop(state, drops)
     touched: dict[Lane, None] = {}
     for item in puts:
         due = item.due or state.now + item.delay
@@ -146,7 +149,10 @@ def _record(state: MemoryState, id_: str) -> Record | None:
 
 def counts(state: MemoryState) -> list[Counts]:
     """The numbers of all groups, sorted by group."""
-    return [group.count(state.letters.of(key)) for key, group in sorted(state.groups.items())]
+    counted = [group.count(state.letters.of(key)) for key, group in sorted(state.groups.items())]
+    for one in counted if state.bounds else ():
+        one.bounds = bounds_of(state, one.group.queue)
+    return counted
 
 
 # By hand
