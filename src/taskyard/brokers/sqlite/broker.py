@@ -27,6 +27,7 @@ from taskyard.brokers.base import (
     Step,
     Want,
 )
+from taskyard.brokers.bounds import Bounds, QueueBounds
 from taskyard.brokers.clock import wall_clock
 from taskyard.brokers.common import CHUNK, REAPED, in_chunks
 from taskyard.brokers.lane import (
@@ -38,6 +39,7 @@ from taskyard.brokers.lane import (
     with_member,
 )
 from taskyard.brokers.sqlite import gates
+from taskyard.brokers.sqlite.bounds import count_exactly, make_room, set_bounds
 from taskyard.brokers.sqlite.claims import Claimer, find_claim, keep_claim, servable
 from taskyard.brokers.sqlite.database import Settings
 from taskyard.brokers.sqlite.drivers import Read, SQLiteAsyncDriver, SQLiteDriver, Write
@@ -230,6 +232,12 @@ class SQLiteBroker:
         before: Gate = yield Write(partial(gates.set_gate, queue=queue, gate=gate))
         return before
 
+    def set_bounds(
+        self, queue: str, bounds: Bounds | None, *, declared: bool = False
+    ) -> Operation[None]:
+        """See `Broker.set_bounds`."""
+        yield Write(partial(set_bounds, queue=queue, bounds=bounds, declared=declared))
+
     def tidy(self) -> Operation[int]:
         """See `Broker.tidy`."""
         removed: int = yield Write(partial(_tidy, dead_age=self._dead_age))
@@ -238,7 +246,7 @@ class SQLiteBroker:
     # Steps that need the broker's settings
 
     def _put(self, tx: Transaction, puts: Sequence[Put]) -> None:
-        _put(tx, puts)
+        _put(tx, puts, self._dead_limit)
         self._probe("put")
 
     def _step(self, tx: Transaction, settlements: Sequence[Settlement], want: Want | None) -> Step:
@@ -308,7 +316,7 @@ def _declare(tx: Transaction, group: Group, policy: GroupPolicy, replace: bool) 
         return
     row = tx.store_group(group, wanted, declared=True)
     if wanted.within and not stored.policy.within:
-        _count_exactly(tx, row)
+        count_exactly(tx, row)
     lanes = Lanes(tx)
     if wanted.concurrency and not stored.declared:
         _hold_lanes(tx, lanes, row)
@@ -323,15 +331,6 @@ def _present(tx: Transaction, group: GroupRow) -> int:
             " AND name IN ('now:waiting', 'now:delayed', 'now:running')",
             (group.id,),
         )
-    )
-
-
-def _count_exactly(tx: Transaction, group: GroupRow) -> None:
-    tx.execute(
-        "UPDATE taskyard_lane SET (waiting, bytes) = (SELECT count(*),"
-        " ifnull(sum(length(body)), 0) FROM taskyard_message"
-        " WHERE lane = taskyard_lane.id) WHERE grp = ?",
-        (group.id,),
     )
 
 
@@ -365,14 +364,16 @@ def _relocate_all(tx: Transaction, lanes: Lanes, group: GroupRow) -> None:
     lanes.save()
 
 
-def _put(tx: Transaction, puts: Sequence[Put]) -> None:
+def _put(tx: Transaction, puts: Sequence[Put], dead_limit: int) -> None:
+    for put in puts:
+        if put.bodies and tx.gate(put.group.queue) is Gate.DRAINING:
+            raise QueueDraining(draining_text(put.group.queue))
     lanes = Lanes(tx)
+    make_room(tx, lanes, puts, dead_limit)
     at_once: dict[Group, list[Put]] = {}
     for put in puts:
         due = put.due or (tx.now + put.delay if put.delay else 0)
         group = tx.group(put.group)
-        if put.bodies and tx.gate(put.group.queue) is Gate.DRAINING:
-            raise QueueDraining(draining_text(put.group.queue))
         if put.member and put.member not in group.policy.members:
             policy = with_member(group.policy, put.member)
             group = tx.store_group(put.group, policy, declared=group.declared)
@@ -460,11 +461,15 @@ def _extend(tx: Transaction, tokens: Sequence[int], lease: int) -> list[int]:
 
 def _counts(connection: Connection) -> list[Counts]:
     counted: dict[int, Counts] = {}
-    for id_, queue, name, gate in connection.execute(
-        "SELECT id, queue, name, gate FROM taskyard_group LEFT JOIN taskyard_gate USING (queue)"
+    for id_, queue, name, gate, bounds in connection.execute(
+        "SELECT id, queue, name, gate, bounds FROM taskyard_group"
+        " LEFT JOIN taskyard_gate USING (queue) LEFT JOIN taskyard_bound USING (queue)"
     ):
         counted[id_] = Counts(
-            Group(queue, name), totals=dict.fromkeys(TOTALS, 0), gate=Gate(gate or Gate.OPEN)
+            Group(queue, name),
+            totals=dict.fromkeys(TOTALS, 0),
+            gate=Gate(gate or Gate.OPEN),
+            bounds=msgspec.json.decode(bounds or b"{}", type=QueueBounds).effective,
         )
     for id_, name, value in connection.execute(
         "SELECT grp, name, value FROM taskyard_counter WHERE grp > 0"

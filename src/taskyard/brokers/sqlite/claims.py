@@ -17,11 +17,13 @@ from taskyard.brokers.sqlite.transaction import Transaction
 from taskyard.message import read_envelope
 
 __all__ = [
+    "FIRST",
     "Claimer",
     "HeldClaim",
     "find_claim",
     "holds_message",
     "keep_claim",
+    "lane_heads",
     "remove_claim",
     "servable",
 ]
@@ -331,7 +333,7 @@ class _Taker:
             return
         self._tx.executemany(_DELETE_RANGE, ranges)
         ranges.clear()
-        heads = _heads(self._tx, lane.id)
+        heads = lane_heads(self._tx, lane.id)
         lane.priority = heads[0][0]
         lane.oldest = min(sequence for _, sequence in heads)
         lane.mixed = len(heads) > 1
@@ -389,7 +391,7 @@ class _Fetched:
         return lane.id == self._cut
 
 
-def _heads(tx: Transaction, lane_id: int) -> list[tuple[int, int]]:
+def lane_heads(tx: Transaction, lane_id: int) -> list[tuple[int, int]]:
     """The first sequence of each priority in a lane, without reading what is behind it."""
     heads: list[tuple[int, int]] = []
     priority = FIRST[0]

@@ -7,9 +7,13 @@ import sqlite3
 import msgspec
 
 from taskyard.brokers.base import Group
+from taskyard.brokers.bounds import NO_BOUNDS, Bounds, QueueBounds
 from taskyard.brokers.lane import Gate, GroupPolicy
 
 __all__ = ["GroupRow", "Groups"]
+
+
+NOT_BOUND = QueueBounds()
 
 
 class GroupRow(msgspec.Struct, frozen=True):
@@ -19,6 +23,7 @@ class GroupRow(msgspec.Struct, frozen=True):
     group: Group
     policy: GroupPolicy
     declared: bool
+    bounds: Bounds = NO_BOUNDS
 
 
 class Groups:
@@ -29,6 +34,7 @@ class Groups:
         self._by_id: dict[int, GroupRow] = {}
         self._by_key: dict[Group, GroupRow] = {}
         self._gates: dict[str, Gate] = {}
+        self._bounds: dict[str, QueueBounds] = {}
 
     def refresh(self, connection: sqlite3.Connection, version: int) -> None:
         """Reload unless `version` is what is remembered."""
@@ -36,6 +42,10 @@ class Groups:
             return
         self._by_id.clear()
         self._by_key.clear()
+        self._bounds = {
+            queue: msgspec.json.decode(bounds, type=QueueBounds)
+            for queue, bounds in connection.execute("SELECT queue, bounds FROM taskyard_bound")
+        }
         for id_, queue, name, declared, policy in connection.execute(
             "SELECT id, queue, name, declared, policy FROM taskyard_group"
         ):
@@ -45,6 +55,7 @@ class Groups:
                     Group(queue, name),
                     msgspec.json.decode(policy, type=GroupPolicy),
                     bool(declared),
+                    self.bounds(queue).effective,
                 )
             )
         self._gates = {
@@ -73,6 +84,20 @@ class Groups:
     def remember_gate(self, queue: str, gate: Gate) -> None:
         """Note what a queue lets through from now on."""
         self._gates[queue] = gate
+
+    def any_bounds(self) -> bool:
+        """Whether anything was said of how much queues hold."""
+        return bool(self._bounds)
+
+    def bounds(self, queue: str) -> QueueBounds:
+        """How much a queue holds."""
+        return self._bounds.get(queue, NOT_BOUND)
+
+    def remember_bounds(self, queue: str, bounds: QueueBounds) -> None:
+        """Note how much a queue holds from now on."""
+        self._bounds[queue] = bounds
+        for row in self.of_queue(queue):
+            self.remember(msgspec.structs.replace(row, bounds=bounds.effective))
 
     def of_queue(self, queue: str) -> list[GroupRow]:
         """The groups of a queue."""

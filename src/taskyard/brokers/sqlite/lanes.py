@@ -40,12 +40,13 @@ class Lane(LaneState):
 
     @property
     def counts_exactly(self) -> bool:
-        """Whether `waiting`, `bytes` and `oldest` are exact: where batches wait to fill.
+        """Whether `waiting`, `bytes` and `oldest` are exact.
 
-        Elsewhere `waiting` may be less than the truth, but not 0: a put to a lane that has messages
-        then need not touch the lane's row, which halves what it writes.
+        They are where batches wait to fill, or shards are bounded. Elsewhere `waiting` may be less
+        than the truth, but not 0: a put to a lane that has messages then need not touch the lane's
+        row, which halves what it writes.
         """
-        return self.group.policy.within > 0
+        return self.group.policy.within > 0 or self.group.bounds.shard > 0
 
     def add(self, priority: int, oldest: int, count: int, size: int) -> None:
         """Count messages in; `oldest` is the lowest of their sequences."""
@@ -139,6 +140,10 @@ class Lanes:
             group, "place = 2 AND blocked <= ? ORDER BY at, shard LIMIT ?", self._tx.now, limit
         )
 
+    def waiting_to_fill(self, group: GroupRow, limit: int) -> list[Lane]:
+        """Lanes whose batch waits to fill, also with a clock that was set back."""
+        return self._read(group, "place = 2 AND blocked < at ORDER BY at, shard LIMIT ?", limit)
+
     def due(self, limit: int) -> list[Lane]:
         """Lanes of any group whose time has come."""
         rows = self._tx.execute(
@@ -197,6 +202,25 @@ class Lanes:
             rows,
         )
 
+    def shorten(self, lane: Lane, count: int, size: int, heads: Sequence[tuple[int, int]]) -> None:
+        """Count messages out.
+
+        Arguments:
+            lane: it has lost them.
+            count: how many.
+            size: their bytes.
+            heads: what is left: the first sequence of each priority.
+        """
+        if not heads:
+            lane.waiting = lane.bytes = lane.blocked = 0
+            lane.mixed = False
+            return
+        lane.waiting = max(1, lane.waiting - count)
+        lane.bytes = max(0, lane.bytes - size)
+        lane.priority = heads[0][0]
+        lane.oldest = min(sequence for _, sequence in heads)
+        lane.mixed = len(heads) > 1
+
     def relocate(self, lane: Lane, *, served: bool = False) -> None:
         """Decide where the lane is now.
 
@@ -205,7 +229,7 @@ class Lanes:
             served: it was claimed from, so it goes behind the others if it stays ready.
         """
         # A clock that was set back must not make a batch wait for longer than `within`.
-        if lane.counts_exactly:
+        if lane.group.policy.within:
             lane.oldest = min(lane.oldest, self._tx.now)
         now_at, at = rules.place(lane, lane.group.policy, self._tx.now)
         if now_at is Place.READY:
