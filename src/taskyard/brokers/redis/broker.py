@@ -24,8 +24,10 @@ from taskyard.brokers.base import (
     Step,
     Want,
 )
+from taskyard.brokers.bounds import NO_BOUNDS, Bounds
 from taskyard.brokers.common import CHUNK
 from taskyard.brokers.lane import Gate, GroupPolicy, conflict_text, draining_text
+from taskyard.brokers.redis.bounds import BoundedQueues
 from taskyard.brokers.redis.calls import Argument, Call, Each
 from taskyard.brokers.redis.doctor import Finding
 from taskyard.brokers.redis.drivers import RedisAsyncDriver, RedisDriver
@@ -44,6 +46,7 @@ from taskyard.brokers.redis.placement import (
 )
 from taskyard.brokers.redis.replies import (
     draining_queue,
+    full_refusal,
     group_key,
     read_counts,
     read_policy,
@@ -112,6 +115,7 @@ class RedisBroker:
         self._splits = Splits(self._placements, dead_limit)
         self._letters = Letters(self._placements)
         self._gates = Gates(self._placements, self._splits)
+        self._bounds = BoundedQueues(self._placements, self._splits, dead_limit)
         self.inboxes = RedisInboxes(
             options, clock, self._placements, self._splits, _put, dead_limit
         )
@@ -224,6 +228,10 @@ class RedisBroker:
                 raise _partly(answer) if stored else answer
             if (queue := draining_queue(answer)) is not None:
                 raise QueueDraining(draining_text(queue, _fate(alone=not stored)))
+            if (full := full_refusal(answer, _fate(alone=not stored))) is not None:
+                done = set(map(id, stored))
+                full.left = [item for item in puts if id(item) not in done]
+                raise full
         left: list[Put] = []
         for part, answer in answered:
             if answer != STORED:
@@ -336,6 +344,12 @@ class RedisBroker:
     def set_gate(self, queue: str, gate: Gate) -> Operation[Gate]:
         """See `Broker.set_gate`. It is atomic within a partition."""
         return self._gates.set_gate(queue, gate)
+
+    def set_bounds(
+        self, queue: str, bounds: Bounds | None, *, declared: bool = False
+    ) -> Operation[None]:
+        """See `Broker.set_bounds`. Partitions divide the limit of a queue among them."""
+        return self._bounds.set_bounds(queue, bounds, declared=declared)
 
     def tidy(self) -> Operation[int]:
         total = yield from self._everywhere(partial(_tidy, self._dead_age))
@@ -497,6 +511,7 @@ def _added(one: Counts, other: Counts) -> Counts:
         one.memory + other.memory,
         # They differ only where it was set halfway.
         one.gate if one.gate is not Gate.OPEN else other.gate,
+        one.bounds or other.bounds or NO_BOUNDS,
     )
 
 

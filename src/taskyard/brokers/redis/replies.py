@@ -19,13 +19,23 @@ from taskyard.brokers.base import (
     Group,
     Record,
 )
+from taskyard.brokers.bounds import (
+    NO_BOUNDS,
+    Bounds,
+    Overflow,
+    full_error,
+    too_large_error,
+)
 from taskyard.brokers.common import lost_failure
 from taskyard.brokers.lane import Flush, Gate, GroupPolicy
+from taskyard.errors import QueueFull
 from taskyard.message import Failure, State, read_envelope
 
 __all__ = [
     "draining_queue",
+    "full_refusal",
     "group_key",
+    "pack_bounds",
     "read_claim",
     "read_counts",
     "read_group",
@@ -34,11 +44,14 @@ __all__ = [
     "read_record",
 ]
 
+_NOT_NOW, _FULL, _TOO_LARGE = 4, 5, 6
+"""Why a put was refused."""
 _BARE = 9
 _LONG = 33
 _history = struct.Struct(">QBQIIII")
 _parts = msgspec.msgpack.Decoder(list[list[Any]])
 _failure = msgspec.msgpack.Decoder(Failure)
+_pack = msgspec.msgpack.Encoder().encode
 _policy = msgspec.msgpack.Decoder(list[Any])
 
 
@@ -82,11 +95,38 @@ def _delivery(entry: bytes) -> Delivery:
 
 def draining_queue(answer: object) -> str | None:
     """The queue that refused a put since it is draining, as `put.lua` says; None: it is not why."""
-    if not isinstance(answer, list):
+    if not isinstance(answer, list) or answer[0] != _NOT_NOW:
         return None
     _, queue = answer
     assert isinstance(queue, bytes)  # noqa: S101 - the script's contract
     return queue.decode()
+
+
+def full_refusal(answer: object, fate: str = "nothing of the call was stored") -> QueueFull | None:
+    """Why a put was refused for want of room, as `put.lua` says; None: it was not."""
+    if not isinstance(answer, list) or answer[0] not in (_FULL, _TOO_LARGE):
+        return None
+    code, name, key, of_shard, number, limit, length, overflow, timeout = answer
+    queue, shard = name.decode(), key.decode() if of_shard else None
+    if code == _TOO_LARGE:
+        return too_large_error(queue, shard, number, limit, fate)
+    bounds = Bounds(length, limit if of_shard else 0, Overflow(overflow.decode()), timeout)
+    return full_error(bounds, queue, shard, number, limit, fate)
+
+
+def pack_bounds(bounds: Bounds | None, partitions: int, dead_limit: int) -> bytes:
+    """The bounds of a queue as `bound.lua` takes them."""
+    if bounds is None:
+        return _pack(False)
+    values = (bounds.length, bounds.shard, str(bounds.overflow), bounds.timeout)
+    return _pack((*values, partitions, dead_limit))
+
+
+def _read_bounds(packed: bytes | None) -> Bounds:
+    if packed is None:
+        return NO_BOUNDS
+    length, shard, overflow, timeout, *_ = msgspec.msgpack.decode(packed)
+    return Bounds(length, shard, Overflow(overflow), timeout)
 
 
 def read_policy(packed: bytes) -> GroupPolicy:
@@ -139,7 +179,7 @@ def read_letter(reply: Sequence[Any], number: int) -> DeadLetter:
 
 def read_counts(reply: Sequence[Any]) -> Counts | None:
     """Read the numbers of a group; None of one that somebody only asked for."""
-    key, declared, dead, parked, shards, numbers, gate, memory = reply
+    key, declared, dead, parked, shards, numbers, gate, memory, bounds = reply
     counted = {
         name.decode(): int(value) for name, value in zip(numbers[::2], numbers[1::2], strict=True)
     }
@@ -157,4 +197,5 @@ def read_counts(reply: Sequence[Any]) -> Counts | None:
         parked_shards=sorted(shard.decode() for shard in shards)[:SHOWN_SHARDS],
         memory=memory if counted else 0,
         gate=Gate(gate.decode()),
+        bounds=_read_bounds(bounds),
     )

@@ -13,6 +13,7 @@ __all__ = ["NAMES", "READING", "STORING", "UNCONFIRMED", "WRITING", "Script", "l
 NAMES = (
     "accept",
     "agenda",
+    "bound",
     "change",
     "changed",
     "cleared",

@@ -7,7 +7,7 @@
 --       6   the new number of partitions
 --       7   the index of this one
 --       8   the last sequence of the container from where the lanes come
---       9   what it lets through, and its groups, as part.lua gives them
+--       9   what it lets through, its groups and what it holds, as part.lua gives them
 -- Reply  1
 -- include moving
 
@@ -16,10 +16,14 @@ local queue, epoch = ARGV[4], tonumber(ARGV[5])
 if (split_of(queue)[1] or 1) >= epoch then
     return 1
 end
-local gate, policies = unpack(cmsgpack.unpack(ARGV[9]))
+local gate, policies, _, bounded = unpack(cmsgpack.unpack(ARGV[9]))
 store_gate(queue, gate)
-for _, group in ipairs(groups_of(queue)) do
-    group.gate = gate -- somebody may sleep on what is not there yet
+local gids = {}
+for index, group in ipairs(groups_of(queue)) do -- somebody may sleep on what is not there yet
+    group.gate, group.bounds, gids[index] = gate, bounds.effective(bounded), group.gid
+end
+if bounded then
+    bounds.store(queue, {bounded[1], bounded[2], gids})
 end
 store_split(queue, {epoch, CLOSED, tonumber(ARGV[6]), tonumber(ARGV[7])})
 for _, policy in ipairs(policies) do

@@ -5,7 +5,8 @@
 --       4   gid after which to go on, 0 to begin
 -- Reply {gid to go on after, 0 at the end; per group
 --       {group key, 1 if declared, dead letters, parked lanes, some of their shards,
---       {counter, number…}, what its queue lets through, bytes of memory, about}…}
+--       {counter, number…}, what its queue lets through, bytes of memory, about, what
+--       its queue holds, packed}…}
 -- include usage
 
 -- How many groups one call looks at; those of many parked lanes fill a page earlier.
@@ -26,7 +27,8 @@ local function numbers_of(group)
     local shards = number > 0 and call('SRANDMEMBER', parked, SHARDS) or {}
     named = named + #shards
     return {group.key, group.declared and 1 or 0, call('ZCARD', dead_key(gid)), number, shards,
-        numbers, group.gate, math.floor(group_usage(group, counters))}
+        numbers, group.gate, math.floor(group_usage(group, counters)),
+        group.bounds and cmsgpack.pack(group.bounds) or false}
 end
 
 for gid = after + 1, last do

@@ -8,9 +8,7 @@
 --       6   gid after which to go on, 0 to begin
 -- Reply {gid to go on after, 0 at the end; what it let through before}
 -- include sleepers
-
--- How many groups one call looks at, and how many of the queue.
-local GROUPS, OF_QUEUE = 1000, 100
+-- include paging
 
 local saved = remembered()
 if saved then
@@ -23,23 +21,7 @@ if after == 0 then
     store_gate(queue, gate)
 end
 
--- Gids are given out one after the other and never again: no group is in two pages.
-local last = tonumber(call('HGET', META, 'groups') or 0)
-local upto = math.min(last, after + GROUPS)
-local gids, here = {}, {}
-for gid = after + 1, upto do
-    gids[#gids + 1] = gid
-end
-local keys = gids[1] and call('HMGET', T .. ':names', unpack(gids)) or {}
-for index, key in ipairs(keys) do
-    if key and queue_of(key) == queue then -- there is none where whoever made it failed halfway
-        here[#here + 1] = known_group(key)
-        if #here == OF_QUEUE then
-            upto = gids[index]
-            break
-        end
-    end
-end
+local here, upto = page_of_queue(queue, after)
 for _, group in ipairs(here) do
     if group.gate ~= gate then
         group.gate = gate
@@ -48,6 +30,6 @@ for _, group in ipairs(here) do
 end
 pass_on(here) -- what a paused queue keeps is nobody's yet
 store()
-local reply = {upto < last and upto or 0, before}
+local reply = {upto, before}
 remember(cmsgpack.pack(reply))
 return reply

@@ -9,7 +9,7 @@
 --       7   the index of this one
 -- Reply {last sequence, 1 if it is at it (0: it is through), 1 if it knows all that leaves,
 --       packed: what the queue lets through; of each group key, size, within, bytes, concurrency,
---       max_deliveries, members, declared}
+--       max_deliveries, members, declared; false; what the queue holds (see shared/bounds.lua)}
 -- include sleepers
 
 local queue, epoch = ARGV[4], tonumber(ARGV[5])
@@ -24,9 +24,26 @@ local function wake_all(group)
     end
 end
 
+-- The part of the queue's limit that is this container's gets smaller.
+local function divide_bounds(partitions)
+    local stored = bounds.stored(queue)
+    for index = 1, stored and 2 or 0 do
+        if stored[index] then
+            stored[index][bounds.PARTITIONS] = partitions
+        end
+    end
+    for _, group in ipairs(stored and groups_of(queue) or {}) do
+        group.bounds = bounds.effective(stored)
+    end
+    if stored then
+        bounds.store(queue, stored)
+    end
+end
+
 local split = split_of(queue)
 if (split[1] or 1) < epoch then
     split = {epoch, LEAVING, tonumber(ARGV[6]), tonumber(ARGV[7]), false}
+    divide_bounds(split[3])
     store_split(queue, split)
     for _, group in ipairs(groups_of(queue)) do
         wake_all(group)
@@ -40,4 +57,4 @@ end
 load_numbers()
 local is_leaving = split[1] == epoch and split[2] == LEAVING
 return {last_sequence, is_leaving and 1 or 0, split[5] and 1 or 0,
-    cmsgpack.pack({gate_of(queue), policies})}
+    cmsgpack.pack({gate_of(queue), policies, false, bounds.stored(queue) or false})}

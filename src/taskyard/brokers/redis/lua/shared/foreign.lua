@@ -3,7 +3,7 @@
 
 local KINDS = {meta = 'hash', groups = 'hash', names = 'hash', places = 'hash', letters = 'hash',
     sleepers = 'hash', later = 'zset', due = 'zset', claims = 'zset', buried = 'zset',
-    gates = 'hash'}
+    gates = 'hash', bounds = 'hash'}
 
 local function is_foreign(key, kind)
     local found = call('TYPE', key).ok
