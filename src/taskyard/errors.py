@@ -128,6 +128,7 @@ class QueueFull(EnqueueError):
         length: how many messages there are; if the call was too large, how many it brings.
         limit: how many there may be. In a queue with partitions, in one of them.
         too_large: the call alone brings more than there may be: to wait does not help.
+        overflow: what its bounds say to that: "raise", "block" or "drop".
         patience: seconds for which whoever puts is to wait for room; 0: none.
         left: what of the call was not stored; None: nothing was.
     """
@@ -141,6 +142,7 @@ class QueueFull(EnqueueError):
         length: int = 0,
         limit: int = 0,
         too_large: bool = False,
+        overflow: str = "raise",
         patience: float = 0.0,
     ) -> None:
         super().__init__(text)
@@ -149,6 +151,7 @@ class QueueFull(EnqueueError):
         self.length = length
         self.limit = limit
         self.too_large = too_large
+        self.overflow = overflow
         self.patience = patience
         self.left: Sequence[Put] | None = None
 

@@ -17,8 +17,9 @@ from taskyard.message import Failure
 ORDERED = Group("orders", "ordered")
 BATCH = Group("orders", "batch")
 
-# Not for every message: open claims are few, and so are sleepers, groups and gates.
+# Not for every message: open claims are few, and so are sleepers, groups, gates and bounds.
 FEW = (
+    "taskyard_bound",
     "taskyard_claim",
     "taskyard_gate",
     "taskyard_group",

@@ -162,7 +162,15 @@ def full_error(
         f" `taskyard bound {queue} {_option(shard)} …`"
     )
     patience = bounds.timeout / 1e6 if bounds.overflow is Overflow.BLOCK else 0.0
-    return QueueFull(text, queue=queue, shard=shard, length=length, limit=limit, patience=patience)
+    return QueueFull(
+        text,
+        queue=queue,
+        shard=shard,
+        length=length,
+        limit=limit,
+        overflow=str(bounds.overflow),
+        patience=patience,
+    )
 
 
 def too_large_error(

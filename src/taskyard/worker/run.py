@@ -13,6 +13,7 @@ from dataclasses import fields
 from typing import Any, Protocol
 
 from taskyard.brokers.base import Broker
+from taskyard.brokers.bounds import Bounds
 from taskyard.errors import WorkerError
 from taskyard.middleware import Middleware
 from taskyard.scheduling import Plan
@@ -81,6 +82,7 @@ class TaskSource(Protocol):
     tasks: dict[str, Task[..., Any]]
     plans: dict[str, Plan]
     middleware: list[Middleware]
+    queue_bounds: dict[str, Bounds]
 
     def close(self) -> None:
         """Close what is open."""
@@ -158,6 +160,7 @@ def serve(
         progress=progress,
         plans=source.plans,
         middleware=source.middleware,
+        queue_bounds=source.queue_bounds,
     )
 
     async def main() -> None:

@@ -12,12 +12,13 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import msgspec
 
-from taskyard.brokers.base import AsyncDriver, Broker, Dead, Group
-from taskyard.brokers.lane import GroupPolicy
+from taskyard.brokers.base import AsyncDriver, Broker, Dead, Group, Operation
+from taskyard.brokers.bounds import Bounds
 from taskyard.errors import (
     BrokerError,
     BrokerInaccessible,
@@ -59,6 +60,7 @@ class Worker:
         progress: called after every successful exchange with the broker.
         plans: the schedules that the program declares, by name.
         middleware: what is told of messages, the outermost first.
+        queue_bounds: how much the program declares that queues hold, by name.
 
     Raises:
         WorkerError: there are no tasks, or a queue has none.
@@ -74,10 +76,12 @@ class Worker:
         progress: Callable[[], None] = lambda: None,
         plans: Mapping[str, Plan] | None = None,
         middleware: Sequence[Middleware] = (),
+        queue_bounds: Mapping[str, Bounds] | None = None,
     ) -> None:
         self.broker = broker
         self.hooks = make_hooks(middleware)
         self._plans = plans or {}
+        self._queue_bounds = queue_bounds or {}
         self.settings = settings
         self.owner = owner or make_owner()
         self.messages = 0
@@ -263,13 +267,17 @@ class Worker:
             policies = [task.group_policy for task in tasks.values()]
             members = tuple(sorted(name for policy in policies for name in policy.members))
             policy = msgspec.structs.replace(policies[-1], members=members)
-            await self._declare_group(driver, group, policy)
+            await self._store(driver, partial(self.broker.declare, group, policy, replace=True))
+        served = {group.queue for group in self._groups}
+        for queue in sorted(served.intersection(self._queue_bounds)):
+            bounds = self._queue_bounds[queue]
+            await self._store(driver, partial(self.broker.set_bounds, queue, bounds, declared=True))
 
-    async def _declare_group(self, driver: AsyncDriver, group: Group, policy: GroupPolicy) -> None:
+    async def _store(self, driver: AsyncDriver, declare: Callable[[], Operation[None]]) -> None:
         delay, most = RECONNECT
         while True:
             try:
-                await driver.run(self.broker.declare(group, policy, replace=True))
+                await driver.run(declare())
             except BrokerInaccessible:
                 raise
             except BrokerUnavailable as error:

@@ -41,7 +41,7 @@ TURNS = 1 << 42
 REMEMBERING = frozenset(
     (
         *("put", "step", "reap", "redrive", "release", "tidy", "declare", "double", "change"),
-        *("changed", "gate", "park"),
+        *("bound", "changed", "gate", "park"),
     )
 )
 """Those whose answer is kept. The others may simply be carried out again."""
@@ -73,7 +73,8 @@ class Due(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """What is declared of a group; `split`: where it is, if its queue was split; and its gate."""
+    """What is declared of a group; `split`: where it is, if its queue was split; its gate; `bounds`:
+    as shared/bounds.lua says."""
 
     key: str
     size: int = 1
@@ -85,6 +86,7 @@ class Policy(NamedTuple):
     declared: bool = False
     split: tuple[Any, ...] = ()
     gate: str = "open"
+    bounds: tuple[Any, ...] = ()
 
 
 class Lane(NamedTuple):
@@ -314,16 +316,25 @@ def _meta(name: str, found: dict[bytes, bytes]) -> Pairs:
 def _groups(name: str, found: dict[bytes, bytes]) -> Pairs:
     for key, packed in found.items():
         gid, *numbers, members, declared = msgspec.msgpack.decode(packed)[:8]
-        *split, gate = [*msgspec.msgpack.decode(packed)[8:], "open"][:5]
+        more = msgspec.msgpack.decode(packed)[8:]
+        split, gate = more[:4], more[4] if more[4:] and more[4] else "open"
+        bounds = tuple(more[6]) if more[6:] else ()
         if split == 4 * [False]:  # it is not split, but not open either
             split = []
-        policy = Policy(key.decode(), *numbers, tuple(members), declared, tuple(split), gate)
+        where = tuple(split)
+        policy = Policy(key.decode(), *numbers, tuple(members), declared, where, gate, bounds)
         yield f"policy {gid}", policy
 
 
 def _gates(name: str, found: dict[bytes, bytes]) -> Pairs:
     for queue, gate in found.items():
         yield f"gate {queue.decode()}", gate.decode()
+
+
+def _bounds(name: str, found: dict[bytes, bytes]) -> Pairs:
+    for queue, packed in found.items():
+        *said, gids = msgspec.msgpack.decode(packed)
+        yield f"bounds {queue.decode()}", (*(each and tuple(each) for each in said), tuple(gids))
 
 
 def _names(name: str, found: dict[bytes, bytes]) -> Pairs:
@@ -585,6 +596,7 @@ KINDS: dict[str, tuple[Callable[[redis.Redis, str], None], Decoder]] = {
     "meta": (_hash, _meta),
     "groups": (_hash, _groups),
     "gates": (_hash, _gates),
+    "bounds": (_hash, _bounds),
     "names": (_hash, _names),
     "places": (_hash, _places),
     "g": (_hash, _counters),
@@ -654,6 +666,7 @@ def check(state: State) -> None:
     _check_lanes(some)
     _check_schedules(some)
     _check_gates(some)
+    _check_bounds(some)
 
 
 def _check_schedules(some: Some) -> None:
@@ -670,6 +683,16 @@ def _check_gates(some: Some) -> None:
     for policy in some("policy").values():
         queue = policy.key.partition("\0")[0]
         assert policy.gate == some("gate").get(queue, "open"), policy.key
+
+
+def _check_bounds(some: Some) -> None:
+    gids = _gids(some)
+    for policy in some("policy").values():
+        queue = policy.key.partition("\0")[0]
+        declared, chosen, known = some("bounds").get(queue, (False, False, (gids[policy.key],)))
+        effective = chosen or declared or (0, 0)
+        assert policy.bounds == (effective if any(effective[:2]) else ()), policy.key
+        assert gids[policy.key] in known
 
 
 def _gids(some: Some) -> dict[str, str]:

@@ -9,7 +9,8 @@
 --       7   the index of this one
 -- Reply {last sequence, 1 if it is at it (0: it is through), 1 if it knows all that leaves,
 --       packed: what the queue lets through; of each group key, size, within, bytes, concurrency,
---       max_deliveries, members, declared; false; what the queue holds (see shared/bounds.lua)}
+--       max_deliveries, members, declared; and if anything was said of what the queue holds:
+--       false, and as shared/bounds.lua has it}
 -- include sleepers
 
 local queue, epoch = ARGV[4], tonumber(ARGV[5])
@@ -54,7 +55,11 @@ for index, group in ipairs(groups_of(queue)) do
     policies[index] = {group.key, group.size, group.within, group.bytes, group.concurrency,
         group.max_deliveries, group.members, group.declared}
 end
+local told, bounded = {gate_of(queue), policies}, bounds.stored(queue)
+if bounded then
+    told[3], told[4] = false, bounded
+end
 load_numbers()
 local is_leaving = split[1] == epoch and split[2] == LEAVING
 return {last_sequence, is_leaving and 1 or 0, split[5] and 1 or 0,
-    cmsgpack.pack({gate_of(queue), policies, false, bounds.stored(queue) or false})}
+    cmsgpack.pack(told)}

@@ -1,10 +1,10 @@
 -- How much queues hold. A group that is there has the bounds of its queue with it, so that a queue
 -- without any costs nothing.
 --
--- T:bounds  hash  queue of which anything was said -> packed {declared, chosen, gids of its groups};
---                 the first two are false or {length, shard, overflow, timeout (microseconds),
---                 partitions that share the length, dead letters that a group keeps}; what was
---                 chosen wins
+-- T:bounds  hash  queue of which anything was said -> packed {declared, chosen, gids of its
+--                 groups}; the first two are false or {length, shard, overflow, timeout
+--                 (microseconds), partitions that share the length, dead letters that a group
+--                 keeps}; what was chosen wins
 -- include container
 
 local bounds = {LENGTH = 1, SHARD = 2, OVERFLOW = 3, TIMEOUT = 4, PARTITIONS = 5, LETTERS = 6}
