@@ -90,6 +90,10 @@ class Patience:
     """
 
     def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin anew: there was room for some of it."""
         self._begin = time.monotonic()
         self._pause = FIRST_PAUSE
 

@@ -229,6 +229,8 @@ def _refused(entries: Sequence[Entry], patience: Patience) -> tuple[list[Entry],
     ]
     if not full:
         return [], 0.0
+    if len(full) < len(entries):
+        patience.renew()
     try:
         pause = patience.next(full[0][1])
     except QueueFull as error:

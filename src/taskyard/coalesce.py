@@ -106,7 +106,7 @@ def put_entries(broker: Broker, entries: Sequence[Entry]) -> Operation[None]:
         except Exception as error:  # noqa: BLE001  # it is raised where it belongs
             left = _left(part, merged, stored)
             if isinstance(error, QueueFull) and (len(part) == 1 or _is_hopeless(error)):
-                parts = _hold_back(error, part, left, parts)
+                parts = _hold_back(broker, error, part, left, parts)
             elif len(part) == 1:
                 part[0].error = error
             elif left:
@@ -121,13 +121,19 @@ def _is_hopeless(full: QueueFull) -> bool:
 
 
 def _hold_back(
-    full: QueueFull, part: list[Entry], left: list[Entry], parts: list[list[Entry]]
+    broker: Broker,
+    full: QueueFull,
+    part: list[Entry],
+    left: list[Entry],
+    parts: list[list[Entry]],
 ) -> list[list[Entry]]:
     """Refuse entries for want of room.
 
-    Where their callers wait, also what is behind them: it must not overtake them.
+    Also what is behind them, without asking, if there is no room at all, or if their callers wait
+    for it: it must not overtake them.
 
     Arguments:
+        broker: where to store.
         full: why a part was refused.
         part: that part: one entry, or several if there is no room for anything.
         left: what of it was not stored.
@@ -137,12 +143,12 @@ def _hold_back(
         What is to be put then.
     """
     waiting = [*parts, left]
+    place = _place_of(broker, left[0].puts)
     if len(part) == 1:
         _refuse(full, part[0])
-        waiting.pop()
-    if len(part) > 1 or full.patience:
-        for entry in [entry for rest in waiting for entry in rest]:
-            if _is_behind(entry, full) and (full.patience or entry in left):
+    if full.patience or _is_hopeless(full):
+        for entry in [entry for rest in waiting for entry in rest if entry.error is None]:
+            if _is_behind(entry, full) and _place_of(broker, entry.puts) == place:
                 _refuse(full, entry)
     rests = ([entry for entry in rest if entry.error is None] for rest in waiting)
     return [rest for rest in rests if rest]

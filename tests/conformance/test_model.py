@@ -42,8 +42,10 @@ from taskyard.brokers.base import (
     Step,
     Want,
 )
+from taskyard.brokers.bounds import Bounds, Overflow
 from taskyard.brokers.lane import GroupPolicy
 from taskyard.brokers.memory import MemoryBroker
+from taskyard.errors import QueueFull
 from taskyard.message import Failure
 
 T = TypeVar("T")
@@ -54,7 +56,10 @@ POLICIES = {
     Group("q", "limited"): GroupPolicy(concurrency=2, max_deliveries=2),
     Group("q", "batch"): GroupPolicy(size=3, within=micros(5), bytes=300),
     Group("r", "ordered batch"): GroupPolicy(size=2, within=micros(3), concurrency=1),
+    Group("b", "bounded"): GroupPolicy(),
+    Group("b", "bounded batch"): GroupPolicy(size=3, within=micros(5), bytes=300, concurrency=1),
 }
+BOUNDED = "b"
 GROUPS = list(POLICIES)
 SHARDS = ["", "a", "b"]
 OWNERS = ["ann", "bob"]
@@ -66,6 +71,12 @@ lanes = st.lists(
     st.tuples(st.sampled_from(SHARDS), st.integers(-1, 1), st.integers(1, 4)),
     min_size=1,
     max_size=4,
+)
+bounds = st.builds(
+    Bounds,
+    length=st.sampled_from([0, 6, 12]),
+    shard=st.sampled_from([0, 0, 4]),
+    overflow=st.sampled_from([Overflow.RAISE, Overflow.DROP, Overflow.DROP]),
 )
 ends = st.sampled_from(
     ["done", "done", "keep", "back", "started", "park", "retry", "later", "dead", "discard"]
@@ -209,6 +220,10 @@ class Twins(RuleBasedStateMachine):
         )
         self._declare(group, policy)
 
+    @rule(bounds=st.none() | bounds, declared=st.booleans())
+    def bound(self, bounds: Bounds | None, declared: bool) -> None:
+        self.both(lambda broker: broker.set_bounds(BOUNDED, bounds, declared=declared))
+
     @rule()
     def tidy(self) -> None:
         if self.other.expires_records:
@@ -230,13 +245,12 @@ class Twins(RuleBasedStateMachine):
         keep: float | None = None,
         size: int = 0,
     ) -> None:
-        puts = []
+        puts, recorded = [], []
         for shard, priority, count in lanes:
             ids = [f"m{self.made + index:05}" for index in range(count)]
             self.made += count
-            self.put_so_far[group] += count
             if keep is not None:
-                self.recorded += ids
+                recorded += ids
             puts.append(
                 Put(
                     group,
@@ -248,7 +262,9 @@ class Twins(RuleBasedStateMachine):
                     record_ttl=micros(keep or 0),
                 )
             )
-        self.both(lambda broker: broker.put(puts))
+        if self.both(lambda broker: _put(broker, puts)) is None:
+            self.put_so_far[group] += sum(len(put.bodies) for put in puts)
+            self.recorded += recorded
 
     def _settlement(self, data: st.DataObject, claim: Claim) -> Settlement:
         settlement = Settlement(claim.token, {}, [], frozenset(), {})
@@ -327,6 +343,15 @@ class Twins(RuleBasedStateMachine):
             totals = counts.totals
             gone = totals["done"] + totals["discarded"] + totals["dead_dropped"]
             assert self.put_so_far[counts.group] == totals["put"] == here + gone
+
+
+def _put(broker: Broker, puts: list[Put]) -> Operation[tuple[object, ...] | None]:
+    """Put messages; returns why there was no room for them."""
+    try:
+        yield from broker.put(puts)
+    except QueueFull as full:
+        return full.queue, full.shard, full.length, full.limit, full.too_large
+    return None
 
 
 def _outcome(end: str, id_: str) -> Outcome:

@@ -94,6 +94,7 @@ class WorkerThread:
             WorkerSettings(**settings),
             progress=self._progressed,
             plans=yard.plans,
+            queue_bounds=yard.queue_bounds,
             middleware=yard.middleware,
         )
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -79,9 +79,7 @@ class QueueBounds(msgspec.Struct, frozen=True):
     @property
     def effective(self) -> Bounds:
         """What holds."""
-        if self.chosen is not None:
-            return self.chosen
-        return NO_BOUNDS if self.declared is None else self.declared
+        return (self.declared if self.chosen is None else self.chosen) or NO_BOUNDS
 
     def changed(self, bounds: Bounds | None, *, declared: bool) -> QueueBounds:
         """Those after one of them was set."""

@@ -48,6 +48,7 @@ COMMANDS = {
     "pause": "gates",
     "resume": "gates",
     "drain": "gates",
+    "bound": "bound",
     "park": "release",
     "release": "release",
     "split": "split",

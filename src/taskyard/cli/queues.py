@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taskyard.brokers.base import Counts, Group
+from taskyard.brokers.bounds import Bounds
 from taskyard.brokers.lane import Gate
 from taskyard.cli.options import broker_option, json_option, opened
-from taskyard.cli.output import age, console, instant, print_json, size, table
+from taskyard.cli.output import age, bounds_text, console, instant, print_json, size, table
 from taskyard.yard import Yard
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def queues(watch: float | None, as_json: bool, url: str) -> None:
     shards   shards with messages
     parked   shards that are held until `taskyard release`
     oldest   for how long the oldest waiting message has waited
+    limit    how many messages the queue, or a shard, holds: see `taskyard bound --help`
     memory   what the messages take in the server, about (Redis)
     done     messages done since the beginning
     rate     messages done per second (with --watch)
@@ -57,7 +59,9 @@ def queues(watch: float | None, as_json: bool, url: str) -> None:
       {"broker": URL, "at": time, "queues": [{"queue", "task", "gate": "open", "paused" or
        "draining", "waiting", "delayed", "running", "dead", "shards", "parked",
        "oldest": time or null, "oldest_seconds": seconds or null,
-       "memory": bytes or null, "totals": {"put", "done", "retried", "dead", "discarded",
+       "memory": bytes or null, "bounds": null or {"max_length": number or null,
+       "shard_max_length": number or null, "overflow": "raise", "block" or "drop",
+       "block_timeout": seconds or null}, "totals": {"put", "done", "retried", "dead", "discarded",
        "redelivered", "lost", ...},
        "flushes": {"size", "bytes", "age", "drain"}, "rate": per second or null}]}
 
@@ -120,6 +124,9 @@ def _table(counted: Sequence[Counts], found: Rates | None) -> Table:
     in_memory = any(counts.memory for counts in counted)
     if in_memory:
         columns.insert(columns.index("done"), "memory")
+    bounded = any(counts.bounds for counts in counted)
+    if bounded:
+        columns.insert(columns.index("done"), "limit")
     rows: list[list[object]] = []
     for counts in counted:
         waited = _waited(counts)
@@ -135,6 +142,7 @@ def _table(counted: Sequence[Counts], found: Rates | None) -> Table:
                 counts.parked,
                 None if waited is None else age(waited),
                 *([size(counts.memory)] if in_memory else ()),
+                *([bounds_text(counts.bounds)] if bounded else ()),
                 counts.totals.get("done", 0),
             ]
         )
@@ -163,6 +171,17 @@ def _document(yard: Yard, counted: Sequence[Counts], found: Rates | None) -> dic
     }
 
 
+def _bounds(bounds: Bounds) -> dict[str, Any] | None:
+    if not bounds:
+        return None
+    return {
+        "max_length": bounds.length or None,
+        "shard_max_length": bounds.shard or None,
+        "overflow": bounds.overflow,
+        "block_timeout": bounds.timeout / 1e6 or None,
+    }
+
+
 def _entry(counts: Counts, found: Rates) -> dict[str, Any]:
     flushes = {reason: counts.totals.get(f"flush_{reason}", 0) for reason in FLUSHES}
     return {
@@ -178,6 +197,7 @@ def _entry(counts: Counts, found: Rates) -> dict[str, Any]:
         "oldest": instant(counts.oldest),
         "oldest_seconds": _waited(counts),
         "memory": counts.memory or None,
+        "bounds": _bounds(counts.bounds),
         "totals": {
             name: count for name, count in counts.totals.items() if not name.startswith("flush_")
         },

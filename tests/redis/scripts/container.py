@@ -73,8 +73,8 @@ class Due(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """What is declared of a group; `split`: where it is, if its queue was split; its gate; `bounds`:
-    as shared/bounds.lua says."""
+    """What is declared of a group; `split`: where it is, if its queue was split; its gate; its
+    `bounds`, as shared/bounds.lua says."""
 
     key: str
     size: int = 1
