@@ -23,6 +23,7 @@ SQLITE: Measurements = {
     "put_one": sqlite_rows.putting_singly,
     "drain": sqlite_rows.draining,
     "ordered": sqlite_rows.ordered_shards,
+    "bounded": sqlite_rows.bounded,
     "waiting": sqlite_rows.many_waiting,
     "waiting_shards": sqlite_rows.many_waiting_in_shards,
     "latency": process_rows.latency,
@@ -34,6 +35,7 @@ SQLITE: Measurements = {
 REDIS: Measurements = {
     "redis_put": redis_rows.putting,
     "redis_drain": redis_rows.draining,
+    "redis_bounded": redis_rows.bounded,
     "redis_fsync": redis_rows.syncing,
     "redis_put_one": redis_rows.putting_singly,
     "redis_latency": redis_rows.latency,
