@@ -11,7 +11,7 @@ do
     end
 
     -- How many messages would be too many, nil if they are more than there may ever be.
-    local function excess(there, brought, limit, is_lot)
+    function room.excess(there, brought, limit, is_lot)
         if brought > limit then
             if not is_lot then
                 return nil
@@ -21,8 +21,13 @@ do
         return there + brought - limit
     end
 
-    local function to_drop(over, brought)
+    function room.to_drop(over, brought)
         return math.min(over, brought + room.EXTRA)
+    end
+
+    -- The part of a queue's limit that each of its partitions gets.
+    function room.share(length, partitions)
+        return math.max(1, math.floor(length / partitions))
     end
 
     local function length_of(gids)
@@ -132,13 +137,13 @@ do
             for _, shard in ipairs(of_group.shards) do
                 local number = of_group.number[shard]
                 local there = group and waiting(group.lanes[shard]) or 0
-                local over = excess(there, number, limit, is_lot)
+                local over = room.excess(there, number, limit, is_lot)
                 if not over then
                     return refusal(room.TOO_LARGE, queue, shard, number, limit, of)
                 elseif over > 0 and of[bounds.OVERFLOW] ~= 'drop' then
                     return refusal(room.FULL, queue, shard, there, limit, of)
                 elseif over > 0 then
-                    add_drop(drops, group.lanes[shard], math.min(there, to_drop(over, number)))
+                    add_drop(drops, group.lanes[shard], math.min(there, room.to_drop(over, number)))
                 end
             end
         end
@@ -150,13 +155,13 @@ do
         for _, item in ipairs(items) do
             brought = brought + item[6]
         end
-        local limit = math.max(1, math.floor(of[bounds.LENGTH] / of[bounds.PARTITIONS]))
+        local limit = room.share(of[bounds.LENGTH], of[bounds.PARTITIONS])
         local length = length_of(gids)
-        local over = excess(length - drops.sum, brought, limit, is_lot)
+        local over = room.excess(length - drops.sum, brought, limit, is_lot)
         if not over then
             return refusal(room.TOO_LARGE, queue, nil, brought, limit, of)
         elseif over > 0 and (of[bounds.OVERFLOW] ~= 'drop'
-            or find_room(drops, gids, items, to_drop(over, brought)) > 0)
+            or find_room(drops, gids, items, room.to_drop(over, brought)) > 0)
         then
             return refusal(room.FULL, queue, nil, length, limit, of)
         end
