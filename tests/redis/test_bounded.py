@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import msgspec
@@ -14,7 +14,7 @@ from tests.redis.test_inbox import Scene as InboxScene
 from tests.redis.test_inbox import courier as move_lots
 from tests.redis.test_inbox_worker import Site, site_on
 from tests.redis.test_schedules import GROUP, Scene
-from tests.redis.test_split import split
+from tests.redis.test_split import advance, split
 from tests.servers.cluster import RedisCluster
 from tests.servers.server import RedisServer
 from tests.worker.support import WorkerThread
@@ -55,16 +55,16 @@ def bound(harness: Harness, bounds: Bounds | None, queue: str = TASK.queue) -> N
     harness.run(harness.broker.set_bounds(queue, bounds))
 
 
-def fill(harness: Harness, shards: list[str] = SHARDS) -> dict[int, int]:
+def fill(harness: Harness, shards: list[str] = SHARDS) -> dict[Hashable, int]:
     """Put a message per shard; returns how many of them each container took."""
-    taken: dict[int, int] = {}
+    taken: dict[Hashable, int] = {}
     for shard in shards:
         put = Put(TASK, [body(shard)], shard)
         try:
             harness.put_all(put)
         except QueueFull:
             continue
-        container = int(harness.broker.partition(put))  # type: ignore[attr-defined]
+        container = harness.broker.partition(put)
         taken[container] = taken.get(container, 0) + 1
     return taken
 
@@ -186,6 +186,39 @@ def test_a_group_that_is_made_after_a_split_is_bounded(make: Make) -> None:
             harness.put("b", shard=shard, group=new)
 
 
+def test_producers_wait_for_room_through_splits(make: Make) -> None:
+    harness = make(1)
+    harness.declare(concurrency=1)
+    bound(harness, Bounds(24, 3, Overflow.BLOCK, 60_000_000))
+    failures: list[BaseException] = []
+
+    def produce(name: int) -> None:
+        with Yard(make().broker) as yard:
+            save = yard.remote(TASK.name, queue=TASK.queue)
+            try:
+                for number in range(60):
+                    save.options(shard=str(number % 12)).enqueue(f"{name} {number}")
+            except BaseException as error:
+                failures.append(error)
+
+    threads = [threading.Thread(target=produce, args=(name,)) for name in range(3)]
+    for thread in threads:
+        thread.start()
+    done, targets = 0, [2, 4]
+    while (done < 180 or targets) and not failures:
+        if done > 20 and targets and advance(harness, targets[0]).done:
+            targets.pop(0)
+        claim = harness.claim(5)
+        if claim is not None:
+            done += len(claim)
+            assert harness.settle(claim)
+    for thread in threads:
+        thread.join(20)
+    assert failures == targets == []
+    counts = harness.counts()
+    assert (counts.totals["put"], counts.totals["done"], counts.waiting) == (180, 180, 0)
+
+
 # Inboxes
 
 
@@ -201,7 +234,7 @@ def work(number: int) -> None:
 
 
 def test_a_full_queue_leaves_lots_where_they_are(inbox: InboxScene) -> None:
-    reader = Reader(Q, [inbox.yard.task(work, queue=Q, batch=None, result_ttl=None)])
+    reader = Reader(Q, [inbox.yard.task(queue=Q, result_ttl=None)(work)])
     inbox.run(inbox.broker.set_bounds(Q, Bounds(10)))
     inbox.push(*(str(number) for number in range(6)))
     inbox.run(move_lots(inbox, "ann", reader))
@@ -218,7 +251,7 @@ def test_a_full_queue_leaves_lots_where_they_are(inbox: InboxScene) -> None:
 
 
 def test_a_lot_that_is_more_than_the_limit_enters_when_there_is_room(inbox: InboxScene) -> None:
-    reader = Reader(Q, [inbox.yard.task(work, queue=Q, result_ttl=None)])
+    reader = Reader(Q, [inbox.yard.task(queue=Q, result_ttl=None)(work)])
     inbox.run(inbox.broker.set_bounds(Q, Bounds(3, 3)))
     inbox.push(*(str(number) for number in range(20)))
     inbox.run(move_lots(inbox, "ann", reader))
@@ -231,7 +264,7 @@ def test_a_lot_that_is_more_than_the_limit_enters_when_there_is_room(inbox: Inbo
 
 
 def test_a_lot_makes_itself_room(inbox: InboxScene) -> None:
-    reader = Reader(Q, [inbox.yard.task(work, queue=Q, batch=None, result_ttl=None)])
+    reader = Reader(Q, [inbox.yard.task(queue=Q, result_ttl=None)(work)])
     inbox.run(inbox.broker.set_bounds(Q, Bounds(10, overflow=Overflow.DROP)))
     inbox.push(*(str(number) for number in range(8)))
     inbox.run(move_lots(inbox, "ann", reader))

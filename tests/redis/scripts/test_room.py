@@ -1,4 +1,4 @@
-"""bound.lua, and what is refused of puts or makes itself room, by the rules of brokers/bounds.py."""
+"""bound.lua, and what is refused of puts or makes room, by the rules of brokers/bounds.py."""
 
 from __future__ import annotations
 

@@ -62,8 +62,9 @@ def make_room(tx: Transaction, lanes: Lanes, puts: Sequence[Put], dead_limit: in
     Raises:
         QueueFull: there is no room for them.
     """
-    queues = dict.fromkeys(put.group.queue for put in puts if put.bodies)
-    for queue in queues if tx.any_bounds() else ():
+    if not tx.any_bounds():
+        return
+    for queue in dict.fromkeys(put.group.queue for put in puts if put.bodies):
         bounds = tx.queue_bounds(queue).effective
         if bounds:
             own = [put for put in puts if put.bodies and put.group.queue == queue]
