@@ -28,16 +28,17 @@ end
 -- The part of the queue's limit that is this container's gets smaller.
 local function divide_bounds(partitions)
     local stored = bounds.stored(queue)
-    for index = 1, stored and 2 or 0 do
+    if not stored then
+        return
+    end
+    for index = 1, 2 do
         if stored[index] then
             stored[index][bounds.PARTITIONS] = partitions
         end
     end
-    for _, group in ipairs(stored and groups_of(queue) or {}) do
+    bounds.store(queue, stored)
+    for _, group in ipairs(groups_of(queue)) do
         group.bounds = bounds.effective(stored)
-    end
-    if stored then
-        bounds.store(queue, stored)
     end
 end
 
@@ -61,5 +62,4 @@ if bounded then
 end
 load_numbers()
 local is_leaving = split[1] == epoch and split[2] == LEAVING
-return {last_sequence, is_leaving and 1 or 0, split[5] and 1 or 0,
-    cmsgpack.pack(told)}
+return {last_sequence, is_leaving and 1 or 0, split[5] and 1 or 0, cmsgpack.pack(told)}
