@@ -17,7 +17,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TypeVar, cast
 
 from taskyard.brokers.base import AsyncDriver, Broker, Driver, Operation, Put
-from taskyard.errors import BrokerUnavailable, NotConfirmed
+from taskyard.errors import BrokerUnavailable, NotConfirmed, QueueFull
 
 __all__ = [
     "CHUNK_BYTES",
@@ -110,11 +110,68 @@ def put_entries(broker: Broker, entries: Sequence[Entry]) -> Operation[None]:
             return
         except Exception as error:  # noqa: BLE001  # it is raised where it belongs
             left = _left(part, merged, stored)
-            if len(part) == 1:
+            if isinstance(error, QueueFull) and (len(part) == 1 or _is_hopeless(error)):
+                parts = _hold_back(broker, error, part, left, parts)
+            elif len(part) == 1:
                 part[0].error = error
             elif left:
                 middle = len(left) // 2
                 parts += [half for half in (left[middle:], left[:middle]) if half]
+
+
+def _is_hopeless(full: QueueFull) -> bool:
+    """Whether a queue has no room for a single message."""
+    no_room = full.shard is None and full.length >= full.limit and not full.too_large
+    return no_room and full.overflow != "drop"
+
+
+def _hold_back(
+    broker: Broker,
+    full: QueueFull,
+    part: list[Entry],
+    left: list[Entry],
+    parts: list[list[Entry]],
+) -> list[list[Entry]]:
+    """Refuse entries for want of room.
+
+    Also what is behind them, without asking, if there is no room at all, or if their callers wait
+    for it: it must not overtake them.
+
+    Arguments:
+        broker: where to store.
+        full: why a part was refused.
+        part: that part: one entry, or several if there is no room for anything.
+        left: what of it was not stored.
+        parts: what is still to be put, last things first.
+
+    Returns:
+        What is to be put then.
+    """
+    waiting = [*parts, left]
+    place = _place_of(broker, left[0].puts)
+    if len(part) == 1:
+        _refuse(full, part[0])
+    if full.patience or _is_hopeless(full):
+        for entry in [entry for rest in waiting for entry in rest if entry.error is None]:
+            if _is_behind(entry, full) and _place_of(broker, entry.puts) == place:
+                _refuse(full, entry)
+    rests = ([entry for entry in rest if entry.error is None] for rest in waiting)
+    return [rest for rest in rests if rest]
+
+
+def _refuse(full: QueueFull, entry: Entry) -> None:
+    error = copy.copy(full)
+    error.left = entry.puts
+    entry.error = error
+
+
+def _is_behind(entry: Entry, full: QueueFull) -> bool:
+    """Whether something of an entry goes where there is no room."""
+    return any(
+        put.group.queue == full.queue
+        and (full.shard is None or (put.shard == full.shard and not (put.delay or put.due)))
+        for put in entry.puts
+    )
 
 
 def _left(
