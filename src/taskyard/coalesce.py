@@ -166,9 +166,13 @@ def _refuse(full: QueueFull, entry: Entry) -> None:
 
 
 def _is_behind(entry: Entry, full: QueueFull) -> bool:
-    """Whether something of an entry goes where there is no room."""
+    """Whether something of an entry goes where there is no room.
+
+    What has unique keys may need none; nobody knows before it is tried.
+    """
     return any(
         put.group.queue == full.queue
+        and (put.unique is None or full.patience > 0)
         and (full.shard is None or (put.shard == full.shard and not (put.delay or put.due)))
         for put in entry.puts
     )

@@ -7,7 +7,10 @@ from tests.conformance.harness import TASK, Harness, Make, body, micros
 
 from taskyard.brokers.base import Back, Dead, DeadLetter, Group, Put, Retried
 from taskyard.brokers.bounds import EXTRA, NO_BOUNDS, Bounds, Overflow
+from taskyard.brokers.cancelling import Cancelled
 from taskyard.brokers.lane import Gate
+from taskyard.brokers.rate import Limited, Rate
+from taskyard.brokers.unique import Keys, Mode
 from taskyard.errors import DuplicateId, QueueDraining, QueueFull
 from taskyard.message import Failure, Reason
 
@@ -16,6 +19,8 @@ OTHER = Group("other queue", TASK.name)
 BOTH = [TASK, SAME_QUEUE]
 FAILURE = Failure("error", "Error", "it failed")
 REFUSING = [Overflow.RAISE, Overflow.BLOCK]
+HELD_BY_MESSAGES = [Mode.STARTED, Mode.DONE]
+SECOND = micros(1)
 
 
 def bound(
@@ -488,3 +493,202 @@ def test_two_brokers_of_one_storage_see_the_same(harness: Harness) -> None:
         other.run(harness.broker.put([Put(TASK, [body("b")])]))
     finally:
         other.close()
+
+
+# Beside unique keys
+
+
+@pytest.mark.parametrize("overflow", Overflow)
+@pytest.mark.parametrize("mode", [Mode.STARTED, Mode.DONE, Mode.WINDOW])
+def test_what_its_key_keeps_back_needs_no_room(
+    harness: Harness, mode: Mode, overflow: Overflow
+) -> None:
+    bound(harness, 2, overflow, shard=2)
+    assert harness.put_unique(mode, "a", span=60) is None
+    harness.put("b")
+    assert harness.put_unique(mode, "c", span=60) == "a"
+    assert dropped(harness) == []
+    assert harness.work_off() == ["a", "b"]
+
+
+@pytest.mark.parametrize("overflow", Overflow)
+def test_only_what_is_stored_of_a_call_needs_room(harness: Harness, overflow: Overflow) -> None:
+    bound(harness, 3, overflow, shard=3)
+    keys = Keys(Mode.DONE, ["x", "y", "x", "y", "y"])
+    harness.put(*"abcde", unique=keys)
+    assert keys.standing == {2: "a", 3: "b", 4: "b"}
+    harness.put("f")
+    again = Keys(Mode.DONE, ["x", "z"])
+    if overflow is Overflow.DROP:
+        harness.put("g", "h", unique=again)
+        assert again.standing == {0: "a"}
+    else:
+        assert not refused(harness, "g", "h", unique=again).too_large
+    assert dropped(harness) == ["a"] * (overflow is Overflow.DROP)
+    assert harness.counts().waiting == 3
+
+
+@pytest.mark.parametrize("overflow", Overflow)
+def test_what_replaces_another_needs_no_room(harness: Harness, overflow: Overflow) -> None:
+    bound(harness, 2, overflow, shard=1)
+    harness.put("a")
+    for id_ in "bcd":
+        harness.put_unique(Mode.DEBOUNCE, id_, span=5, longest=60)
+    assert harness.counts().delayed == 1
+    if overflow is not Overflow.DROP:
+        keys = Keys(Mode.DEBOUNCE, ["k", "other"], micros(5), micros(60))
+        refused(harness, "e", "f", unique=keys)
+    assert dropped(harness) == []
+    harness.clock.advance(5)
+    assert harness.work_off() == ["a", "d"]
+
+
+def test_what_replaces_another_enters_where_there_is_too_much_already(harness: Harness) -> None:
+    harness.put("a", "b")
+    harness.put_unique(Mode.DEBOUNCE, "c", span=5, longest=60)
+    bound(harness, 1)
+    refused(harness, "x")
+    assert harness.put_unique(Mode.DEBOUNCE, "d", span=5, longest=60) == "d"
+    harness.clock.advance(5)
+    assert harness.work_off() == ["a", "b", "d"]
+
+
+@pytest.mark.parametrize("mode", HELD_BY_MESSAGES)
+def test_what_is_dropped_releases_its_key(harness: Harness, mode: Mode) -> None:
+    bound(harness, 2, Overflow.DROP)
+    harness.put_unique(mode, "a")
+    harness.put("b", "c")
+    assert dropped(harness) == ["a"]
+    assert harness.put_unique(mode, "d") is None
+    assert dropped(harness) == ["a", "b"]
+    assert harness.put_unique(mode, "e") == "d", "it holds the key now"
+    assert harness.retry_dead(task=TASK.name) == 1, "but not that of a"
+    assert harness.work_off() == ["c", "d", "b"]
+    assert harness.put_unique(mode, "f") is None
+
+
+def test_a_key_of_what_makes_room_may_be_that_of_what_comes(harness: Harness) -> None:
+    bound(harness, 1, Overflow.DROP)
+    harness.put_unique(Mode.DONE, "a", "x")
+    harness.put_unique(Mode.DONE, "b", "y")
+    assert dropped(harness) == ["a"]
+    assert harness.put_unique(Mode.DONE, "c", "x") is None
+    assert dropped(harness) == ["a", "b"]
+    assert harness.put_unique(Mode.DONE, "d", "x") == "c"
+    assert harness.put_unique(Mode.DONE, "e", "y") is None
+    assert harness.work_off() == ["e"]
+
+
+def test_a_window_goes_on_for_what_was_dropped(harness: Harness) -> None:
+    bound(harness, 1, Overflow.DROP)
+    harness.put_unique(Mode.WINDOW, "a", span=60)
+    harness.put("b")
+    assert dropped(harness) == ["a"]
+    assert harness.put_unique(Mode.WINDOW, "c", span=60) == "a"
+    assert harness.work_off() == ["b"]
+
+
+def test_a_refused_message_takes_no_key(harness: Harness) -> None:
+    bound(harness, 1)
+    harness.put("a")
+    refused(harness, "b", unique=Keys(Mode.DONE, ["k"]))
+    assert harness.work_off() == ["a"]
+    assert harness.put_unique(Mode.DONE, "c") is None
+
+
+# Beside cancelling
+
+
+@pytest.mark.parametrize("overflow", Overflow)
+@pytest.mark.parametrize(("delay", "shard"), [(0, 2), (0, 0), (9, 0)])
+def test_a_cancelled_message_makes_room(
+    harness: Harness, overflow: Overflow, delay: float, shard: int
+) -> None:
+    bound(harness, 0 if shard else 2, overflow, shard=shard)
+    harness.put("a", "b", delay=delay, keep=60)
+    assert harness.run(harness.broker.cancel("b", note=False)).outcome is Cancelled.REMOVED
+    harness.put("c", delay=delay)
+    if overflow is not Overflow.DROP:
+        refused(harness, "d", delay=delay)
+    assert dropped(harness) == []
+    harness.clock.advance(delay)
+    assert harness.work_off() == ["a", "c"]
+
+
+def test_what_is_cancelled_by_a_note_ends_so_when_it_makes_room(harness: Harness) -> None:
+    bound(harness, 3, Overflow.DROP)
+    harness.put("a", unique=Keys(Mode.DONE, ["k"]))
+    harness.put("b", "c")
+    assert harness.run(harness.broker.cancel("a", note=True)).outcome is Cancelled.NOTED
+    harness.put("d", "e")
+    assert dropped(harness) == ["b"]
+    assert harness.total("cancelled") == harness.total("dropped") == 1
+    assert harness.put_unique(Mode.DONE, "f") is None, "its key is free"
+    assert harness.work_off() == ["d", "e", "f"]
+
+
+# Beside rate limits
+
+
+def test_what_waits_for_a_token_counts(harness: Harness) -> None:
+    harness.set_rate(Limited(TASK.queue), Rate(1, SECOND, 1))
+    bound(harness, 2)
+    harness.put("a", "b")
+    harness.settle(harness.take())
+    harness.put("c")
+    assert harness.claim() is None
+    refused(harness, "d")
+    harness.clock.advance(1)
+    assert harness.work_off() == ["b"]
+    harness.put("d")
+
+
+def test_what_is_dropped_takes_no_token(harness: Harness) -> None:
+    harness.set_rate(Limited(TASK.queue), Rate(1, SECOND, 2))
+    bound(harness, 2, Overflow.DROP)
+    harness.put("a", "b")
+    harness.put("c", "d")
+    harness.put("e", "f")
+    assert dropped(harness) == list("abcd")
+    assert harness.work_off() == ["e", "f"]
+    harness.put("g")
+    assert harness.claim() is None
+    harness.clock.advance(1)
+    assert harness.work_off() == ["g"]
+
+
+@pytest.mark.parametrize("within", [0, 60])
+def test_a_shard_without_a_token_makes_room_only_for_itself(
+    harness: Harness, within: float
+) -> None:
+    harness.declare(within=within, size=2 if within else 1)
+    harness.set_rate(Limited(TASK.queue, TASK.name, shards=True), Rate(1, 10 * SECOND, 2))
+    bound(harness, 3, Overflow.DROP)
+    harness.put("1", "2", shard="limited")
+    assert harness.work_off() == ["1", "2"]
+    harness.put("a", "b", "c", shard="limited")
+    assert harness.claim() is None
+    refused(harness, "d", shard="other")
+    harness.put("d", shard="limited")
+    assert dropped(harness) == ["a"]
+    harness.clock.advance(20)
+    assert harness.claim(groups=[SAME_QUEUE]) is None, "a worker looks what may go on"
+    harness.put("e", "f", shard="other")
+    assert dropped(harness) == ["a", "b", "c"], "its turn is next"
+
+
+@pytest.mark.parametrize("within", [0, 60])
+def test_a_limited_shard_that_lost_all_it_had_stays_limited(
+    harness: Harness, within: float
+) -> None:
+    harness.declare(within=within)
+    harness.set_rate(Limited(TASK.queue, TASK.name, shards=True), Rate(1, 10 * SECOND, 1))
+    bound(harness, 1, Overflow.DROP, shard=1)
+    harness.put("1", shard="s")
+    assert harness.work_off() == ["1"]
+    harness.put("a", shard="s")
+    harness.put("b", shard="s")
+    assert dropped(harness) == ["a"]
+    assert harness.claim() is None
+    harness.clock.advance(10)
+    assert harness.work_off() == ["b"]
