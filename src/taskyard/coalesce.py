@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import itertools
 import os
 import threading
 import time
@@ -111,12 +112,17 @@ def put_entries(broker: Broker, entries: Sequence[Entry]) -> Operation[None]:
         except Exception as error:  # noqa: BLE001  # it is raised where it belongs
             left = _left(part, merged, stored)
             if isinstance(error, QueueFull) and (len(part) == 1 or _is_hopeless(error)):
-                parts = _hold_back(broker, error, part, left, parts)
+                _hold_back(broker, error, part, [*left, *itertools.chain(*parts)])
             elif len(part) == 1:
                 part[0].error = error
-            elif left:
-                middle = len(left) // 2
-                parts += [half for half in (left[middle:], left[:middle]) if half]
+            middle = len(left) // 2
+            halves = (left[middle:], left[:middle]) if len(part) > 1 else ()
+            parts = [rest for rest in map(_open, (*parts, *halves)) if rest]
+
+
+def _open(entries: Sequence[Entry]) -> list[Entry]:
+    """Those that were not refused."""
+    return [entry for entry in entries if entry.error is None]
 
 
 def _is_hopeless(full: QueueFull) -> bool:
@@ -126,12 +132,8 @@ def _is_hopeless(full: QueueFull) -> bool:
 
 
 def _hold_back(
-    broker: Broker,
-    full: QueueFull,
-    part: list[Entry],
-    left: list[Entry],
-    parts: list[list[Entry]],
-) -> list[list[Entry]]:
+    broker: Broker, full: QueueFull, part: list[Entry], waiting: Sequence[Entry]
+) -> None:
     """Refuse entries for want of room.
 
     Also what is behind them, without asking, if there is no room at all, or if their callers wait
@@ -141,22 +143,15 @@ def _hold_back(
         broker: where to store.
         full: why a part was refused.
         part: that part: one entry, or several if there is no room for anything.
-        left: what of it was not stored.
-        parts: what is still to be put, last things first.
-
-    Returns:
-        What is to be put then.
+        waiting: what is not stored: of the part, and behind it.
     """
-    waiting = [*parts, left]
-    place = _place_of(broker, left[0].puts)
+    place = _place_of(broker, waiting[0].puts)
     if len(part) == 1:
         _refuse(full, part[0])
     if full.patience or _is_hopeless(full):
-        for entry in [entry for rest in waiting for entry in rest if entry.error is None]:
+        for entry in _open(waiting):
             if _is_behind(entry, full) and _place_of(broker, entry.puts) == place:
                 _refuse(full, entry)
-    rests = ([entry for entry in rest if entry.error is None] for rest in waiting)
-    return [rest for rest in rests if rest]
 
 
 def _refuse(full: QueueFull, entry: Entry) -> None:

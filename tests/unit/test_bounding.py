@@ -263,6 +263,19 @@ def test_a_full_queue_is_not_asked_for_each_of_many() -> None:
     assert len(puts) < 15
 
 
+def test_what_its_key_keeps_back_is_not_refused_with_others(yard: Yard) -> None:
+    declare(yard, max_length=2)
+    index = yard.task(name="index", queue="q", unique="item")(lambda item: None)
+    first = index.enqueue("a")
+    index.enqueue("b")
+    block, results = yard.buffered(), []
+    with pytest.raises(QueueFull), block:
+        results += [index.enqueue(item) for item in "cabd"]
+    assert block.not_stored == [results[0].id, results[3].id]
+    assert results[1].id == first.id
+    assert not results[2].created
+
+
 def test_the_error_can_be_pickled_and_says_all() -> None:
     error = QueueFull("full", queue="q", shard="s", length=5, limit=5, patience=2.0)
     again = pickle.loads(pickle.dumps(error))
