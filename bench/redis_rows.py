@@ -192,6 +192,33 @@ def unique(bench: Bench) -> list[Row]:
     ]  # fmt: skip
 
 
+def bounded(bench: Bench) -> list[Row]:
+    """By 100, into a queue whose length and shards are bounded; and without."""
+    count = bench.count(200_000, 50_000)
+    limit, small = 10 * count, 1_000
+    rates = bench.rates(
+        put=_case(bench, "yards.put", count=count),
+        put_bounded=_case(bench, "yards.put", count=count, max_length=limit),
+        drop=_case(bench, "yards.put", count=count // 5, max_length=small, overflow="drop"),
+        drain=_case(bench, "yards.drain", count=count),
+        drain_bounded=_case(bench, "yards.drain", count=count, max_length=limit),
+    )
+    return [
+        measured(
+            "redis_put_bounded", "enqueue_many of 100, bounded", rates["put_bounded"],
+            rates["put"], base="not bounded", least_ratio=0.6,
+        ),
+        measured(
+            "redis_put_dropping", "enqueue_many of 100, each drops 100", rates["drop"],
+            rates["put"], base="not bounded", note="a dead letter per message",
+        ),
+        measured(
+            "redis_drain_bounded", "batch handler of 100, bounded", rates["drain_bounded"],
+            rates["drain"], base="not bounded", least_ratio=0.6,
+        ),
+    ]  # fmt: skip
+
+
 def putting_singly(bench: Bench) -> list[Row]:
     """`enqueue`, a message per call, from one and from several."""
     count = bench.count(20_000, 4_000)

@@ -13,6 +13,7 @@ from typing import Any
 
 from bench.payload import FIRST, TEXT, Item, batches
 from taskyard import RateLimit, Task, Yard
+from taskyard.bounding import OnOverflow
 from taskyard.brokers.base import GroupWant, Want
 
 Seen = Callable[[int], None]
@@ -21,6 +22,12 @@ Seen = Callable[[int], None]
 def open_yard(path: str | Path) -> Yard:
     logging.getLogger("taskyard").setLevel(logging.ERROR)
     return Yard(str(path) if "://" in str(path) else f"sqlite:///{path}")
+
+
+def bound(yard: Yard, max_length: int, overflow: OnOverflow) -> None:
+    """Bound the queue, and each of its shards; 0: not at all."""
+    if max_length:
+        yard.queue("default", max_length=max_length, shard_max_length=max_length, overflow=overflow)
 
 
 def batch_task(
@@ -104,9 +111,12 @@ def put(
     ordered: bool = False,
     seed: int = 7,
     unique: bool = False,
+    max_length: int = 0,
+    overflow: OnOverflow = "raise",
 ) -> dict[str, Any]:
     """Store messages with `enqueue_many`, so many per call."""
     yard = open_yard(path)
+    bound(yard, max_length, overflow)
     task = batch_task(yard, _nobody, shards=shards, ordered=ordered, unique=unique)
     task.enqueue_many([Item(FIRST - 1, TEXT)])  # opens the file and declares the task
     seconds = _store(task, batches(count, size, shards, seed))
@@ -164,10 +174,12 @@ def drain(
     via: str = "",
     limited: bool = False,
     unique: bool = False,
+    max_length: int = 0,
 ) -> dict[str, Any]:
     """Store messages, then time a whole worker that runs them all; `via`: its way to them."""
     handled: list[int] = []
     yard = open_yard(path)
+    bound(yard, max_length, "raise")
     more: dict[str, Any] = {}
     if kind == "batch":
         more = {

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, NoReturn, TypeAlias
 
+from taskyard.bounding import Patience
 from taskyard.brokers.base import AsyncDriver, Broker, Driver, Put
 from taskyard.coalesce import CHUNK_BYTES, CHUNK_MESSAGES, Entry, put_entries, take_chunk
-from taskyard.errors import NotConfirmed, TaskyardError
+from taskyard.errors import NotConfirmed, QueueFull, TaskyardError
 from taskyard.message import read_envelope
 
 __all__ = ["Buffered", "Buffers"]
@@ -97,14 +99,14 @@ class Buffered:
         """Gather messages, and store what is gathered if it is enough."""
         entry = self._gather(puts)
         while chunk := self._full_chunk():
-            self._buffers.driver().run(put_entries(self._buffers.broker, chunk))
+            self._store(chunk)
             self._check(chunk, entry)
 
     async def put_async(self, puts: Sequence[Put]) -> None:
         """The same, without blocking the event loop."""
         entry = self._gather(puts)
         while chunk := self._full_chunk():
-            await self._buffers.async_driver().run(put_entries(self._buffers.broker, chunk))
+            await self._store_async(chunk)
             self._check(chunk, entry)
 
     # The block
@@ -122,7 +124,7 @@ class Buffered:
         block = self._leave()
         try:
             if chunk := block._next_chunk():
-                self._buffers.driver().run(put_entries(self._buffers.broker, chunk))
+                block._store(chunk)
                 block._check(chunk)
         except TaskyardError as failure:
             _raise_or_note(failure, error)
@@ -139,7 +141,7 @@ class Buffered:
         block = self._leave()
         try:
             if chunk := block._next_chunk():
-                await self._buffers.async_driver().run(put_entries(self._buffers.broker, chunk))
+                await block._store_async(chunk)
                 block._check(chunk)
         except TaskyardError as failure:
             _raise_or_note(failure, error)
@@ -152,6 +154,30 @@ class Buffered:
         if not self._entered:
             self._buffers.leave(owner, self)
         return block
+
+    def _store(self, chunk: list[Entry]) -> None:
+        """Store what there is room for; what waits for room is tried again for a while."""
+        patience, left, pause = Patience(), chunk, 0.0
+        while left:
+            try:
+                time.sleep(pause)
+                self._buffers.driver().run(put_entries(self._buffers.broker, left))
+            except BaseException:
+                self.not_stored += [id_ for entry in left for id_ in _ids(entry)]
+                raise
+            left, pause = _refused(left, patience)
+
+    async def _store_async(self, chunk: list[Entry]) -> None:
+        """The same, without blocking the event loop."""
+        patience, left, pause = Patience(), chunk, 0.0
+        while left:
+            try:
+                await asyncio.sleep(pause)
+                await self._buffers.async_driver().run(put_entries(self._buffers.broker, left))
+            except BaseException:
+                self.not_stored += [id_ for entry in left for id_ in _ids(entry)]
+                raise
+            left, pause = _refused(left, patience)
 
     # What is gathered
 
@@ -192,6 +218,28 @@ class Buffered:
         ids = [id_ for entry in failed for id_ in _ids(entry)]
         self.not_stored += ids
         _raise(errors[0], ids)
+
+
+def _refused(entries: Sequence[Entry], patience: Patience) -> tuple[list[Entry], float]:
+    """Those that are to be put again since they wait for room, and the seconds until then."""
+    full = [
+        (entry, entry.error)
+        for entry in entries
+        if isinstance(entry.error, QueueFull) and entry.error.patience
+    ]
+    if not full:
+        return [], 0.0
+    if len(full) < len(entries):
+        patience.renew()
+    try:
+        pause = patience.next(full[0][1])
+    except QueueFull as error:
+        for entry, _ in full:
+            entry.error = error
+        return [], 0.0
+    for entry, _ in full:
+        entry.error = None
+    return [entry for entry, _ in full], pause
 
 
 def _ids(entry: Entry) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import itertools
 import os
 import threading
 import time
@@ -17,7 +18,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TypeVar, cast
 
 from taskyard.brokers.base import AsyncDriver, Broker, Driver, Operation, Put
-from taskyard.errors import BrokerUnavailable, NotConfirmed
+from taskyard.errors import BrokerUnavailable, NotConfirmed, QueueFull
 
 __all__ = [
     "CHUNK_BYTES",
@@ -110,11 +111,66 @@ def put_entries(broker: Broker, entries: Sequence[Entry]) -> Operation[None]:
             return
         except Exception as error:  # noqa: BLE001  # it is raised where it belongs
             left = _left(part, merged, stored)
-            if len(part) == 1:
+            if isinstance(error, QueueFull) and (len(part) == 1 or _is_hopeless(error)):
+                _hold_back(broker, error, part, [*left, *itertools.chain(*parts)])
+            elif len(part) == 1:
                 part[0].error = error
-            elif left:
-                middle = len(left) // 2
-                parts += [half for half in (left[middle:], left[:middle]) if half]
+            middle = len(left) // 2
+            halves = (left[middle:], left[:middle]) if len(part) > 1 else ()
+            parts = [rest for rest in map(_open, (*parts, *halves)) if rest]
+
+
+def _open(entries: Sequence[Entry]) -> list[Entry]:
+    """Those that were not refused."""
+    return [entry for entry in entries if entry.error is None]
+
+
+def _is_hopeless(full: QueueFull) -> bool:
+    """Whether a queue has no room for a single message."""
+    no_room = full.shard is None and full.length >= full.limit and not full.too_large
+    return no_room and full.overflow != "drop"
+
+
+def _hold_back(
+    broker: Broker, full: QueueFull, part: list[Entry], waiting: Sequence[Entry]
+) -> None:
+    """Refuse entries for want of room.
+
+    Also what is behind them, without asking, if there is no room at all, or if their callers wait
+    for it: it must not overtake them.
+
+    Arguments:
+        broker: where to store.
+        full: why a part was refused.
+        part: that part: one entry, or several if there is no room for anything.
+        waiting: what is not stored: of the part, and behind it.
+    """
+    place = _place_of(broker, waiting[0].puts)
+    if len(part) == 1:
+        _refuse(full, part[0])
+    if full.patience or _is_hopeless(full):
+        for entry in _open(waiting):
+            if _is_behind(entry, full) and _place_of(broker, entry.puts) == place:
+                _refuse(full, entry)
+
+
+def _refuse(full: QueueFull, entry: Entry) -> None:
+    error = copy.copy(full)
+    error.left = entry.puts
+    entry.error = error
+
+
+def _is_behind(entry: Entry, full: QueueFull) -> bool:
+    """Whether something of an entry goes where there is no room.
+
+    What has unique keys may need none; nobody knows before it is tried.
+    """
+    return any(
+        put.group.queue == full.queue
+        and (put.unique is None or full.patience > 0)
+        and (full.shard is None or (put.shard == full.shard and not (put.delay or put.due)))
+        for put in entry.puts
+    )
 
 
 def _left(

@@ -8,7 +8,8 @@
     │   └── CannotOpen         ... or its payload needs a key, codec or package that is not here
     ├── EnqueueError           a message was refused
     │   ├── DuplicateId        ... because its id is taken
-    │   └── QueueDraining      ... because its queue takes none for now
+    │   ├── QueueDraining      ... because its queue takes none for now
+    │   └── QueueFull          ... because its queue, or shard, is bounded and full
     ├── NotFound               no such task, queue, result or dead letter
     ├── ResultError
     │   ├── ResultTimeout      no result within the given time
@@ -35,11 +36,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from taskyard.brokers.base import Put
     from taskyard.message import Failure
 
 __all__ = [
@@ -62,6 +65,7 @@ __all__ = [
     "PolicyConflict",
     "PolicyError",
     "QueueDraining",
+    "QueueFull",
     "ResultError",
     "ResultNotKept",
     "ResultTimeout",
@@ -116,6 +120,49 @@ class DuplicateId(EnqueueError):
 
 class QueueDraining(EnqueueError):
     """The queue takes no messages, until it is resumed."""
+
+
+class QueueFull(EnqueueError):
+    """The queue, or a shard of it, holds as many messages as it may.
+
+    Attributes:
+        queue: its name.
+        shard: the shard that is full; None: the queue is.
+        length: how many messages there are; if the call was too large, how many it brings.
+        limit: how many there may be. In a queue with partitions, in one of them.
+        too_large: the call alone brings more than there may be: to wait does not help.
+        overflow: what its bounds say to that: "raise", "block" or "drop".
+        patience: seconds for which whoever puts is to wait for room; 0: none.
+        left: what of the call was not stored; None: nothing was.
+    """
+
+    def __init__(
+        self,
+        text: str = "",
+        *,
+        queue: str = "",
+        shard: str | None = None,
+        length: int = 0,
+        limit: int = 0,
+        too_large: bool = False,
+        overflow: str = "raise",
+        patience: float = 0.0,
+    ) -> None:
+        super().__init__(text)
+        self.queue = queue
+        self.shard = shard
+        self.length = length
+        self.limit = limit
+        self.too_large = too_large
+        self.overflow = overflow
+        self.patience = patience
+        self.left: Sequence[Put] | None = None
+
+    def told(self, text: str) -> QueueFull:
+        """The same with another text, for who does not wait any longer."""
+        made = copy.copy(self)
+        made.args, made.patience = (text,), 0.0
+        return made
 
 
 class NotFound(TaskyardError):

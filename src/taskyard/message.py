@@ -63,6 +63,8 @@ class Reason(StrEnum):
     """It was alone in a claim when its worker died, and had been delivered often enough."""
     UNREADABLE = "unreadable payload"
     """What arrived does not fit the handler's annotations, or is no message at all."""
+    DROPPED = "dropped"
+    """Its bounded queue was full, and it made room for a later message."""
     WRONG_RESULTS = "wrong number of results"
     """The batch handler ran, but returned another number of results than messages."""
 

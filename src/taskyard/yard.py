@@ -10,6 +10,12 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
+from taskyard.bounding import (
+    OnOverflow,
+    make_bounds,
+    put_when_there_is_room,
+    put_when_there_is_room_async,
+)
 from taskyard.brokers.base import (
     AsyncDriver,
     Broker,
@@ -19,6 +25,7 @@ from taskyard.brokers.base import (
     Driver,
     Put,
 )
+from taskyard.brokers.bounds import Bounds
 from taskyard.brokers.cancelling import Cancellation
 from taskyard.brokers.lane import Gate
 from taskyard.brokers.rate import UNLIMITED, Limited, Rate
@@ -31,7 +38,7 @@ from taskyard.compression import Compression
 from taskyard.context import Progress
 from taskyard.encryption import Keys
 from taskyard.enqueue import Enqueuer
-from taskyard.errors import BrokerError, NotFound, PolicyError
+from taskyard.errors import BrokerError, NotFound, PolicyError, QueueFull
 from taskyard.middleware import Middleware, overrides
 from taskyard.packing import COMPRESS_ABOVE, LIMIT, Packing
 from taskyard.payload import Unnamed
@@ -123,6 +130,7 @@ class Yard:
         dead: the dead letters.
         plans: the schedules that this program declares, by name.
         queue_rates: the rate limits that it declares of queues, by name.
+        queue_bounds: how much it declares that queues hold, by name.
         schedules: all schedules that the broker knows.
         middleware: what is told of messages on their way, the outermost first.
         around_enqueue: those of them that are told of calls of `enqueue`.
@@ -152,6 +160,7 @@ class Yard:
         self.tasks: dict[str, Task[..., Any]] = {}
         self.plans: dict[str, Plan] = {}
         self.queue_rates: dict[str, RateLimit | None] = {}
+        self.queue_bounds: dict[str, Bounds] = {}
         self.middleware: list[Middleware] = []
         self.around_enqueue: list[Middleware] = []
         self.dead = DeadLetters(self)
@@ -160,6 +169,7 @@ class Yard:
         self._async_driver: AsyncDriver | None = None
         self._opening = threading.Lock()
         self._declared: set[str] = set()
+        self._unstored_bounds: dict[str, Bounds] = {}
         self._reader = self._make_reader()
         self._make_ways_in()
 
@@ -171,6 +181,10 @@ class Yard:
         *,
         partitions: int | None = None,
         rate: RateLimit | Literal["as stored"] | None = "as stored",
+        max_length: int | None = None,
+        shard_max_length: int | None = None,
+        overflow: OnOverflow = "raise",
+        block_timeout: float | timedelta | None = None,
     ) -> None:
         """Declare how a queue is kept. A queue that nobody declares is made when it is used.
 
@@ -181,14 +195,29 @@ class Yard:
             partitions: over how many parts of a Redis (Cluster) a new queue is spread, 1 to 1024.
                 A shard is always in one of them, so its order holds. An existing queue keeps what
                 it has, unless `taskyard split` doubles it. Other brokers keep all in one place.
+            max_length: messages of all its tasks that wait or are delayed, at most. Those that run,
+                and dead letters, do not count. With partitions each gets its part of it.
+            shard_max_length: messages that wait in a shard of a task, at most; those that are
+                delayed do not count. Retries and whatever else comes back enter nevertheless.
+            overflow: what becomes of a call that brings too much: "raise": `QueueFull`; "block":
+                it waits for room; "drop": the oldest waiting messages of the same shard, or else of
+                those whose turn is next, become dead letters.
+            block_timeout: seconds for which "block" waits before it raises `QueueFull`; 30, if
+                left out.
+
+        Programs store bounds with their first message, and workers when they start. The last
+        declaration holds; one that leaves the bounds out changes nothing. See `bound`.
 
         Raises:
-            PolicyError: the name or the number is wrong.
+            PolicyError: the name, a number or the bounds are wrong.
         """
         checked_name("queue", name)
         if rate != "as stored":
             checked_rate("rate", rate)
             self.queue_rates[name] = rate
+        bounds = make_bounds(max_length, shard_max_length, overflow, block_timeout)
+        if bounds:
+            self.queue_bounds[name] = self._unstored_bounds[name] = bounds
         if partitions is None:
             return
         if type(partitions) is not int or not 1 <= partitions <= 1024:
@@ -488,22 +517,36 @@ class Yard:
         if task.name not in self._declared and task.known:
             self.driver.run(self.broker.declare(task.group, task.group_policy))
             self._declared.add(task.name)
+        if self._unstored_bounds and (queue := task.policy.queue) in self._unstored_bounds:
+            bounds = self._unstored_bounds[queue]
+            self.driver.run(self.broker.set_bounds(queue, bounds, declared=True))
+            self._unstored_bounds.pop(queue, None)
         buffered = self._buffers.mine()
-        if buffered is None:
-            self._coalescer.put(puts)
-        else:
+        if buffered is not None:
             buffered.put(puts)
+            return
+        try:
+            self._coalescer.put(puts)
+        except QueueFull as full:
+            put_when_there_is_room(full, puts, self._coalescer.put)
 
     async def put_async(self, task: Task[..., Any], puts: Sequence[Put]) -> None:
         """Store messages of a task without blocking the event loop."""
         if task.name not in self._declared and task.known:
             await self.async_driver.run(self.broker.declare(task.group, task.group_policy))
             self._declared.add(task.name)
+        if self._unstored_bounds and (queue := task.policy.queue) in self._unstored_bounds:
+            bounds = self._unstored_bounds[queue]
+            await self.async_driver.run(self.broker.set_bounds(queue, bounds, declared=True))
+            self._unstored_bounds.pop(queue, None)
         buffered = self._buffers.mine()
-        if buffered is None:
-            await self._async_coalescer.put(puts)
-        else:
+        if buffered is not None:
             await buffered.put_async(puts)
+            return
+        try:
+            await self._async_coalescer.put(puts)
+        except QueueFull as full:
+            await put_when_there_is_room_async(full, puts, self._async_coalescer.put)
 
     def buffered(self) -> Buffered:
         """Gather what a block enqueues, and store it by a thousand messages or 4 MiB at once.
@@ -688,6 +731,38 @@ class Yard:
             rate = None
         self.driver.run(self.broker.set_rate(what, rate))
 
+    def bound(
+        self,
+        queue: str,
+        *,
+        max_length: int | None = None,
+        shard_max_length: int | None = None,
+        overflow: OnOverflow = "raise",
+        block_timeout: float | timedelta | None = None,
+        as_declared: bool = False,
+    ) -> None:
+        """Change how much a queue holds, for all programs at once, and through restarts.
+
+        It wins over what is declared, until it is set `as_declared`. What is there already stays,
+        even if it is more.
+
+        Arguments:
+            queue: its name. It need not have messages yet.
+            max_length: as in `queue`; without it and the next one there is no limit.
+            shard_max_length: as in `queue`.
+            overflow: as in `queue`.
+            block_timeout: seconds, as in `queue`.
+            as_declared: let hold again what programs declare.
+
+        Raises:
+            PolicyError: the name, a number or the bounds are wrong.
+        """
+        checked_name("queue", queue)
+        bounds = make_bounds(max_length, shard_max_length, overflow, block_timeout)
+        if as_declared and bounds:
+            raise PolicyError("as_declared=True and bounds contradict each other: give one of them")
+        self.driver.run(self.broker.set_bounds(queue, None if as_declared else bounds))
+
     def _set_gate(self, queue: str, gate: Gate) -> Gate:
         checked_name("queue", queue)
         return self.driver.run(self.broker.set_gate(queue, gate))
@@ -795,6 +870,7 @@ class Yard:
         self.broker = _broker(broker)
         self._async_driver = None
         self._declared.clear()
+        self._unstored_bounds = dict(self.queue_bounds)
         self._reader = self._make_reader()
         self._make_ways_in()
 

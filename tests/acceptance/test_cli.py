@@ -596,6 +596,38 @@ def test_a_schedule_that_is_not_there(shell: Shell, command: str) -> None:
     )
 
 
+# Bounded queues
+
+
+def test_a_queue_is_bounded_and_lifted(shell: Shell) -> None:
+    shell.run("add", "-t", "q1", "1")
+    told = shell.run("bound", "q1", "--max-length", "2", "--overflow", "drop")
+    assert told == "queue q1 holds 2, drop\n"
+    shell.run("add", "-t", "q1", "2", "-n", "2")
+    assert "dropped" in shell.run("dead", "list")
+    assert re.search("^q1 .* 2, drop ", shell.run("queues"), re.MULTILINE)
+    assert shell.queues()["q1"]["bounds"] == {
+        "max_length": 2,
+        "shard_max_length": None,
+        "overflow": "drop",
+        "block_timeout": None,
+    }
+    shell.run("bound", "q1", "--shard-max-length", "2", "--overflow", "block", "--block-timeout=.1")
+    assert "is full" in shell.run("add", "-t", "q1", "4", code=1)
+    assert shell.run("bound", "q1", "--none") == "queue q1 holds any number\n"
+    shell.run("add", "-t", "q1", "4")
+    assert shell.queues()["q1"]["bounds"] is None
+    assert shell.run("bound", "q1", "--as-declared") == "queue q1 holds what programs declare\n"
+
+
+def test_a_bound_that_makes_no_sense(shell: Shell) -> None:
+    shell.run("add", "-t", "q1", "1")
+    for wrong in ([], ["--none", "--as-declared"], ["--max-length", "1", "--none"]):
+        assert "--as-declared" in shell.run("bound", "q1", *wrong, code=2)
+    assert "1 or more" in shell.run("bound", "q1", "--max-length", "0", code=1)
+    assert "overflow" in shell.run("bound", "q1", "--max-length", "1", "--block-timeout=1", code=1)
+
+
 # The rest
 
 

@@ -44,10 +44,12 @@ from taskyard.brokers.base import (
     Stopped,
     Want,
 )
+from taskyard.brokers.bounds import Bounds, Overflow
 from taskyard.brokers.lane import GroupPolicy
 from taskyard.brokers.memory import MemoryBroker
 from taskyard.brokers.rate import UNLIMITED, Limited, Rate
 from taskyard.brokers.unique import Keys, Mode
+from taskyard.errors import QueueFull
 from taskyard.message import Failure, read_id
 
 T = TypeVar("T")
@@ -58,7 +60,10 @@ POLICIES = {
     Group("q", "limited"): GroupPolicy(concurrency=2, max_deliveries=2),
     Group("q", "batch"): GroupPolicy(size=3, within=micros(5), bytes=300),
     Group("r", "ordered batch"): GroupPolicy(size=2, within=micros(3), concurrency=1),
+    Group("b", "bounded"): GroupPolicy(),
+    Group("b", "bounded batch"): GroupPolicy(size=3, within=micros(5), bytes=300, concurrency=1),
 }
+BOUNDED = "b"
 GROUPS = list(POLICIES)
 LIMITED = [
     *(Limited(queue) for queue in ("q", "r")),
@@ -75,6 +80,12 @@ lanes = st.lists(
     st.tuples(st.sampled_from(SHARDS), st.integers(-1, 1), st.integers(1, 4)),
     min_size=1,
     max_size=4,
+)
+bounds = st.builds(
+    Bounds,
+    length=st.sampled_from([0, 6, 12]),
+    shard=st.sampled_from([0, 0, 4]),
+    overflow=st.sampled_from([Overflow.RAISE, Overflow.DROP, Overflow.DROP]),
 )
 ends = st.sampled_from(
     ["done", "done", "keep", "back", "started", "park", "retry", "later", "dead", "discard", "stop"]
@@ -270,6 +281,10 @@ class Twins(RuleBasedStateMachine):
         declared = declared and not limited.name
         self.both(lambda broker: broker.set_rate(limited, rate, declared=declared))
 
+    @rule(bounds=st.none() | bounds, declared=st.booleans())
+    def bound(self, bounds: Bounds | None, declared: bool) -> None:
+        self.both(lambda broker: broker.set_bounds(BOUNDED, bounds, declared=declared))
+
     @rule()
     def tidy(self) -> None:
         if self.other.expires_records:
@@ -292,12 +307,12 @@ class Twins(RuleBasedStateMachine):
         size: int = 0,
         unique: tuple[Mode, list[str]] | None = None,
     ) -> None:
-        puts = []
+        puts, recorded = [], []
         for shard, priority, count in lanes:
             ids = [f"m{self.made + index:05}" for index in range(count)]
             self.made += count
             if keep is not None:
-                self.recorded += ids
+                recorded += ids
             puts.append(
                 Put(
                     group,
@@ -311,6 +326,9 @@ class Twins(RuleBasedStateMachine):
                 )
             )
         standing = self.both(lambda broker: _put(broker, puts))
+        if not isinstance(standing, list):
+            return
+        self.recorded += recorded
         for put, held in zip(puts, standing, strict=True):
             ids = [read_id(body) for body in put.bodies]
             self.put_so_far[group] += sum(held.get(at, id_) == id_ for at, id_ in enumerate(ids))
@@ -395,10 +413,14 @@ class Twins(RuleBasedStateMachine):
             assert self.put_so_far[counts.group] == totals["put"] == here + gone
 
 
-def _put(broker: Broker, puts: list[Put]) -> Operation[list[dict[int, str]]]:
-    """Put; of each put, the messages that found their keys held, and who stands."""
+def _put(broker: Broker, puts: list[Put]) -> Operation[list[dict[int, str]] | tuple[object, ...]]:
+    """Put; of each put, the messages that found their keys held, and who stands; or why there was
+    no room for them."""
     own = [msgspec.structs.replace(put, unique=copy(put.unique)) for put in puts]
-    yield from broker.put(own)
+    try:
+        yield from broker.put(own)
+    except QueueFull as full:
+        return full.queue, full.shard, full.length, full.limit, full.too_large
     return [put.unique.standing or {} if put.unique else {} for put in own]
 
 

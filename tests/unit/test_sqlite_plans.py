@@ -10,6 +10,7 @@ import pytest
 from tests.conformance.harness import Clock, Harness, SyncRunner, body
 
 from taskyard.brokers.base import Dead, Group, Put, Retried
+from taskyard.brokers.bounds import Bounds, Overflow
 from taskyard.brokers.rate import Limited, Rate
 from taskyard.brokers.schedules import Schedule
 from taskyard.brokers.sqlite import SQLiteBroker
@@ -19,10 +20,10 @@ from taskyard.message import Failure
 ORDERED = Group("orders", "ordered")
 BATCH = Group("orders", "batch")
 
-# Not for every message: open claims are few, and so are sleepers, groups, gates and limits.
+# Not for every message: open claims are few, and so are sleepers, groups, gates, limits and bounds.
 FEW = (
     *("taskyard_claim", "taskyard_listener", "taskyard_group", "taskyard_meta"),
-    *("taskyard_gate", "taskyard_queue_rate"),
+    *("taskyard_gate", "taskyard_queue_rate", "taskyard_bound"),
 )
 
 # Lanes of equal times: at most those of one transaction or so. The words depend on the version.
@@ -86,11 +87,24 @@ def traced(tmp_path: Path) -> Iterator[Traced]:
     harness.records("kept of orders/save", listener=sleeper)
     harness.records("kept of orders/save")
     keep_many_schedules(harness, sleeper.name)
+    overflow(harness)
     harness.clock.advance(60)
     harness.reap()
     harness.work_off(10, groups=every, claims=2, listener=sleeper, drain=True)
     yield harness
     harness.close()
+
+
+def overflow(harness: Harness) -> None:
+    """Put into a bounded queue, in which messages of all kinds of lanes make room."""
+    task, batch = Group("bounded", "task"), Group("bounded", "batch")
+    harness.declare(batch, size=5, within=10)
+    harness.run(harness.broker.set_bounds("bounded", Bounds(6, 5, Overflow.DROP)))
+    for shard in "abcd":
+        harness.put("x", "y", group=batch, shard=shard)
+    for shard in "abcd":
+        harness.put("x", group=task, shard=shard)
+        harness.put("y", "z", group=task, shard=shard, priority=3)
 
 
 def keep_many_schedules(harness: Harness, listener: str) -> None:
@@ -134,8 +148,12 @@ def test_no_statement_of_daily_work_reads_a_whole_table(traced: Traced) -> None:
             ["SEARCH taskyard_lane USING INDEX taskyard_lane_ready (grp=? AND "],
         ),
         (
-            ["FROM taskyard_lane", "place = 2 AND blocked"],
+            ["FROM taskyard_lane", "place = 2 AND blocked <="],
             ["SEARCH taskyard_lane USING INDEX taskyard_lane_filling (grp=? AND at>", SORTS_TIES],
+        ),
+        (
+            ["FROM taskyard_lane", "place = 2 AND blocked < at"],
+            ["SEARCH taskyard_lane USING INDEX taskyard_lane_filling (grp=?)", SORTS_TIES],
         ),
         (
             ["SELECT grp", "FROM taskyard_lane", "place = 2 AND at <="],
@@ -156,6 +174,15 @@ def test_no_statement_of_daily_work_reads_a_whole_table(traced: Traced) -> None:
         (
             ["taskyard_listener WHERE topic >= 'r:'"],
             ["SEARCH taskyard_listener USING PRIMARY KEY (topic>? AND topic<?)"],
+        ),
+        # What makes room is read from the front, and a queue's length from its groups' counters.
+        (
+            ["CROSS JOIN taskyard_counter"],
+            ["SCAN bounded", "SEARCH counter USING PRIMARY KEY (grp=? AND name=?)"],
+        ),
+        (
+            ["FROM taskyard_message", "ORDER BY sequence LIMIT"],
+            ["SEARCH taskyard_message USING PRIMARY KEY (lane=? AND priority=?)"],
         ),
         # What is due is read in order, and no further than it is due.
         (

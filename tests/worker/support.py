@@ -17,6 +17,7 @@ from taskyard.brokers.base import Broker
 from taskyard.brokers.memory import MemoryBroker
 from taskyard.brokers.sqlite import SQLiteBroker
 from taskyard.worker import Worker, WorkerSettings
+from taskyard.worker.groups import QueueTerms
 
 Another = Callable[..., Yard]
 
@@ -94,6 +95,7 @@ class WorkerThread:
             WorkerSettings(**settings),
             progress=self._progressed,
             plans=yard.plans,
+            queues=QueueTerms(yard.queue_rates, yard.queue_bounds),
             middleware=yard.middleware,
         )
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -19,6 +19,7 @@ What every broker promises, and `tests/conformance` checks:
 - A group's `concurrency` bounds the open claims of each lane.
 - Of what has a rate limit, never more than `burst + rate × time` messages are handed out in any
   time, but for those that come back and were not started.
+- A bounded queue, or shard, has no more messages than it may, but for those that come back.
 - A settlement is applied whole, and only while its claim is held; otherwise its token is
   reported as lost and nothing changes.
 - No call looks at lanes that cannot be served, and each does a bounded amount of work.
@@ -33,6 +34,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
+from taskyard.brokers.bounds import NO_BOUNDS, Bounds
 from taskyard.brokers.lane import Flush, Gate, GroupPolicy
 from taskyard.brokers.rate import Limited, Limits, Rate
 from taskyard.brokers.unique import Keys
@@ -409,6 +411,7 @@ TOTALS = (
     "redelivered",
     "lost",
     "dead_dropped",
+    "dropped",
     "flush_size",
     "flush_bytes",
     "flush_age",
@@ -440,6 +443,7 @@ class Counts(msgspec.Struct):
             0: not known.
         gate: what its queue lets through.
         limits: the rate limits that hold for it.
+        bounds: how much its queue holds.
     """
 
     group: Group
@@ -455,6 +459,7 @@ class Counts(msgspec.Struct):
     memory: int = 0
     gate: Gate = Gate.OPEN
     limits: Limits = Limits()
+    bounds: Bounds = NO_BOUNDS
 
 
 class Broker(Protocol):
@@ -533,6 +538,7 @@ class Broker(Protocol):
         Raises:
             DuplicateId: one of `ids` has a record already.
             QueueDraining: the queue lets no messages in.
+            QueueFull: the queue, or a shard, has no room for all of them.
         """
         ...
 
@@ -660,6 +666,20 @@ class Broker(Protocol):
             limited: what is limited; it need not have messages yet.
             rate: the limit; None: what is declared holds again, `UNLIMITED`: nothing is limited.
             declared: it is what a program declares of a queue (see `declare` for tasks).
+        """
+        ...
+
+    def set_bounds(
+        self, queue: str, bounds: Bounds | None, *, declared: bool = False
+    ) -> Operation[None]:
+        """Say how much a queue holds, also with groups that are made later.
+
+        What is there already stays, even if it is more.
+
+        Arguments:
+            queue: its name; it need not have messages yet.
+            bounds: what is to hold; None: nothing is set any more.
+            declared: it is what a program declares. It holds unless something is set without this.
         """
         ...
 

@@ -22,9 +22,11 @@ __all__ = [
     "Changed",
     "changed_letters",
     "earliest",
+    "enters_now",
     "in_chunks",
     "lost_failure",
     "parts_of",
+    "room_needed",
     "stored_parts",
 ]
 
@@ -123,6 +125,24 @@ def stored_parts(put: Put) -> list[Put]:
     standing, ids = put.unique.standing or {}, map(read_id, put.bodies)
     indices = [index for index, id_ in enumerate(ids) if standing.get(index, id_) == id_]
     return parts_of(put, indices) if indices else []
+
+
+def enters_now(put: Put, now: int) -> bool:
+    """Whether the messages of a put enter their lane at once."""
+    if put.unique is not None and put.unique.mode is Mode.DEBOUNCE:
+        return False
+    return (put.due or now + put.delay) <= now
+
+
+def room_needed(put: Put) -> int:
+    """How many messages more there are once a put is stored that unique keys admit.
+
+    One that takes the place of another that was put off under its key adds none.
+    """
+    if put.unique is None or put.unique.mode is not Mode.DEBOUNCE or not put.unique.standing:
+        return len(put.bodies)
+    replacing = set(put.unique.standing.values())
+    return sum(read_id(body) not in replacing for body in put.bodies)
 
 
 def _part_of(put: Put, unique: Keys, indices: Sequence[int]) -> Put:

@@ -50,6 +50,7 @@ COMMANDS = {
     "resume": "gates",
     "drain": "gates",
     "rate": "rate",
+    "bound": "bound",
     "park": "release",
     "release": "release",
     "cancel": "cancel",

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from taskyard.brokers.bounds import Bounds
+
 if TYPE_CHECKING:  # rich takes longer to load than most commands take to run
     from rich.console import Console
     from rich.table import Table
@@ -20,6 +22,7 @@ if TYPE_CHECKING:  # rich takes longer to load than most commands take to run
 __all__ = [
     "age",
     "as_json",
+    "bounds_text",
     "console",
     "instant",
     "print_json",
@@ -124,6 +127,13 @@ def rate_text(rate: Rate) -> str:
     """A rate limit for people, as messages per seconds."""
     shown = f"{rate.count:g}/{rate.per / 1e6:g}"
     return shown if rate.burst == 1 else f"{shown} burst {rate.burst}"
+
+
+def bounds_text(bounds: Bounds) -> str:
+    """How much a queue holds: `1,000, 10 a shard, drop`; "" if it is not bounded."""
+    lengths = [f"{bounds.length:,}"] if bounds.length else []
+    lengths += [f"{bounds.shard:,} a shard"] if bounds.shard else []
+    return ", ".join([*lengths, str(bounds.overflow)]) if lengths else ""
 
 
 def instant(micros: int) -> str | None:

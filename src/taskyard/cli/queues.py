@@ -10,10 +10,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taskyard.brokers.base import Counts, Group
+from taskyard.brokers.bounds import Bounds
 from taskyard.brokers.lane import Gate
 from taskyard.brokers.rate import Limits, Rate, Scope
 from taskyard.cli.options import broker_option, json_option, opened
-from taskyard.cli.output import age, console, instant, print_json, rate_text, size, table
+from taskyard.cli.output import (
+    age,
+    bounds_text,
+    console,
+    instant,
+    print_json,
+    rate_text,
+    size,
+    table,
+)
 from taskyard.yard import Yard
 
 if TYPE_CHECKING:
@@ -49,6 +59,7 @@ def queues(watch: float | None, as_json: bool, url: str) -> None:
     shards   shards with messages
     parked   shards that are held until `taskyard release`
     oldest   for how long the oldest waiting message has waited
+    limit    how many messages the queue, or a shard, holds: see `taskyard bound --help`
     memory   what the messages take in the server, about (Redis)
     limits   messages per seconds, of the queue (q), the task, or each shard (s), if there are
              any; * set by hand: see `taskyard rate --help`
@@ -63,6 +74,8 @@ def queues(watch: float | None, as_json: bool, url: str) -> None:
        "memory": bytes or null,
        "limits": {"queue", "task", "shard": each {"count", "per": seconds, "burst"} or null,
        "changed": which of them were set by hand},
+       "bounds": null or {"max_length": number or null, "shard_max_length": number or null,
+       "overflow": "raise", "block" or "drop", "block_timeout": seconds or null},
        "totals": {"put", "done", "retried", "dead", "discarded", "redelivered", "lost", ...},
        "flushes": {"size", "bytes", "age", "drain"}, "rate": per second or null}]}
 
@@ -128,6 +141,9 @@ def _table(counted: Sequence[Counts], found: Rates | None) -> Table:
     limited = any(counts.limits != Limits() for counts in counted)
     if limited:
         columns.insert(columns.index("done"), "limits")
+    bounded = any(counts.bounds for counts in counted)
+    if bounded:
+        columns.insert(columns.index("done"), "limit")
     rows: list[list[object]] = []
     for counts in counted:
         waited = _waited(counts)
@@ -144,6 +160,7 @@ def _table(counted: Sequence[Counts], found: Rates | None) -> Table:
                 None if waited is None else age(waited),
                 *([size(counts.memory)] if in_memory else ()),
                 *([_limits_text(counts.limits)] if limited else ()),
+                *([bounds_text(counts.bounds)] if bounded else ()),
                 counts.totals.get("done", 0),
             ]
         )
@@ -190,6 +207,17 @@ def _document(yard: Yard, counted: Sequence[Counts], found: Rates | None) -> dic
     }
 
 
+def _bounds(bounds: Bounds) -> dict[str, Any] | None:
+    if not bounds:
+        return None
+    return {
+        "max_length": bounds.length or None,
+        "shard_max_length": bounds.shard or None,
+        "overflow": bounds.overflow,
+        "block_timeout": bounds.timeout / 1e6 or None,
+    }
+
+
 def _entry(counts: Counts, found: Rates) -> dict[str, Any]:
     flushes = {reason: counts.totals.get(f"flush_{reason}", 0) for reason in FLUSHES}
     return {
@@ -206,6 +234,7 @@ def _entry(counts: Counts, found: Rates) -> dict[str, Any]:
         "oldest_seconds": _waited(counts),
         "memory": counts.memory or None,
         "limits": _limits_entry(counts.limits),
+        "bounds": _bounds(counts.bounds),
         "totals": {
             name: count for name, count in counts.totals.items() if not name.startswith("flush_")
         },

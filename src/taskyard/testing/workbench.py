@@ -24,16 +24,15 @@ from taskyard.brokers.base import (
     Want,
 )
 from taskyard.brokers.common import stored_parts
-from taskyard.brokers.rate import Limited
 from taskyard.brokers.schedules import Schedule, Schedules
 from taskyard.errors import EnqueueError, TestingError
 from taskyard.scheduling import fire, read_plan, store
-from taskyard.task import Task, stored_rate
+from taskyard.task import Task
 from taskyard.testing.broker import NotingBroker
 from taskyard.testing.clock import moment_of
 from taskyard.testing.report import Attempt, Report, attempts_of
 from taskyard.worker.execution import Execution
-from taskyard.worker.groups import policy_of
+from taskyard.worker.groups import QueueTerms, declarations
 from taskyard.worker.hooks import Hooks, make_hooks
 from taskyard.worker.lease import Lease
 from taskyard.yard import Yard
@@ -159,12 +158,9 @@ class Workbench:
 
     def declare(self) -> None:
         """Store what the program declares, as a worker does when it starts."""
-        for group, tasks in self._groups().items():
-            policy = policy_of(tasks.values())
-            self._broker.run(self._broker.declare(group, policy, replace=True))
-        for queue, rate in self._yard.queue_rates.items():
-            limited = Limited(queue)
-            self._broker.run(self._broker.set_rate(limited, stored_rate(rate), declared=True))
+        terms = QueueTerms(self._yard.queue_rates, self._yard.queue_bounds)
+        for declare in declarations(self._broker, self._groups(), terms):
+            self._broker.run(declare())
         for name, plan in self._yard.plans.items():
             self._broker.run(store(self._broker.schedules, name, plan))
 

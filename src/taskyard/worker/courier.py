@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from taskyard.brokers.base import AsyncDriver, Dead
 from taskyard.brokers.inboxes import Inboxes, Lot, Misfit
-from taskyard.errors import BrokerError, QueueDraining
+from taskyard.errors import BrokerError, QueueDraining, QueueFull
 from taskyard.task import Task
 from taskyard.worker.inbox import Reader
 from taskyard.worker.pool import PERMANENT, RECONNECT
@@ -22,6 +22,8 @@ log = logging.getLogger("taskyard.worker")
 
 PAUSE = 0.05
 """Seconds for which somebody else is left alone with a lot; it takes the next ones too."""
+FULL = 0.25
+"""Seconds after which is looked again whether a queue that was full has room."""
 HELD_BACK = 5.0
 """Seconds for which the inbox of a draining queue is left alone."""
 
@@ -78,6 +80,7 @@ class Courier:
         self._name = secrets.token_urlsafe(9)
         self._changed = asyncio.Event()
         self._closed_until: float | None = None
+        self._full = self._burst = False
 
     async def run(self, *, burst: bool) -> None:
         """Work until cancelled.
@@ -85,6 +88,7 @@ class Courier:
         Arguments:
             burst: look whenever `notify` is called, instead of waiting for values.
         """
+        self._burst = burst
         watch = self._inboxes.watch(self._queue, self._name)
         delay, failing = RECONNECT[0], False
         lot: Lot | None = None
@@ -151,6 +155,14 @@ class Courier:
                 log.warning("the inbox of queue %s keeps what it has: %s", self._queue, error)
             self._hold_back()
             return False
+        except QueueFull as error:
+            if not self._full:
+                log.info("the inbox of queue %s waits for room: %s", self._queue, error)
+            self._full = True
+            if not self._burst:  # in a burst, whatever ends makes it look again
+                self._closed_until = time.monotonic() + FULL
+            return False
+        self._full = False
         self._note_open()
         self._note(misfits)
         self._host.note_arrivals()

@@ -13,11 +13,13 @@ from dataclasses import fields
 from typing import Any, Protocol, TypeAlias
 
 from taskyard.brokers.base import Broker
+from taskyard.brokers.bounds import Bounds
 from taskyard.errors import WorkerError
 from taskyard.middleware import Middleware
 from taskyard.policy import RateLimit
 from taskyard.scheduling import Plan
 from taskyard.task import Task
+from taskyard.worker.groups import QueueTerms
 from taskyard.worker.settings import WorkerSettings
 from taskyard.worker.worker import Worker
 
@@ -93,6 +95,7 @@ class TaskSource(Protocol):
     plans: dict[str, Plan]
     middleware: list[Middleware]
     queue_rates: dict[str, RateLimit | None]
+    queue_bounds: dict[str, Bounds]
 
     def close(self) -> None:
         """Close what is open."""
@@ -178,7 +181,7 @@ def serve(
         progress=progress,
         plans=source.plans,
         middleware=source.middleware,
-        queue_rates=source.queue_rates,
+        queues=QueueTerms(source.queue_rates, source.queue_bounds),
     )
 
     async def main() -> None:

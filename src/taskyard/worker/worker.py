@@ -12,11 +12,9 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 from taskyard.brokers.base import AsyncDriver, Broker, Dead, Group, Operation
-from taskyard.brokers.rate import Limited
 from taskyard.brokers.workers import Command, ControlMessage, Report
 from taskyard.errors import (
     BrokerError,
@@ -26,13 +24,12 @@ from taskyard.errors import (
     WorkerError,
 )
 from taskyard.middleware import Middleware
-from taskyard.policy import RateLimit
 from taskyard.result import encode_progress
 from taskyard.scheduling import Plan
-from taskyard.task import Task, stored_rate
+from taskyard.task import Task
 from taskyard.worker.attendance import Attendance, paused_after, report_of
 from taskyard.worker.courier import Courier
-from taskyard.worker.groups import policy_of
+from taskyard.worker.groups import QueueTerms, declarations
 from taskyard.worker.hooks import make_hooks
 from taskyard.worker.instances import Instances
 from taskyard.worker.isolation import Isolation
@@ -65,7 +62,7 @@ class Worker:
         progress: called after every successful exchange with the broker.
         plans: the schedules that the program declares, by name.
         middleware: what is told of messages, the outermost first.
-        queue_rates: the rate limits that the program declares of queues, by name.
+        queues: what the program declares of queues.
 
     Attributes:
         paused: the queues from which it was told to take nothing.
@@ -85,12 +82,12 @@ class Worker:
         progress: Callable[[], None] = lambda: None,
         plans: Mapping[str, Plan] | None = None,
         middleware: Sequence[Middleware] = (),
-        queue_rates: Mapping[str, RateLimit | None] | None = None,
+        queues: QueueTerms | None = None,
     ) -> None:
         self.broker = broker
         self.hooks = make_hooks(middleware)
         self._plans = plans or {}
-        self._queue_rates = queue_rates or {}
+        self._terms = queues or QueueTerms()
         self.settings = settings
         self.owner = owner or make_owner()
         self.messages = 0
@@ -290,13 +287,8 @@ class Worker:
             stopped.cancel()
 
     async def _declare(self, driver: AsyncDriver) -> None:
-        for group, tasks in self._groups.items():
-            policy = policy_of(tasks.values())
-            await self._store(driver, partial(self.broker.declare, group, policy, replace=True))
-        served = {group.queue for group in self._groups}
-        for queue in sorted(served.intersection(self._queue_rates)):
-            limited, rate = Limited(queue), stored_rate(self._queue_rates[queue])
-            await self._store(driver, partial(self.broker.set_rate, limited, rate, declared=True))
+        for declare in declarations(self.broker, self._groups, self._terms):
+            await self._store(driver, declare)
 
     async def _store(self, driver: AsyncDriver, declare: Callable[[], Operation[None]]) -> None:
         delay, most = RECONNECT

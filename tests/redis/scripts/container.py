@@ -43,7 +43,7 @@ LATER = 1_000_000
 REMEMBERING = frozenset(
     (
         *("put", "step", "reap", "redrive", "release", "tidy", "declare", "double", "change"),
-        *("changed", "gate", "limit", "park", "attend", "retire", "tell", "cancel"),
+        *("bound", "changed", "gate", "limit", "park", "attend", "retire", "tell", "cancel"),
     )
 )
 """Those whose answer is kept. The others may simply be carried out again."""
@@ -77,7 +77,7 @@ class Due(NamedTuple):
 
 class Policy(NamedTuple):
     """What is declared of a group; `split`: where it is, if its queue was split; its gate; `rates`:
-    as shared/limits.lua says."""
+    as shared/limits.lua says; `bounds`: as shared/bounds.lua says."""
 
     key: str
     size: int = 1
@@ -90,6 +90,7 @@ class Policy(NamedTuple):
     split: tuple[Any, ...] = ()
     gate: str = "open"
     rates: tuple[Any, ...] = ()
+    bounds: tuple[Any, ...] = ()
 
 
 class Lane(NamedTuple):
@@ -338,10 +339,12 @@ def _groups(name: str, found: dict[bytes, bytes]) -> Pairs:
         gid, *numbers, members, declared = msgspec.msgpack.decode(packed)[:8]
         more = msgspec.msgpack.decode(packed)[8:]
         split, gate = more[:4], more[4] if more[4:] and more[4] else "open"
-        rates = _tuple(more[5]) if more[5:] else ()
+        rates = _tuple(more[5]) if more[5:] and more[5] else ()
+        bounds = tuple(more[6]) if more[6:] else ()
         if split == 4 * [False]:  # it is not split, but not open either
             split = []
-        policy = Policy(key.decode(), *numbers, tuple(members), declared, tuple(split), gate, rates)
+        where = (tuple(split), gate, rates, bounds)
+        policy = Policy(key.decode(), *numbers, tuple(members), declared, *where)
         yield f"policy {gid}", policy
 
 
@@ -362,6 +365,12 @@ def _tuple(value: Any) -> Any:
 def _tats(name: str, found: dict[bytes, bytes]) -> Pairs:
     for field, tat in found.items():
         yield f"tat {field.decode()}", int(tat)
+
+
+def _bounds(name: str, found: dict[bytes, bytes]) -> Pairs:
+    for queue, packed in found.items():
+        *said, gids = msgspec.msgpack.decode(packed)
+        yield f"bounds {queue.decode()}", (*(each and tuple(each) for each in said), tuple(gids))
 
 
 def _names(name: str, found: dict[bytes, bytes]) -> Pairs:
@@ -680,6 +689,7 @@ KINDS: dict[str, tuple[Callable[[redis.Redis, str], None], Decoder]] = {
     "rates": (_hash, _rates),
     "tats": (_hash, _tats),
     "fading": (_zset, _fading),
+    "bounds": (_hash, _bounds),
     "names": (_hash, _names),
     "places": (_hash, _places),
     "g": (_hash, _counters),
@@ -758,6 +768,7 @@ def check(state: State) -> None:
     _check_workers(some)
     _check_gates(some)
     _check_rates(some)
+    _check_bounds(some)
 
 
 def _check_workers(some: Some) -> None:
@@ -787,6 +798,16 @@ def _check_rates(some: Some) -> None:
         of_queue = some("rate").get(policy.key.partition("\0")[0], (False, False))[:2]
         assert (policy.rates[4:6] or (False, False)) == of_queue, policy.key
         assert policy.rates == () or any(policy.rates[:6])
+
+
+def _check_bounds(some: Some) -> None:
+    gids = _gids(some)
+    for policy in some("policy").values():
+        queue = policy.key.partition("\0")[0]
+        declared, chosen, known = some("bounds").get(queue, (False, False, (gids[policy.key],)))
+        effective = chosen or declared or (0, 0)
+        assert policy.bounds == (effective if any(effective[:2]) else ()), policy.key
+        assert gids[policy.key] in known
 
 
 def _gids(some: Some) -> dict[str, str]:

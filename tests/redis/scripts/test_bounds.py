@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 from tests.redis.scripts.calls import (
     GROUP,
@@ -240,6 +241,23 @@ def test_what_nobody_closed_costs_nothing(box: Container) -> None:
         executed = commands(box, what)
         assert executed["hget"] == 1, "of the group"
         assert executed.get("hmget", 0) <= 2, "of numbers and of lanes"
+
+
+@pytest.mark.parametrize("declared", [declare(), declare(size=9, within=FAR)])
+def test_what_makes_room_is_found_without_looking_at_all(box: Container, declared: Call) -> None:
+    found = []
+    for number in (1000, MANY):
+        box.client.flushdb()
+        box.run(declared)
+        box.run(put(*(item("x", shard=shard) for shard in shards(number))))
+        box.run(put(*("x" for _ in range(number)), shard="long"))
+        of = msgspec.msgpack.encode((2 * number, 2 * number, "drop", 0, 1, 10_000))
+        box.run(call("bound", "q", 2, of, 0))
+        ten = ["y"] * 10
+        dropping = [commands(box, put(*ten, shard=shard)) for shard in ("long", "new")]
+        box.run(claim(50, drain=True))
+        found.append([*dropping, commands(box, put("y", "z", shard="new"))])
+    assert found[0] == found[1]
 
 
 def test_what_is_due_is_let_in_piece_by_piece(box: Container) -> None:

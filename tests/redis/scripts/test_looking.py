@@ -56,7 +56,7 @@ def test_all_numbers(box: Container) -> None:
 
 def test_memory_grows_and_shrinks_with_what_is_there(box: Container) -> None:
     def usage() -> int:
-        _, (*_, memory, _) = box.trace(counts())[0]
+        _, (*_, memory, _, _) = box.trace(counts())[0]
         assert isinstance(memory, int)
         return memory
 
@@ -133,7 +133,7 @@ def test_many_parked_shards_end_a_page(box: Container) -> None:
 
 def test_a_lane_of_many_priorities_is_sampled(box: Container) -> None:
     box.run(put(*(item("x" * 10_000, priority=priority) for priority in range(50))))
-    _, (*_, memory, _) = box.run(counts())
+    _, (*_, memory, _, _) = box.run(counts())
     assert 500_000 < memory < 700_000
 
 

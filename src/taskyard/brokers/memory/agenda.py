@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator
 from typing import Generic, TypeAlias, TypeVar
 
 __all__ = ["Agenda", "Key"]
@@ -58,6 +59,19 @@ class Agenda(Generic[Item]):
                 return key, item
             heapq.heappop(heap)
         return None
+
+    def in_order(self) -> Iterator[tuple[Key, Item]]:
+        """The items with their keys, in order, without more work than for those that are taken."""
+        heap, seen = self._heap, set[Item]()
+        ahead = [(*heap[0][:2], 0)] if heap else []
+        while ahead:
+            key, _, index = heapq.heappop(ahead)
+            item = heap[index][2]
+            if self._keys.get(item) == key and item not in seen:
+                seen.add(item)
+                yield key, item
+            for child in range(2 * index + 1, min(2 * index + 3, len(heap))):
+                heapq.heappush(ahead, (*heap[child][:2], child))
 
     def take_until(self, moment: int, limit: int) -> list[Item]:
         """Remove, in order, the items whose key begins with `moment` or less."""

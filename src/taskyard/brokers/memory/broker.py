@@ -21,11 +21,13 @@ from taskyard.brokers.base import (
     Step,
     Want,
 )
+from taskyard.brokers.bounds import Bounds
 from taskyard.brokers.cancelling import Cancellation
 from taskyard.brokers.clock import wall_clock
 from taskyard.brokers.common import CHUNK, Changed, in_chunks
 from taskyard.brokers.lane import Gate, GroupPolicy
 from taskyard.brokers.memory import cancelling, claims, rates, steps
+from taskyard.brokers.memory.bounds import set_bounds
 from taskyard.brokers.memory.listeners import MemoryListener
 from taskyard.brokers.memory.schedules import MemorySchedules
 from taskyard.brokers.memory.state import MemoryState
@@ -161,6 +163,11 @@ class MemoryBroker:
         self, limited: Limited, rate: Rate | None, *, declared: bool = False
     ) -> Operation[None]:
         yield partial(rates.set_rate, limited=limited, rate=rate, declared=declared)
+
+    def set_bounds(
+        self, queue: str, bounds: Bounds | None, *, declared: bool = False
+    ) -> Operation[None]:
+        yield partial(set_bounds, queue=queue, bounds=bounds, declared=declared)
 
     def release(self, group: Group, shard: str) -> Operation[bool]:
         released: bool = yield partial(steps.release, key=group, shard=shard)

@@ -122,6 +122,7 @@ class GroupState:
         gate: what its queue lets through.
         queue: the limits of its queue.
         tat: its bucket of tokens, where its rate is limited.
+        waiting: how many messages are in its lanes; they keep count.
     """
 
     __slots__ = (
@@ -138,6 +139,7 @@ class GroupState:
         "ready",
         "tat",
         "totals",
+        "waiting",
     )
 
     def __init__(self, key: Group, number: int, gate: Gate, queue: QueueState) -> None:
@@ -152,7 +154,7 @@ class GroupState:
         self.ready: Agenda[Lane] = Agenda()
         self.filling: Agenda[Lane] = Agenda()
         self.claims: dict[int, OpenClaim] = {}
-        self.delayed = 0
+        self.delayed = self.waiting = 0
         self.totals = dict.fromkeys(TOTALS, 0)
 
     def known_to(self, want: GroupWant) -> bool:
@@ -188,8 +190,7 @@ class GroupState:
 
     def present(self) -> int:
         """How many messages are here, dead letters aside."""
-        waiting = sum([lane.state.waiting for lane in self.lanes.values()])
-        return waiting + self.delayed + self._running()
+        return self.waiting + self.delayed + self._running()
 
     def count(self, dead: int) -> Counts:
         """The group's numbers; `dead` is how many dead letters it has."""

@@ -100,6 +100,13 @@ class Fifo:
             return self._back[0][1]
         return fresh
 
+    def take_first(self) -> Delivery:
+        """Remove the first message; there must be one."""
+        message = self.first()
+        assert message is not None  # noqa: S101 - the caller has looked
+        self._remove_first(message)
+        return message
+
     def take(self, count: int, room: Room) -> list[Delivery]:
         """Remove the first messages, `count` at most, as far as there is room."""
         if not self._back:
@@ -209,6 +216,28 @@ class Lane:
         self._count_out([(priority, message)])
         return message
 
+    def take_oldest(self, count: int) -> list[tuple[int, Delivery]]:
+        """Remove the oldest messages, whatever their priority."""
+        taken: list[tuple[int, Delivery]] = []
+        firsts = [
+            (first.sequence, priority)
+            for priority, fifo in self._fifos.items()
+            if (first := fifo.first()) is not None
+        ]
+        heapq.heapify(firsts)
+        while firsts and len(taken) < count:
+            _, priority = firsts[0]
+            taken.append((priority, self._fifos[priority].take_first()))
+            following = self._fifos[priority].first()
+            if following is None:
+                heapq.heappop(firsts)
+                del self._fifos[priority]
+            else:
+                heapq.heapreplace(firsts, (following.sequence, priority))
+        if taken:
+            self._count_out(taken)
+        return taken
+
     def _fifo(self, priority: int) -> Fifo:
         fifo = self._fifos.get(priority)
         if fifo is None:
@@ -226,11 +255,13 @@ class Lane:
         state.mixed = len(self._fifos) > 1
         state.waiting += count
         state.bytes += size
+        self.group.waiting += count
 
     def _count_out(self, taken: list[tuple[int, Delivery]]) -> None:
         state = self.state
         self.changed = True
         state.waiting -= len(taken)
+        self.group.waiting -= len(taken)
         state.bytes -= sum([len(message.body) for _, message in taken])
         state.mixed = len(self._fifos) > 1
         if state.waiting:

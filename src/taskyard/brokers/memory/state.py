@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from taskyard.brokers.base import DeadLetter, Delivery, Group
+from taskyard.brokers.bounds import QueueBounds
 from taskyard.brokers.cancelling import NOTED, is_noted
 from taskyard.brokers.common import FORGOTTEN, PROMOTED
 from taskyard.brokers.lane import Gate, Place, is_held_up, place
@@ -51,6 +52,7 @@ class MemoryState:
         listeners: who is to be woken.
         gates: those of queues that are not open.
         queues: the limits of queues, by name.
+        bounds: how much queues hold, as far as anything was said of that.
         schedules: by name.
         agenda: the names of those that are due some time.
         roster: the workers.
@@ -66,6 +68,7 @@ class MemoryState:
         self.listeners = Listeners()
         self.gates: dict[str, Gate] = {}
         self.queues: dict[str, QueueState] = {}
+        self.bounds: dict[str, QueueBounds] = {}
         self.schedules: dict[str, Schedule] = {}
         self.agenda: Agenda[str] = Agenda()
         self.roster = Roster()

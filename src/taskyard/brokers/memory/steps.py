@@ -19,6 +19,7 @@ from taskyard.brokers.lane import (
     merged,
     with_member,
 )
+from taskyard.brokers.memory.bounds import bounds_of, drop, plan_room
 from taskyard.brokers.memory.groups import GroupState
 from taskyard.brokers.memory.lanes import Lane
 from taskyard.brokers.memory.records import Kept
@@ -75,7 +76,9 @@ def put(state: MemoryState, puts: Sequence[Put]) -> None:
     """Store messages, all or none."""
     _refuse_draining(state, puts)
     admitted = _admit(state, puts)
+    drops = plan_room(state, admitted)
     _refuse_known_ids(state, admitted)
+    drop(state, drops)
     touched: dict[Lane, None] = {}
     for item in admitted:
         due = item.due or state.now + item.delay
@@ -209,7 +212,10 @@ def _record(state: MemoryState, id_: str) -> Record | None:
 
 def counts(state: MemoryState) -> list[Counts]:
     """The numbers of all groups, sorted by group."""
-    return [group.count(state.letters.of(key)) for key, group in sorted(state.groups.items())]
+    counted = [group.count(state.letters.of(key)) for key, group in sorted(state.groups.items())]
+    for one in counted if state.bounds else ():
+        one.bounds = bounds_of(state, one.group.queue)
+    return counted
 
 
 # By hand

@@ -24,11 +24,13 @@ from taskyard.brokers.base import (
     Step,
     Want,
 )
+from taskyard.brokers.bounds import NO_BOUNDS, Bounds
 from taskyard.brokers.cancelling import Cancellation
 from taskyard.brokers.common import CHUNK
 from taskyard.brokers.lane import Gate, GroupPolicy, conflict_text, draining_text
 from taskyard.brokers.rate import Limited, Limits, Rate
 from taskyard.brokers.redis import cancelling
+from taskyard.brokers.redis.bounds import BoundedQueues
 from taskyard.brokers.redis.calls import Argument, Call, Each
 from taskyard.brokers.redis.doctor import Finding
 from taskyard.brokers.redis.drivers import RedisAsyncDriver, RedisDriver
@@ -50,6 +52,7 @@ from taskyard.brokers.redis.placement import (
 from taskyard.brokers.redis.replies import (
     STORED,
     draining_queue,
+    full_refusal,
     group_key,
     is_stored,
     pack_rate,
@@ -120,6 +123,7 @@ class RedisBroker:
         self._letters = Letters(self._placements)
         self._gates = Gates(self._placements, self._splits)
         self._rates = RateLimits(self._placements, self._splits)
+        self._bounds = BoundedQueues(self._placements, self._splits, dead_limit)
         self.inboxes = RedisInboxes(
             options, clock, self._placements, self._splits, _put, dead_limit
         )
@@ -247,6 +251,10 @@ class RedisBroker:
                 raise _partly(answer) if stored else answer
             if (queue := draining_queue(answer)) is not None:
                 raise QueueDraining(draining_text(queue, _fate(alone=not stored)))
+            if (full := full_refusal(answer, _fate(alone=not stored))) is not None:
+                done = set(map(id, stored))
+                full.left = [item for item in puts if id(item) not in done]
+                raise full
         left: list[Put] = []
         for part, answer in answered:
             if answer != STORED:
@@ -373,6 +381,12 @@ class RedisBroker:
     ) -> Operation[None]:
         """See `Broker.set_rate`. Partitions divide the limit of a queue or task among them."""
         return self._rates.set_rate(limited, rate, declared=declared)
+
+    def set_bounds(
+        self, queue: str, bounds: Bounds | None, *, declared: bool = False
+    ) -> Operation[None]:
+        """See `Broker.set_bounds`. Partitions divide the limit of a queue among them."""
+        return self._bounds.set_bounds(queue, bounds, declared=declared)
 
     def tidy(self) -> Operation[int]:
         total = yield from self._everywhere(partial(_tidy, self._dead_age))
@@ -539,6 +553,7 @@ def _added(one: Counts, other: Counts) -> Counts:
         # They differ only where it was set halfway.
         one.gate if one.gate is not Gate.OPEN else other.gate,
         one.limits if one.limits != Limits() else other.limits,
+        one.bounds or other.bounds or NO_BOUNDS,
     )
 
 

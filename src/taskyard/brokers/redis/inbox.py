@@ -20,7 +20,7 @@ from taskyard.brokers.lane import draining_text
 from taskyard.brokers.redis.calls import Argument, Call
 from taskyard.brokers.redis.options import RedisOptions
 from taskyard.brokers.redis.placement import FIRST_EPOCH, Placement, Placements, call
-from taskyard.brokers.redis.replies import STORED, draining_queue, group_key
+from taskyard.brokers.redis.replies import STORED, draining_queue, full_refusal, group_key
 from taskyard.brokers.redis.scripts import load_script
 from taskyard.brokers.redis.split import TRY_AGAIN, UNSURE, Splits, still_splitting
 from taskyard.brokers.redis.watch import InboxWatch
@@ -170,6 +170,9 @@ class RedisInboxes:
             ]
             if any(draining_queue(reply) is not None for reply in replies):
                 raise QueueDraining(draining_text(lot.queue, "the lot stays beside the inbox"))
+            kept = "the lot stays beside the inbox"
+            for full in filter(None, (full_refusal(reply, kept) for reply in replies)):
+                raise full
             taken = {reply.decode() for reply in replies if isinstance(reply, bytes)}
             if not taken:
                 break

@@ -20,16 +20,26 @@ from taskyard.brokers.base import (
     Put,
     Record,
 )
+from taskyard.brokers.bounds import (
+    NO_BOUNDS,
+    Bounds,
+    Overflow,
+    full_error,
+    too_large_error,
+)
 from taskyard.brokers.common import lost_failure
 from taskyard.brokers.lane import Flush, Gate, GroupPolicy, limits
 from taskyard.brokers.rate import Limits, QueueRate, Rate
+from taskyard.errors import QueueFull
 from taskyard.message import Failure, State, read_envelope
 
 __all__ = [
     "STORED",
     "draining_queue",
+    "full_refusal",
     "group_key",
     "is_stored",
+    "pack_bounds",
     "pack_rate",
     "read_claim",
     "read_counts",
@@ -47,12 +57,13 @@ _LONG = 33
 _history = struct.Struct(">QBQIIII")
 _parts = msgspec.msgpack.Decoder(list[list[Any]])
 _failure = msgspec.msgpack.Decoder(Failure)
+_pack = msgspec.msgpack.Encoder().encode
 _policy = msgspec.msgpack.Decoder(list[Any])
 _standing = msgspec.msgpack.Decoder(list[list[Any]])
 
 STORED = 1
 """What `put.lua` answers if all is stored."""
-_DRAINING, _STANDING = 4, 6
+_DRAINING, _STANDING, _FULL, _TOO_LARGE = 4, 6, 7, 8
 
 
 def group_key(group: Group) -> str:
@@ -125,6 +136,33 @@ def is_stored(answer: object, puts: Sequence[Put]) -> bool:
     return answer == STORED
 
 
+def full_refusal(answer: object, fate: str = "nothing of the call was stored") -> QueueFull | None:
+    """Why a put was refused for want of room, as `put.lua` says; None: it was not."""
+    if not isinstance(answer, list) or answer[0] not in (_FULL, _TOO_LARGE):
+        return None
+    code, name, key, of_shard, number, limit, length, overflow, timeout = answer
+    queue, shard = name.decode(), key.decode() if of_shard else None
+    if code == _TOO_LARGE:
+        return too_large_error(queue, shard, number, limit, fate)
+    bounds = Bounds(length, limit if of_shard else 0, Overflow(overflow.decode()), timeout)
+    return full_error(bounds, queue, shard, number, limit, fate)
+
+
+def pack_bounds(bounds: Bounds | None, partitions: int, dead_limit: int) -> bytes:
+    """The bounds of a queue as `bound.lua` takes them."""
+    if bounds is None:
+        return _pack(False)
+    values = (bounds.length, bounds.shard, str(bounds.overflow), bounds.timeout)
+    return _pack((*values, partitions, dead_limit))
+
+
+def _read_bounds(packed: bytes | None) -> Bounds:
+    if packed is None:
+        return NO_BOUNDS
+    length, shard, overflow, timeout, *_ = msgspec.msgpack.decode(packed)
+    return Bounds(length, shard, Overflow(overflow), timeout)
+
+
 def read_policy(packed: bytes) -> GroupPolicy:
     """Read a stored policy."""
     _, size, within, bytes_, concurrency, max_deliveries, members, *_ = _policy.decode(packed)
@@ -177,7 +215,7 @@ def read_letter(reply: Sequence[Any], number: int) -> DeadLetter:
 
 def read_counts(reply: Sequence[Any]) -> Counts | None:
     """Read the numbers of a group; None of one that somebody only asked for."""
-    key, declared, dead, parked, shards, numbers, gate, memory, rates = reply
+    key, declared, dead, parked, shards, numbers, gate, memory, rates, bounds = reply
     counted = {
         name.decode(): int(value) for name, value in zip(numbers[::2], numbers[1::2], strict=True)
     }
@@ -196,6 +234,7 @@ def read_counts(reply: Sequence[Any]) -> Counts | None:
         memory=memory if counted else 0,
         gate=Gate(gate.decode()),
         limits=_read_limits(rates),
+        bounds=_read_bounds(bounds),
     )
 
 

@@ -25,7 +25,7 @@ from taskyard.brokers.common import CHUNK
 from taskyard.brokers.lane import draining_text
 from taskyard.brokers.redis.inbox import PutCall
 from taskyard.brokers.redis.placement import HOME, Placements, call
-from taskyard.brokers.redis.replies import draining_queue
+from taskyard.brokers.redis.replies import draining_queue, full_refusal
 from taskyard.brokers.redis.split import MOVED, TRY_AGAIN, UNSURE, Splits, still_splitting
 from taskyard.brokers.schedules import DueSchedules, Schedule
 from taskyard.errors import (
@@ -222,6 +222,8 @@ def _refusal(name: str, put: Put, answer: object) -> EnqueueError | None:
     fate = f"nothing was stored, and the schedule {name!r} is as it was"
     if (queue := draining_queue(answer)) is not None:
         return QueueDraining(draining_text(queue, fate))
+    if (full := full_refusal(answer, fate)) is not None:
+        return full
     if isinstance(answer, bytes):
         return DuplicateId(
             f"{put.group}: the id {answer.decode()!r} has a record already; {fate}. Leave the id"

@@ -14,6 +14,7 @@ NAMES = (
     "accept",
     "agenda",
     "attend",
+    "bound",
     "cancel",
     "change",
     "changed",

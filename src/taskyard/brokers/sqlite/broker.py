@@ -27,6 +27,7 @@ from taskyard.brokers.base import (
     Step,
     Want,
 )
+from taskyard.brokers.bounds import Bounds, QueueBounds
 from taskyard.brokers.cancelling import Cancellation
 from taskyard.brokers.clock import wall_clock
 from taskyard.brokers.common import CHUNK, REAPED, Changed, changed_letters, earliest, in_chunks
@@ -41,6 +42,7 @@ from taskyard.brokers.lane import (
 )
 from taskyard.brokers.rate import Limited, QueueRate, Rate
 from taskyard.brokers.sqlite import cancelling, gates, rates
+from taskyard.brokers.sqlite.bounds import count_exactly, make_room, set_bounds
 from taskyard.brokers.sqlite.claims import Claimer, find_claim, keep_claim, servable
 from taskyard.brokers.sqlite.database import Settings
 from taskyard.brokers.sqlite.debounce import debounced
@@ -267,6 +269,12 @@ class SQLiteBroker:
         """See `Broker.set_rate`."""
         yield Write(partial(rates.set_rate, limited=limited, rate=rate, declared=declared))
 
+    def set_bounds(
+        self, queue: str, bounds: Bounds | None, *, declared: bool = False
+    ) -> Operation[None]:
+        """See `Broker.set_bounds`."""
+        yield Write(partial(set_bounds, queue=queue, bounds=bounds, declared=declared))
+
     def tidy(self) -> Operation[int]:
         """See `Broker.tidy`."""
         removed: int = yield Write(partial(_tidy, dead_age=self._dead_age))
@@ -275,7 +283,7 @@ class SQLiteBroker:
     # Steps that need the broker's settings
 
     def _put(self, tx: Transaction, puts: Sequence[Put]) -> None:
-        _put(tx, puts)
+        _put(tx, puts, self._dead_limit)
         self._probe("put")
 
     def _step(self, tx: Transaction, settlements: Sequence[Settlement], want: Want | None) -> Step:
@@ -345,7 +353,7 @@ def _declare(tx: Transaction, group: Group, policy: GroupPolicy, replace: bool) 
         return
     row = tx.store_group(group, wanted, declared=True)
     if wanted.within and not stored.policy.within:
-        _count_exactly(tx, row)
+        count_exactly(tx, row)
     lanes = Lanes(tx)
     if wanted.concurrency and not stored.declared:
         _hold_lanes(tx, lanes, row)
@@ -360,15 +368,6 @@ def _present(tx: Transaction, group: GroupRow) -> int:
             " AND name IN ('now:waiting', 'now:delayed', 'now:running')",
             (group.id,),
         )
-    )
-
-
-def _count_exactly(tx: Transaction, group: GroupRow) -> None:
-    tx.execute(
-        "UPDATE taskyard_lane SET (waiting, bytes) = (SELECT count(*),"
-        " ifnull(sum(length(body)), 0) FROM taskyard_message"
-        " WHERE lane = taskyard_lane.id) WHERE grp = ?",
-        (group.id,),
     )
 
 
@@ -389,13 +388,15 @@ def _hold_lanes(tx: Transaction, lanes: Lanes, group: GroupRow) -> None:
     lanes.save()
 
 
-def _put(tx: Transaction, puts: Sequence[Put]) -> None:
-    lanes = Lanes(tx)
-    at_once: dict[Group, list[Put]] = {}
+def _put(tx: Transaction, puts: Sequence[Put], dead_limit: int) -> None:
     for put in puts:
         if put.bodies and tx.gate(put.group.queue) is Gate.DRAINING:
             raise QueueDraining(draining_text(put.group.queue))
-    for put in admitted(tx, puts):
+    puts = admitted(tx, puts)
+    lanes = Lanes(tx)
+    make_room(tx, lanes, puts, dead_limit)
+    at_once: dict[Group, list[Put]] = {}
+    for put in puts:
         due = put.due or (tx.now + put.delay if put.delay else 0)
         group = tx.group(put.group)
         if put.member and put.member not in group.policy.members:
@@ -529,9 +530,10 @@ def _extend(tx: Transaction, tokens: Sequence[int], lease: int) -> list[int]:
 
 def _counts(connection: Connection) -> list[Counts]:
     counted: dict[int, Counts] = {}
-    for id_, queue, name, policy, gate, rate in connection.execute(
-        "SELECT id, queue, name, policy, gate, rate FROM taskyard_group"
+    for id_, queue, name, policy, gate, rate, bounds in connection.execute(
+        "SELECT id, queue, name, policy, gate, rate, bounds FROM taskyard_group"
         " LEFT JOIN taskyard_gate USING (queue) LEFT JOIN taskyard_queue_rate USING (queue)"
+        " LEFT JOIN taskyard_bound USING (queue)"
     ):
         counted[id_] = Counts(
             Group(queue, name),
@@ -541,6 +543,7 @@ def _counts(connection: Connection) -> list[Counts]:
                 msgspec.json.decode(policy, type=GroupPolicy),
                 msgspec.json.decode(rate or b"{}", type=QueueRate),
             ),
+            bounds=msgspec.json.decode(bounds or b"{}", type=QueueBounds).effective,
         )
     for id_, name, value in connection.execute(
         "SELECT grp, name, value FROM taskyard_counter WHERE grp > 0"

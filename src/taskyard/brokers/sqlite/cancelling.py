@@ -73,18 +73,9 @@ def _remove_waiting(tx: Transaction, group: GroupRow, place: _Place) -> Delivery
         return None
     removed = delivery(row)
     tx.gauge(group, "waiting", -1)
-    heads = lane_heads(tx, lane.id)
-    if heads:
-        lane.waiting = max(1, lane.waiting - 1)
-        lane.bytes = max(0, lane.bytes - len(removed.body))
-        lane.priority = heads[0][0]
-        lane.oldest = min(sequence for _, sequence in heads)
-        lane.mixed = len(heads) > 1
-        if place.state is State.RETRYING:
-            lane.blocked = blocked_after(lane.blocked, place.due)
-    else:
-        lane.waiting = lane.bytes = lane.blocked = 0
-        lane.mixed = False
+    lane.shorten(1, len(removed.body), lane_heads(tx, lane.id))
+    if place.state is State.RETRYING:
+        lane.blocked = blocked_after(lane.blocked, place.due)
     lanes.relocate(lane)
     lanes.save()
     return removed

@@ -25,6 +25,7 @@ from taskyard.brokers.sqlite.transaction import Transaction
 from taskyard.brokers.sqlite.unique import release_started
 
 __all__ = [
+    "FIRST",
     "Claimer",
     "HeldClaim",
     "RemovedClaim",

@@ -7,6 +7,7 @@ import sqlite3
 import msgspec
 
 from taskyard.brokers.base import Group
+from taskyard.brokers.bounds import NO_BOUNDS, Bounds, QueueBounds
 from taskyard.brokers.lane import Gate, GroupPolicy
 from taskyard.brokers.rate import QueueRate
 
@@ -14,6 +15,7 @@ __all__ = ["GroupRow", "Groups"]
 
 
 NO_RATE = QueueRate()
+NOT_BOUND = QueueBounds()
 
 
 class GroupRow(msgspec.Struct, frozen=True):
@@ -23,6 +25,7 @@ class GroupRow(msgspec.Struct, frozen=True):
     group: Group
     policy: GroupPolicy
     declared: bool
+    bounds: Bounds = NO_BOUNDS
 
 
 class Groups:
@@ -37,6 +40,7 @@ class Groups:
         self._by_key: dict[Group, GroupRow] = {}
         self._gates: dict[str, Gate] = {}
         self._rates: dict[str, QueueRate] = {}
+        self._bounds: dict[str, QueueBounds] = {}
 
     def refresh(self, connection: sqlite3.Connection, version: int) -> None:
         """Reload unless `version` is what is remembered."""
@@ -44,6 +48,10 @@ class Groups:
             return
         self._by_id.clear()
         self._by_key.clear()
+        self._bounds = {
+            queue: msgspec.json.decode(bounds, type=QueueBounds)
+            for queue, bounds in connection.execute("SELECT queue, bounds FROM taskyard_bound")
+        }
         for id_, queue, name, declared, policy in connection.execute(
             "SELECT id, queue, name, declared, policy FROM taskyard_group"
         ):
@@ -53,6 +61,7 @@ class Groups:
                     Group(queue, name),
                     msgspec.json.decode(policy, type=GroupPolicy),
                     bool(declared),
+                    self.bounds(queue).effective,
                 )
             )
         self._gates = {
@@ -93,6 +102,20 @@ class Groups:
     def remember_rate(self, queue: str, rate: QueueRate) -> None:
         """Note the limits of a queue from now on."""
         self._rates[queue] = rate
+
+    def any_bounds(self) -> bool:
+        """Whether anything was said of how much queues hold."""
+        return bool(self._bounds)
+
+    def bounds(self, queue: str) -> QueueBounds:
+        """How much a queue holds."""
+        return self._bounds.get(queue, NOT_BOUND)
+
+    def remember_bounds(self, queue: str, bounds: QueueBounds) -> None:
+        """Note how much a queue holds from now on."""
+        self._bounds[queue] = bounds
+        for row in self.of_queue(queue):
+            self.remember(msgspec.structs.replace(row, bounds=bounds.effective))
 
     def of_queue(self, queue: str) -> list[GroupRow]:
         """The groups of a queue."""

@@ -44,12 +44,13 @@ class Lane(LaneState):
 
     @property
     def counts_exactly(self) -> bool:
-        """Whether `waiting`, `bytes` and `oldest` are exact: where batches wait to fill.
+        """Whether `waiting`, `bytes` and `oldest` are exact.
 
-        Elsewhere `waiting` may be less than the truth, but not 0: a put to a lane that has messages
-        then need not touch the lane's row, which halves what it writes.
+        They are where batches wait to fill, or shards are bounded. Elsewhere `waiting` may be less
+        than the truth, but not 0: a put to a lane that has messages then need not touch the lane's
+        row, which halves what it writes.
         """
-        return self.group.policy.within > 0
+        return self.group.policy.within > 0 or self.group.bounds.shard > 0
 
     def add(self, priority: int, oldest: int, count: int, size: int) -> None:
         """Count messages in; `oldest` is the lowest of their sequences."""
@@ -61,6 +62,24 @@ class Lane(LaneState):
             self.priority = min(self.priority, priority)
         self.waiting += count
         self.bytes += size
+
+    def shorten(self, count: int, size: int, heads: Sequence[tuple[int, int]]) -> None:
+        """Count messages out.
+
+        Arguments:
+            count: how many.
+            size: their bytes.
+            heads: what is left: the first sequence of each priority.
+        """
+        if not heads:
+            self.waiting = self.bytes = self.blocked = 0
+            self.mixed = False
+            return
+        self.waiting = max(1, self.waiting - count)
+        self.bytes = max(0, self.bytes - size)
+        self.priority = heads[0][0]
+        self.oldest = min(sequence for _, sequence in heads)
+        self.mixed = len(heads) > 1
 
 
 def delivery(row: Sequence[Any]) -> Delivery:
@@ -153,6 +172,19 @@ class Lanes:
             latest_with_token(rate, now),
             limit,
         )
+
+    def waiting_to_fill(self, group: GroupRow, limit: int) -> list[Lane]:
+        """Lanes whose batch waited to fill when they were looked at last.
+
+        So it is the same with a clock that was set back: what else holds a lane up, a retry or a
+        token, ends when it is to be looked at again.
+        """
+        condition, rate = "place = 2 AND blocked < at", group.policy.shard_limit
+        order = "ORDER BY at, shard LIMIT ?"
+        if rate is None:
+            return self._read(group, f"{condition} {order}", limit)
+        ahead = latest_with_token(rate, 0)
+        return self._read(group, f"{condition} AND tat < at + ? {order}", ahead, limit)
 
     def due(self, limit: int) -> list[Lane]:
         """Lanes of any group whose time has come."""
@@ -249,7 +281,7 @@ class Lanes:
             served: it was claimed from, so it goes behind the others if it stays ready.
         """
         # A clock that was set back must not make a batch wait for longer than `within`.
-        if lane.counts_exactly:
+        if lane.group.policy.within:
             lane.oldest = min(lane.oldest, self._tx.now)
         if lane.tat:
             lane.tat = clamped(lane.tat, lane.group.policy.shard_limit, self._tx.now)

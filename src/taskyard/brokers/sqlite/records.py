@@ -21,6 +21,7 @@ from taskyard.brokers.base import (
 from taskyard.brokers.common import STEP_BYTES
 from taskyard.brokers.sqlite.groups import GroupRow
 from taskyard.brokers.sqlite.transaction import Transaction
+from taskyard.brokers.sqlite.unique import release_ended
 from taskyard.errors import DuplicateId
 from taskyard.message import Failure, State, read_envelope, read_id
 
@@ -187,7 +188,11 @@ def bury(
     messages: Sequence[tuple[int, Delivery, Dead]],
     limit: int,
 ) -> None:
-    """Make dead letters, note them in their records, and drop the oldest beyond the limit."""
+    """Make dead letters, note them in their records, and drop the oldest beyond the limit.
+
+    The unique keys that the messages hold are free.
+    """
+    release_ended(tx, group, [(shard, message) for _, message, _ in messages])
     letters, ended = [], []
     for priority, message, dead in messages:
         failure = msgspec.msgpack.encode(dead.failure)

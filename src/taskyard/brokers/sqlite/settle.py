@@ -194,13 +194,7 @@ class Settler:
 
     def _bury_lost(self, group: GroupRow, shard: str, priority: int, message: Delivery) -> None:
         dead = Dead(lost_failure(message.losses))
-        self._bury(group, shard, [(priority, message, dead)])
-
-    def _bury(
-        self, group: GroupRow, shard: str, messages: Sequence[tuple[int, Delivery, Dead]]
-    ) -> None:
-        release_ended(self._tx, group, [(shard, message) for _, message, _ in messages])
-        bury(self._tx, group, shard, messages, self._dead_limit)
+        bury(self._tx, group, shard, [(priority, message, dead)], self._dead_limit)
 
     # One claim with exceptions
 
@@ -286,7 +280,7 @@ class Settler:
         self._give_back(group, shard, back, park=parked)
         stop(self._tx, group, stopped)
         if buried:
-            self._bury(group, shard, buried)
+            bury(self._tx, group, shard, buried, self._dead_limit)
         if discarded:
             self._tx.count(group, "discarded", len(discarded))
             finish_records(

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import msgspec
 
 from taskyard.brokers.base import Group
+from taskyard.brokers.bounds import QueueBounds
 from taskyard.brokers.cancelling import NOTED
 from taskyard.brokers.lane import Gate, GroupPolicy
 from taskyard.brokers.rate import QueueRate, Rate, clamped, token_at
@@ -142,7 +143,7 @@ class Transaction:
             " declared = excluded.declared, policy = excluded.policy RETURNING id",
             (key.queue, key.name, declared, msgspec.json.encode(policy)),
         ).fetchone()[0]
-        row = GroupRow(id_, key, policy, declared)
+        row = GroupRow(id_, key, policy, declared, self.queue_bounds(key.queue).effective)
         self._policies += 1
         self._groups.remember(row)
         self._groups.changed(self._policies)
@@ -206,6 +207,29 @@ class Transaction:
         name = f"g:{group.id}"
         store_tat(self, name, clamped(tat_of(self, name), group.policy.limit, self.now))
         self._ready.add(group.id)
+
+    def groups_of(self, queue: str) -> list[GroupRow]:
+        """The groups of a queue."""
+        return self._groups.of_queue(queue)
+
+    def any_bounds(self) -> bool:
+        """Whether anything was said of how much queues hold."""
+        return self._groups.any_bounds()
+
+    def queue_bounds(self, queue: str) -> QueueBounds:
+        """How much a queue holds."""
+        return self._groups.bounds(queue)
+
+    def store_bounds(self, queue: str, bounds: QueueBounds) -> None:
+        """Say how much a queue holds."""
+        self.execute(
+            "INSERT INTO taskyard_bound (queue, bounds) VALUES (?, ?)"
+            " ON CONFLICT (queue) DO UPDATE SET bounds = excluded.bounds",
+            (queue, msgspec.json.encode(bounds)),
+        )
+        self._policies += 1
+        self._groups.remember_bounds(queue, bounds)
+        self._groups.changed(self._policies)
 
     # Telling others
 

@@ -7,7 +7,7 @@
 --       6   the new number of partitions
 --       7   the index of this one
 --       8   the last sequence of the container from where the lanes come
---       9   what it lets through, its groups and limits, as part.lua gives them
+--       9   what it lets through, its groups, limits and what it holds, as part.lua gives them
 -- Reply  1
 -- include moving
 
@@ -16,13 +16,17 @@ local queue, epoch = ARGV[4], tonumber(ARGV[5])
 if (split_of(queue)[1] or 1) >= epoch then
     return 1
 end
-local gate, policies, rates = unpack(cmsgpack.unpack(ARGV[9]))
+local gate, policies, rates, bounded = unpack(cmsgpack.unpack(ARGV[9]))
 rates = rates or {false, false, 1}
 store_gate(queue, gate)
 limits.store_queue(queue, rates)
-for _, group in ipairs(groups_of(queue)) do
-    group.gate = gate -- somebody may sleep on what is not there yet
+local gids = {}
+for index, group in ipairs(groups_of(queue)) do -- somebody may sleep on what is not there yet
+    group.gate, group.bounds, gids[index] = gate, bounds.effective(bounded), group.gid
     limits.inherit(group, rates)
+end
+if bounded then
+    bounds.store(queue, {bounded[1], bounded[2], gids})
 end
 store_split(queue, {epoch, CLOSED, tonumber(ARGV[6]), tonumber(ARGV[7])})
 for _, policy in ipairs(policies) do

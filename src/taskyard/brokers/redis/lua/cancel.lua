@@ -7,6 +7,7 @@
 -- Reply {what happened; if it is `told`, who runs it}: removed, told, noted, ended, unknown;
 --       or `moving`: it is on its way to another container
 -- include claims
+-- include removal
 
 local FINAL = {done = true, dead = true, discarded = true, cancelled = true}
 
@@ -52,33 +53,7 @@ local function remove_back(lane, priority, sequence)
     if entry then
         call('ZREM', key, entry)
     end
-    if call('EXISTS', key) == 0 then
-        lane.back = without(lane.back, priority)
-        changed(lane)
-    end
     return entry
-end
-
--- Counts one message out of a lane that it left.
-local function count_out(lane, priority, entry)
-    local group, several = lane.group, lane.priorities[2]
-    lane.waiting = nil
-    if several and length_at(lane, priority) == 0 then
-        lane.priorities = without(lane.priorities, priority)
-        changed(lane)
-    end
-    if group.within > 0 then
-        lane.bytes = lane.bytes < 0 and -1 or lane.bytes - entry_body_size(entry)
-        lane.oldest = waiting(lane) > 0 and oldest_sequence(lane) or 0
-        changed(lane)
-    elseif lane.oldest ~= 0 then
-        lane.oldest = 0
-        changed(lane)
-    end
-    count(group, 'waiting', -1)
-    if waiting(lane) == 0 then
-        count(group, 'lanes', -1)
-    end
 end
 
 local function remove_waiting(group, record)
@@ -89,7 +64,8 @@ local function remove_waiting(group, record)
     if not entry then
         return
     end
-    count_out(lane, priority, entry)
+    removal.leave(lane, priority)
+    removal.count_out(lane, 1, entry_body_size(entry))
     if record.state == 'retrying' and lane.blocked == tonumber(record.due) then
         lane.blocked = 0
         changed(lane)

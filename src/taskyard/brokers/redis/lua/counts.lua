@@ -6,7 +6,7 @@
 -- Reply {gid to go on after, 0 at the end; per group
 --       {group key, 1 if declared, dead letters, parked lanes, some of their shards,
 --       {counter, number…}, what its queue lets through, bytes of memory, about, its rate limits
---       packed (see shared/limits.lua)}…}
+--       packed (see shared/limits.lua), what its queue holds, packed}…}
 -- include usage
 
 -- How many groups one call looks at; those of many parked lanes fill a page earlier.
@@ -28,7 +28,7 @@ local function numbers_of(group)
     named = named + #shards
     return {group.key, group.declared and 1 or 0, call('ZCARD', dead_key(gid)), number, shards,
         numbers, group.gate, math.floor(group_usage(group, counters)),
-        cmsgpack.pack(group.rates or {})}
+        cmsgpack.pack(group.rates or {}), group.bounds and cmsgpack.pack(group.bounds) or false}
 end
 
 for gid = after + 1, last do

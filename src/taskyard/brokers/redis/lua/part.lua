@@ -9,8 +9,9 @@
 --       7   the index of this one
 -- Reply {last sequence, 1 if it is at it (0: it is through), 1 if it knows all that leaves,
 --       packed: what the queue lets through; of each group key, size, within, bytes, concurrency,
---       max_deliveries, members, declared, and its rate limits, if it has some; those of the queue,
---       if it has some (see shared/limits.lua)}
+--       max_deliveries, members, declared, and its rate limits, if it has some; the limits of the
+--       queue (see shared/limits.lua), and how much it holds (see shared/bounds.lua): false or none
+--       if nothing was said of that}
 -- include sleepers
 
 local queue, epoch = ARGV[4], tonumber(ARGV[5])
@@ -25,9 +26,27 @@ local function wake_all(group)
     end
 end
 
+-- The part of the queue's limit that is this container's gets smaller.
+local function divide_bounds(partitions)
+    local stored = bounds.stored(queue)
+    if not stored then
+        return
+    end
+    for index = 1, 2 do
+        if stored[index] then
+            stored[index][bounds.PARTITIONS] = partitions
+        end
+    end
+    bounds.store(queue, stored)
+    for _, group in ipairs(groups_of(queue)) do
+        group.bounds = bounds.effective(stored)
+    end
+end
+
 local split = split_of(queue)
 if (split[1] or 1) < epoch then
     split = {epoch, LEAVING, tonumber(ARGV[6]), tonumber(ARGV[7]), false}
+    divide_bounds(split[3])
     store_split(queue, split)
     for _, group in ipairs(groups_of(queue)) do
         wake_all(group)
@@ -38,7 +57,11 @@ for index, group in ipairs(groups_of(queue)) do
     policies[index] = {group.key, group.size, group.within, group.bytes, group.concurrency,
         group.max_deliveries, group.members, group.declared, group.rates}
 end
+local told = {gate_of(queue), policies, limits.stored_of_queue(queue)}
+local bounded = bounds.stored(queue)
+if bounded then
+    told[3], told[4] = told[3] or false, bounded
+end
 load_numbers()
 local is_leaving = split[1] == epoch and split[2] == LEAVING
-return {last_sequence, is_leaving and 1 or 0, split[5] and 1 or 0,
-    cmsgpack.pack({gate_of(queue), policies, limits.stored_of_queue(queue)})}
+return {last_sequence, is_leaving and 1 or 0, split[5] and 1 or 0, cmsgpack.pack(told)}

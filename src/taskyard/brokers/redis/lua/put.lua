@@ -22,6 +22,9 @@
 --        {4, queue}: that queue is draining
 --        {6, packed}: stored, but for what unique keys kept back. Of each item that has some a
 --           list: index (from 0) of a message that found its key held, the id that stands, …
+--        {7 or 8, queue, shard, 1 if it is the shard (0: it is the queue), number, limit, length
+--        and overflow and timeout of the queue's bounds}: 7: it has that number of messages and no
+--        room for more; 8: the number comes to it at once, and that is never possible
 --        a string: an id that has a record already
 -- include container
 -- include entry
@@ -47,9 +50,9 @@ end
 if #puts == 1 and is_plain_put(puts[1]) then
     local key, shard = puts[1][1], puts[1][2]
     local packed = call('HGET', T .. ':groups', key)
-    local gid, _, within, _, _, _, _, _, epoch, _, _, _, gate =
+    local gid, _, within, _, _, _, _, _, epoch, _, _, _, gate, _, bounded =
         unpack(packed and cmsgpack.unpack(packed) or {})
-    if within == 0 and gate ~= DRAINING and (epoch or 1) == (puts[1][10] or 1)
+    if within == 0 and gate ~= DRAINING and not bounded and (epoch or 1) == (puts[1][10] or 1)
         and call('HEXISTS', T .. ':s:' .. gid, shard) == 0
     then
         local entry = fresh_entry(sequences(1), false, ARGV[5])
@@ -64,7 +67,7 @@ if #puts == 1 and is_plain_put(puts[1]) then
     end
 end
 
--- include letters
+-- include room
 -- include admission
 
 local NOT_NOW, UNSURE = 4, 5
@@ -72,16 +75,19 @@ local NOT_NOW, UNSURE = 4, 5
 -- A lot is stored once. What it does not become, goes to the dead letters with it.
 --
 -- T:transfers  hash  source -> number of its last lot; if that was refused for good, also a space
---                     and the id that has a record, or `!`: its queue was draining
+--                     and the id that has a record; or `!`: its queue was draining; or `#` and
+--                     packed what was replied: it was full
 local lot = puts[1] and #puts[1] < 6 and table.remove(puts, 1)
 
 -- What was answered to this lot, nil if it is new.
 local function answered()
     local last = call('HGET', T .. ':transfers', lot[1])
     local number = last and tonumber(last:match('^%d+')) or 0
-    local refusal = number == lot[2] and last:match('^%d+([ !].*)')
+    local refusal = number == lot[2] and last:match('^%d+([ !#].*)')
     if refusal == '!' then
         return {NOT_NOW, queue_of(puts[1][1])}
+    elseif refusal and refusal:sub(1, 1) == '#' then
+        return cmsgpack.unpack(refusal:sub(2))
     elseif refusal then
         return refusal:sub(2)
     end
@@ -129,6 +135,12 @@ for _, item in ipairs(puts) do
     given = given + number
 end
 
+-- What unique keys keep back needs no room.
+local full, drops = room.check(puts, lot)
+if full then
+    return refused(full, '#' .. cmsgpack.pack(full))
+end
+
 local ids = {}
 for _, item in ipairs(puts) do
     for _, id in ipairs(item[9]) do
@@ -137,6 +149,10 @@ for _, item in ipairs(puts) do
         end
         ids[id] = true
     end
+end
+
+if drops then
+    room.make(drops)
 end
 
 local body = 4

@@ -1,7 +1,8 @@
 -- Admission: which messages of a put are stored, where they have unique keys.
 --
 -- The keys of an item of a put are {letter of the mode, span, longest, key…} (see put.lua). What is
--- admitted gets `bodies`, `keys`, `held` (to be stored), and `given`: how many there were.
+-- admitted gets `bodies`, `keys`, `held` (to be stored), `given`: how many there were, and
+-- `replaced`: how many take the place of others.
 -- include due
 
 local admission = {}
@@ -39,7 +40,7 @@ do
     -- stored. Returns what the caller is told: index (from 0), and the id that stands, by turns.
     function admission.admit(item, body)
         local keys, told, bodies, admitted, held, ids = item[12], {}, {}, {}, {}, {}
-        local group, recorded, number = known_group(item[1]), #item[9] > 0, 0
+        local group, recorded, number, replaced = known_group(item[1]), #item[9] > 0, 0, 0
         local mode, begin = keys[1], value_begin(keys[1], keys[2])
         local fields = fields_of(group, item)
         local found = group and unique.find(fields) or {}
@@ -55,6 +56,7 @@ do
                 local id = body_id(text_of)
                 if holder then
                     told[#told + 1], told[#told + 2] = index - 1, id
+                    replaced = replaced + 1
                 end
                 number = number + 1
                 local value = begin .. id
@@ -67,7 +69,7 @@ do
             end
         end
         item.bodies, item.keys, item.held, item.given = bodies, admitted, held, item[6]
-        item[6], item[9], item.is_new_group = number, ids, not group
+        item[6], item[9], item.is_new_group, item.replaced = number, ids, not group, replaced
         return told
     end
 

@@ -4,7 +4,7 @@
 local KINDS = {meta = 'hash', groups = 'hash', names = 'hash', places = 'hash', letters = 'hash',
     sleepers = 'hash', later = 'zset', due = 'zset', claims = 'zset', buried = 'zset',
     gates = 'hash', rates = 'hash', tats = 'hash', fading = 'zset', u = 'hash', windows = 'zset',
-    notes = 'zset'}
+    notes = 'zset', bounds = 'hash'}
 
 local function is_foreign(key, kind)
     local found = call('TYPE', key).ok

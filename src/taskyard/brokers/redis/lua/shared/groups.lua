@@ -2,7 +2,8 @@
 --
 -- T:groups       hash  key (queue NUL name) -> gid and what is declared, packed; if the queue was
 --                      split also the first four of `T:epochs`, and if the queue is not open its
---                      gate (else false in place of those four), and its rate limits
+--                      gate (else false in place of those four), and its rate limits; if the
+--                      queue is bounded, at 15 what `T:bounds` says of it
 -- T:names        hash  gid -> key
 -- T:g:<gid>      hash  counters: waiting, delayed, running, lanes, and the totals
 -- T:epochs       hash  queue that was split -> packed: epoch of its placement, phase of this
@@ -11,20 +12,22 @@
 -- include container
 -- include gates
 -- include limits
+-- include bounds
 
 -- LEAVING: the lanes of other partitions move away from here. CLOSED: they move here, and those
 -- with a limit of claims wait until nothing of them is left where they were.
 local SETTLED, LEAVING, CLOSED = 0, 1, 2
 
 local groups, groups_by_key, touched_groups = {}, {}, {}
+local BOUNDS_AT = 15
 
 local function load_group(key, packed)
     local group = {key = key, counts = {}, lanes = {}, changed_lanes = {}, turned = {}}
-    local gid
+    local gid, _
     gid, group.size, group.within, group.bytes, group.concurrency, group.max_deliveries,
         group.members, group.declared, group.epoch, group.phase, group.partitions, group.index,
-        group.gate, group.rates = unpack(cmsgpack.unpack(packed))
-    group.gid, group.gate = gid, group.gate or OPEN
+        group.gate, group.rates, group.bounds = unpack(cmsgpack.unpack(packed), 1, BOUNDS_AT)
+    group.gid, group.gate, group.bounds = gid, group.gate or OPEN, group.bounds or nil
     limits.read(group)
     group.state_key = T .. ':s:' .. gid
     group.ready_key = T .. ':r:' .. gid
@@ -41,11 +44,14 @@ local function store_policy(group)
     local policy = {group.gid, group.size, group.within, group.bytes, group.concurrency,
         group.max_deliveries, group.members, group.declared, group.epoch or nil,
         group.phase or nil, group.partitions or nil, group.index or nil}
-    if group.gate ~= OPEN or group.rates then
-        for index = #policy + 1, 12 do
-            policy[index] = false
-        end
-        policy[13], policy[14] = group.gate ~= OPEN and group.gate, group.rates
+    local last = group.bounds and BOUNDS_AT or group.rates and 14 or group.gate ~= OPEN and 13 or 0
+    for index = #policy + 1, last do
+        policy[index] = false
+    end
+    if last > 0 then
+        policy[13] = group.gate ~= OPEN and group.gate
+        policy[14] = group.rates or policy[14]
+        policy[BOUNDS_AT] = group.bounds
     end
     call('HSET', T .. ':groups', group.key, cmsgpack.pack(policy))
 end
@@ -95,6 +101,7 @@ local function made_group(key)
             partitions, index}))
         group.gate = gate_of(queue)
         limits.inherit(group, limits.of_queue(queue))
+        bounds.join(group, queue)
         store_policy(group)
     end
     return group
