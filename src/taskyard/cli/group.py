@@ -53,6 +53,7 @@ COMMANDS = {
     "park": "release",
     "release": "release",
     "cancel": "cancel",
+    "explain": "explain",
     "split": "split",
     "doctor": "doctor",
 }
