@@ -1,7 +1,7 @@
 """taskyard: tasks in batches, in order, in time, and never lost."""
 
 from taskyard.brokers.cancelling import Cancellation, Cancelled
-from taskyard.brokers.explain import Explanation, Why
+from taskyard.brokers.explanation import Explanation, Why
 from taskyard.brokers.lane import Gate
 from taskyard.codec import Codec
 from taskyard.context import (

@@ -20,7 +20,8 @@ from taskyard.brokers.base import (
     Put,
 )
 from taskyard.brokers.cancelling import Cancellation
-from taskyard.brokers.explain import Explanation, explain
+from taskyard.brokers.explain import explain
+from taskyard.brokers.explanation import Explanation
 from taskyard.brokers.lane import Gate
 from taskyard.brokers.rate import UNLIMITED, Limited, Rate
 from taskyard.brokers.urls import LOCAL_URL, open_broker, open_client, start_for

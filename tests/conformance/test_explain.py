@@ -7,7 +7,8 @@ import pytest
 from tests.conformance.harness import TASK, Harness, micros
 
 from taskyard.brokers.base import Back, Dead, Discard, Group, Retried
-from taskyard.brokers.explain import Explanation, Why, explain
+from taskyard.brokers.explain import explain
+from taskyard.brokers.explanation import Explanation, Why
 from taskyard.brokers.facts import Facts, Where
 from taskyard.brokers.lane import Gate
 from taskyard.brokers.rate import Limited, Rate, Scope

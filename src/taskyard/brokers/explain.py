@@ -1,4 +1,4 @@
-"""Why a message is not running: one pure decision from what a broker found, and its words.
+"""Why a message is not running: one pure decision from what a broker found.
 
 When several things keep a message from running, the one is told that has to go away first.
 """
@@ -6,131 +6,22 @@ When several things keep a message from running, the one is told that has to go 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Any, Protocol
 
 from taskyard.brokers.base import DeadLetter, DeadQuery, Operation
 from taskyard.brokers.cancelling import NOTED
+from taskyard.brokers.explanation import Explanation, Why
 from taskyard.brokers.facts import COUNTED, SEARCHED, Facts, Head, Holder, Where
 from taskyard.brokers.lane import Gate, flush
 from taskyard.brokers.rate import Scope, token_at
 from taskyard.brokers.workers import WorkerInfo, Workers, WorkerState, knows, look
-from taskyard.message import Failure, Reason, State
+from taskyard.message import Reason, State
 
-__all__ = ["Explanation", "Why", "explain", "explained"]
+__all__ = ["explain", "explained"]
 
 PAGE = 100
 """Dead letters that are fetched at a time."""
-
-
-class Why(StrEnum):
-    """Why a message is not running, in the order in which they are told."""
-
-    DONE = "done"
-    CANCELLED = "cancelled"
-    """It was cancelled, or is: what waits is removed when its turn comes."""
-    DISCARDED = "discarded"
-    EXPIRED = "expired"
-    """It is a dead letter, since it waited longer than `expires`."""
-    DEAD = "dead"
-    """It is a dead letter for another reason."""
-    RUNNING = "running"
-    """It does run: a worker holds it."""
-    MOVING = "moving"
-    """It is on its way to another partition of its queue."""
-    DELAYED = "delayed"
-    """It is not due yet."""
-    RETRYING = "retrying"
-    """It failed, and the time of its next attempt is yet to come."""
-    PAUSED = "paused"
-    """Its queue is paused."""
-    PARKED = "parked"
-    """Its shard is parked."""
-    BLOCKED = "blocked"
-    """The head of its ordered shard failed, and waits for its next attempt."""
-    BUSY = "busy"
-    """As many claims of its shard run as may run at once."""
-    LIMITED = "limited"
-    """A rate limit is used up."""
-    FILLING = "filling"
-    """Its batch still waits to fill."""
-    NO_WORKER = "no worker"
-    """No worker that is alive knows its task."""
-    WORKERS_PAUSED = "workers paused"
-    """All workers that know its task were told to pause, or stop."""
-    BEHIND = "behind"
-    """Others come before it."""
-    SUSPECT = "suspect"
-    """Its workers were lost with it, so it waits for one that runs nothing else."""
-    NEXT = "next"
-    """Nothing holds it up but that a worker must get free."""
-    UNKNOWN = "unknown"
-    """Nothing is known of the id, or not where its message is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """Why a message is not running. Times are of the broker's clock.
-
-    Attributes:
-        id: the id that was asked for.
-        reason: why.
-        queue: the queue of the message; None: nothing is known of it.
-        task: its task, or the `order` that its task belongs to.
-        shard: its shard; "": it is in none.
-        priority: its priority.
-        until: until when this holds up the message, if that is known.
-        since: when it ended, or was claimed, or was cancelled; of a busy shard, when the claim that
-            it waits for was made.
-        worker: who runs it; of a busy shard, who runs what it waits for.
-        seen: when that worker last renewed its lease.
-        messages: how many messages the claim of that worker holds.
-        stopping: whether that worker is told that it is cancelled.
-        head: of a blocked shard, the id of the message that waits for its next attempt.
-        limit: which rate limit is used up.
-        ahead: messages in its shard that come before it, up to 10,000.
-        ahead_priorities: the lowest and the highest number among their priorities.
-        shards_ahead: other shards that are served before its own, up to 10,000.
-        more: whether there are more than that.
-        workers: how many workers that are alive know its task.
-        attempts: how many of its attempts failed.
-        losses: how often its worker was lost while it held the message.
-        failure: why it is a dead letter.
-        letter: the number of its dead letter, where that had to be looked for.
-        searched: of an unknown id: whether all messages that wait were looked at.
-    """
-
-    id: str
-    reason: Why
-    queue: str | None = None
-    task: str | None = None
-    shard: str = ""
-    priority: int = 0
-    until: datetime | None = None
-    since: datetime | None = None
-    worker: str | None = None
-    seen: datetime | None = None
-    messages: int = 0
-    stopping: bool = False
-    head: str | None = None
-    limit: Scope | None = None
-    ahead: int = 0
-    ahead_priorities: tuple[int, int] | None = None
-    shards_ahead: int = 0
-    more: bool = False
-    workers: int = 0
-    attempts: int = 0
-    losses: int = 0
-    failure: Failure | None = None
-    letter: int | None = None
-    searched: bool = True
-
-    @property
-    def text(self) -> str:
-        """The same in one sentence."""
-        return _TEXTS[self.reason](self)
 
 
 class _Broker(Protocol):
@@ -367,125 +258,3 @@ def _behind(facts: Facts) -> _Found:
 
 def _time(micros: int) -> datetime | None:
     return datetime.fromtimestamp(micros / 1e6, UTC) if micros else None
-
-
-# The words
-
-
-def _at(moment: datetime | None) -> str:
-    return "an unknown time" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _shard(one: Explanation) -> str:
-    return f"the shard {one.shard!r} of {one.queue}/{one.task}" if one.shard else _task(one)
-
-
-def _task(one: Explanation) -> str:
-    return f"{one.queue}/{one.task}"
-
-
-def _failed(one: Explanation) -> str:
-    reason = "" if one.failure is None else f": {one.failure.reason}"
-    number = "" if one.letter is None else f" {one.letter}"
-    return f"it is a dead letter{number} since {_at(one.since)}{reason}"
-
-
-def _cancelled(one: Explanation) -> str:
-    if one.queue is None:
-        return (
-            f"its id was cancelled at {_at(one.since)}: there is no record of it, and if it still"
-            f" waits, it is never run"
-        )
-    return f"it was cancelled at {_at(one.since)}"
-
-
-def _runs(one: Explanation) -> str:
-    told = ", which is told that it is cancelled" if one.stopping else ""
-    others = f" with {one.messages - 1} others" if one.messages > 1 else ""
-    return (
-        f"it is running{others} in worker {one.worker}{told}, since {_at(one.since)} (last"
-        f" heartbeat {_at(one.seen)}, its lease ends at {_at(one.until)})"
-    )
-
-
-def _busy_text(one: Explanation) -> str:
-    by = "" if one.worker is None else f" with worker {one.worker} since {_at(one.since)}"
-    return f"{_shard(one)} is busy{by}"
-
-
-def _limited_text(one: Explanation) -> str:
-    limited = {
-        None: "its task",
-        Scope.QUEUE: f"the queue {one.queue}",
-        Scope.TASK: _task(one),
-        Scope.SHARD: _shard(one),
-    }
-    return f"the rate limit of {limited[one.limit]} is used up until {_at(one.until)}"
-
-
-def _no_worker(one: Explanation) -> str:
-    return f"no worker that is alive knows {_task(one)}"
-
-
-def _behind_text(one: Explanation) -> str:
-    more = "more than " if one.more else ""
-    parts: list[str] = []
-    if one.ahead and one.ahead_priorities:
-        low, high = one.ahead_priorities
-        priorities = f"priority {low}" if low == high else f"priorities {low} to {high}"
-        capped = more if one.ahead == COUNTED else ""
-        parts.append(f"{capped}{one.ahead} messages of {priorities} in {_shard(one)}")
-    if one.shards_ahead:
-        capped = more if one.shards_ahead == COUNTED else ""
-        parts.append(f"{capped}{one.shards_ahead} other shards whose turn comes first")
-    return f"it waits behind {' and '.join(parts)}"
-
-
-def _unknown(one: Explanation) -> str:
-    if one.queue is not None:
-        return "it has a record, but is not where that says: it is moving now, or ask again"
-    if one.searched:
-        return (
-            "nothing is known of this id: no message of it waits or runs. It ended, and its task"
-            " keeps no results or the time of its record is over; or it was never put here"
-        )
-    return (
-        f"nothing is known of this id: there is no record of it, and it does not run. A message"
-        f" without a record is only found among the first {SEARCHED:,} that wait, and there are"
-        f" more"
-    )
-
-
-_TEXTS: dict[Why, Callable[[Explanation], str]] = {
-    Why.DONE: lambda one: f"it was done at {_at(one.since)}",
-    Why.CANCELLED: _cancelled,
-    Why.DISCARDED: lambda one: f"it was discarded at {_at(one.since)}",
-    Why.EXPIRED: _failed,
-    Why.DEAD: _failed,
-    Why.RUNNING: _runs,
-    Why.MOVING: lambda one: f"it is on its way to another partition of the queue {one.queue}",
-    Why.DELAYED: lambda one: f"it is due at {_at(one.until)}",
-    Why.RETRYING: lambda one: (
-        f"it failed {one.attempts} times, and is tried again at {_at(one.until)}"
-    ),
-    Why.PAUSED: lambda one: f"the queue {one.queue} is paused",
-    Why.PARKED: lambda one: f"{_shard(one)} is parked",
-    Why.BLOCKED: lambda one: (
-        f"{_shard(one)} is blocked by its head {one.head}, which is tried again at {_at(one.until)}"
-    ),
-    Why.BUSY: _busy_text,
-    Why.LIMITED: _limited_text,
-    Why.FILLING: lambda one: f"its batch is still filling, until {_at(one.until)}",
-    Why.NO_WORKER: _no_worker,
-    Why.WORKERS_PAUSED: lambda one: (
-        f"all workers that know {_task(one)} ({one.workers}) are paused or stopping"
-    ),
-    Why.BEHIND: _behind_text,
-    Why.SUSPECT: lambda one: (
-        f"its worker was lost {one.losses} times, so it waits for one that runs nothing else"
-    ),
-    Why.NEXT: lambda one: (
-        f"it is the next of {_shard(one)}, and waits for one of {one.workers} workers to get free"
-    ),
-    Why.UNKNOWN: _unknown,
-}

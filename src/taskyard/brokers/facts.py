@@ -33,7 +33,7 @@ class Where(StrEnum):
     """It enters its lane at a time."""
     CLAIM = "claim"
     AWAY = "away"
-    """It is on its way to another partition."""
+    """It is on its way to another partition, or others are that come before it in its lane."""
     NOWHERE = "nowhere"
 
 

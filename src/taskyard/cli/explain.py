@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from taskyard.brokers.explain import Explanation, Why
+from taskyard.brokers.explanation import Explanation, Why
 from taskyard.cli.options import broker_option, json_option, opened
 from taskyard.cli.output import print_json, printable
 from taskyard.message import Failure

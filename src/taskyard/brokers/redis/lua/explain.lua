@@ -5,7 +5,8 @@
 --       4   id
 --       5   how many messages that wait are looked at, where there is no record of the id; 0: none
 --       6   bytes of them after which it is enough
--- Reply {now, number of a note that cancels the id or 0, 1 if all that waits was looked at, …}
+-- Reply {now, number of a note that cancels the id or 0, 1 if all that waits was looked at and
+--       nothing of it is on its way to another container, …}
 --       and, if there is something,
 --       group key, state as recorded or '', when it ended, failure (packed) or '', losses that it
 --       is dead of, shard, priority, where it is (brokers/facts.py), when it is due or 0; and, if
@@ -19,6 +20,7 @@
 -- include due
 
 local id, left, room = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
+local on_its_way -- whether there may be messages that are not where they are looked for
 local FINAL = {done = true, dead = true, discarded = true, cancelled = true}
 local LAST = 2 ^ 53
 local CLAIMS = T .. ':claims' -- see shared/claims.lua
@@ -168,9 +170,24 @@ local function search_lane(group, shard)
     end
 end
 
+-- Lanes that wait until nothing of them is left where they were before a split.
+local function search_closed(group)
+    local cursor, shards = '0', nil
+    repeat
+        cursor, shards = unpack(call('SSCAN', T .. ':w:' .. group.gid, cursor, 'COUNT', PAGE))
+        for _, shard in ipairs(shards) do
+            local it = search_lane(group, shard)
+            if it or is_enough() then
+                return it
+            end
+        end
+    until cursor == '0'
+end
+
 -- Those that are ready, and those with a state of their own; some are both.
 local function search_lanes(group)
     local first, shards, cursor, found = 0, nil, '0', nil
+    on_its_way = on_its_way or group.phase == LEAVING
     repeat
         shards = call('ZRANGE', group.ready_key, first, first + PAGE - 1)
         for _, shard in ipairs(shards) do
@@ -192,13 +209,7 @@ local function search_lanes(group)
             end
         end
     until cursor == '0'
-    for _, shard in ipairs(group.phase == CLOSED and call('SMEMBERS', T .. ':w:' .. group.gid) or {})
-    do
-        local it = search_lane(group, shard)
-        if it or is_enough() then
-            return it
-        end
-    end
+    return group.phase == CLOSED and search_closed(group) or nil
 end
 
 local function search_due()
@@ -210,22 +221,21 @@ local function search_due()
 end
 
 local function find_unrecorded()
-    if left == 0 then
-        return
-    end
     local it = visit_claims(nil, nil, function(entry, priority, shard, token, header)
         return body_id(read_entry(entry).body) == id
             and {where = 'claim', group = known_group(header[1]), shard = shard,
                 priority = priority, message = read_entry(entry), token = token, header = header}
     end)
-    local gids = call('HKEYS', T .. ':names')
-    for index = 1, it and 0 or #gids do
-        it = search_lanes(group_of(gids[index]))
+    if it or is_enough() then
+        return it
+    end
+    for _, gid in ipairs(call('HKEYS', T .. ':names')) do
+        it = search_lanes(group_of(gid))
         if it or is_enough() then
             return it
         end
     end
-    return it or search_due()
+    return search_due()
 end
 
 -- What there is around it
@@ -295,11 +305,18 @@ local function ahead_of(lane, it)
     return ahead
 end
 
+-- Whether a lane waits until nothing of it is left where it was before a split.
+local function is_closed_lane(group, shard)
+    return group.phase == CLOSED and group.concurrency > 0
+        and call('SISMEMBER', T .. ':o:' .. group.gid, shard) == 0
+end
+
 local function describe(it)
     local group, message = it.group, it.message
     local lane = lane_of(group, it.shard)
     local tats = call('HMGET', T .. ':tats', group.gid, limits.queue_field(group.key))
-    local rank = call('ZRANK', group.ready_key, it.shard)
+    local score = call('ZSCORE', group.ready_key, it.shard)
+    local rank = score and call('ZCOUNT', group.ready_key, '-inf', '(' .. score)
     return message.attempts, message.losses, message.cap, group.members,
         {group.size, group.within, group.bytes, group.concurrency}, group.gate,
         cmsgpack.pack(group.rates or {}),
@@ -323,11 +340,14 @@ local function found()
 end
 
 local it, record = found()
+if it and it.where == 'lane' and is_closed_lane(it.group, it.shard) then
+    it.where = 'away'
+end
 local note = tonumber(call('ZSCORE', NOTES, id) or 0)
 if note + NOTED <= now or it and it.message and it.message.sequence >= note then
     note = 0
 end
-local searched = is_enough() and 0 or 1
+local searched = (is_enough() or on_its_way) and 0 or 1
 if not it then
     return {now, note, searched}
 end
