@@ -1,0 +1,44 @@
+"""Explaining messages of a queue that is being split, from one step of the split to the next."""
+
+from __future__ import annotations
+
+import pytest
+from tests.conformance.harness import Harness, Make
+from tests.redis.test_split import harness, split
+from tests.redis.test_split_cancel import KEEP, fill, splitting
+
+from taskyard.brokers.explain import explain
+from taskyard.brokers.explanation import Explanation, Why
+
+__all__ = ["harness"]
+
+
+def why(harness: Harness, id_: str) -> Explanation:
+    return harness.run(explain(harness.broker, id_))
+
+
+@pytest.mark.parametrize("keep", [KEEP, None], ids=["recorded", "not recorded"])
+def test_between_the_steps_of_a_split(harness: Harness, keep: float | None) -> None:
+    ids = fill(harness, keep)
+    before = {id_: why(harness, id_).reason for id_ in ids}
+    assert {*before.values()} == {Why.RETRYING, Why.DELAYED, Why.BLOCKED, Why.NO_WORKER}
+    seen: set[Why] = set()
+    for number, _ in enumerate(splitting(harness)):
+        for id_ in ids[number % 7 :: 7]:
+            found = why(harness, id_)
+            if found.reason is Why.UNKNOWN:
+                assert keep is None
+                assert not found.searched  # it says that it is not sure
+            else:
+                assert found.reason in (before[id_], Why.MOVING)
+            seen.add(found.reason)
+    assert (Why.MOVING if keep else Why.UNKNOWN) in seen
+    assert {id_: why(harness, id_).reason for id_ in ids} == before
+
+
+def test_another_program_finds_it_wherever_it_is(make: Make, harness: Harness) -> None:
+    ids = fill(harness, KEEP)
+    before = {id_: why(harness, id_).reason for id_ in ids}
+    another = make()
+    split(harness)
+    assert {id_: why(another, id_).reason for id_ in ids} == before
