@@ -126,27 +126,36 @@ local function is_enough()
     return left <= 0 or room <= 0
 end
 
--- Looks at messages; `found` makes of a member what is found.
-local function look_through(members, found)
+-- The id in an entry, which is not copied for it.
+local function id_of(entry)
+    local flags = entry:byte(BARE)
+    local head = flags % 2 == HISTORY and LONG or BARE
+    if flags >= MARKED then
+        head = head + 2 + struct.unpack('>I2', entry, head + 1)
+    end
+    return body_id(entry, head + 1)
+end
+
+-- Looks at messages; `id_in` gives the id of a member, `found` makes of it what is found.
+local function look_through(members, id_in, found)
     for _, member in ipairs(members) do
         if is_enough() then
             return
         end
         left, room = left - 1, room - #member
-        local it = found(member)
-        if body_id(it.message.body) == id then
-            return it
+        if id_in(member) == id then
+            return found(member)
         end
     end
 end
 
 local PAGE = 100
 
-local function search_pages(command, key, found)
+local function search_pages(command, key, id_in, found)
     local first, members = 0, nil
     repeat
         members = call(command, key, first, first + PAGE - 1)
-        local it = look_through(members, found)
+        local it = look_through(members, id_in, found)
         if it then
             return it
         end
@@ -161,9 +170,9 @@ local function search_lane(group, shard)
             return {group = group, shard = shard, priority = priority, where = 'lane',
                 message = read_entry(entry)}
         end
-        local it = search_pages('LRANGE', list_key(lane, priority), found)
+        local it = search_pages('LRANGE', list_key(lane, priority), id_of, found)
             or contains(lane.back, priority)
-            and search_pages('ZRANGE', back_key(lane, priority), found)
+            and search_pages('ZRANGE', back_key(lane, priority), id_of, found)
         if it then
             return it
         end
@@ -213,7 +222,11 @@ local function search_lanes(group)
 end
 
 local function search_due()
-    return search_pages('ZRANGE', DUE_KEY, function(member)
+    local function id_in(member)
+        local _, _, _, entry = read_due(member)
+        return id_of(entry)
+    end
+    return search_pages('ZRANGE', DUE_KEY, id_in, function(member)
         local gid, priority, shard, entry = read_due(member)
         return {group = group_of(gid), shard = shard, priority = priority, where = 'outside',
             due = tonumber(call('ZSCORE', DUE_KEY, member)), message = read_entry(entry)}
@@ -222,7 +235,7 @@ end
 
 local function find_unrecorded()
     local it = visit_claims(nil, nil, function(entry, priority, shard, token, header)
-        return body_id(read_entry(entry).body) == id
+        return id_of(entry) == id
             and {where = 'claim', group = known_group(header[1]), shard = shard,
                 priority = priority, message = read_entry(entry), token = token, header = header}
     end)
