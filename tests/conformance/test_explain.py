@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from tests.conformance.harness import TASK, Harness, micros
 
-from taskyard.brokers.base import Back, Dead, Discard, Group, Retried
+from taskyard.brokers.base import Back, Dead, Discard, Group, Put, Retried
 from taskyard.brokers.explain import explain
 from taskyard.brokers.explanation import Explanation, Why
 from taskyard.brokers.facts import Facts, Where
@@ -339,6 +339,13 @@ def test_what_never_was(harness: Harness) -> None:
     harness.put("other", keep=KEEP)
     found = why(harness, "nobody")
     assert (found.reason, found.searched, found.queue) == (Why.UNKNOWN, True, None)
+
+
+@pytest.mark.parametrize("id_", ["", "\udc80", "a\0b"])
+def test_what_is_no_id(harness: Harness, id_: str) -> None:
+    harness.put_all(Put(TASK, [b"unreadable", b""]))
+    harness.take()
+    assert why(harness, id_).reason is Why.UNKNOWN
 
 
 def test_a_record_whose_time_is_over(harness: Harness) -> None:

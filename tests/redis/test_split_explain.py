@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from tests.conformance.harness import Harness, Make
-from tests.redis.test_split import harness, split
+from tests.conformance.harness import TASK, Harness, Make, micros
+from tests.redis.test_split import PLAIN, harness, split
 from tests.redis.test_split_cancel import KEEP, fill, splitting
 
 from taskyard.brokers.explain import explain
 from taskyard.brokers.explanation import Explanation, Why
+from taskyard.brokers.rate import Limited, Rate, Scope
 
 __all__ = ["harness"]
 
@@ -42,3 +43,17 @@ def test_another_program_finds_it_wherever_it_is(make: Make, harness: Harness) -
     another = make()
     split(harness)
     assert {id_: why(another, id_).reason for id_ in ids} == before
+
+
+def test_a_partition_has_its_part_of_a_rate_limit(harness: Harness) -> None:
+    split(harness)
+    harness.set_rate(Limited(TASK.queue), Rate(2, micros(100), 2))
+    harness.put("a", "b", group=PLAIN, shard="s", keep=KEEP)
+    harness.take(groups=[PLAIN])
+    found = why(harness, "b")
+    assert (found.reason, found.limit) == (Why.LIMITED, Scope.QUEUE)
+    assert found.until is not None
+    assert round(found.until.timestamp() * 1e6) == harness.clock.now + micros(100)
+    harness.clock.advance(100)
+    assert why(harness, "b").reason is Why.NO_WORKER
+    assert harness.work_off(groups=[PLAIN]) == ["b"]

@@ -16,7 +16,7 @@ from taskyard.brokers.facts import COUNTED, SEARCHED, Facts, Head, Holder, Where
 from taskyard.brokers.lane import Gate, flush
 from taskyard.brokers.rate import Scope, token_at
 from taskyard.brokers.workers import WorkerInfo, Workers, WorkerState, knows, look
-from taskyard.message import Reason, State
+from taskyard.message import Reason, State, is_text
 
 __all__ = ["explain", "explained"]
 
@@ -40,6 +40,8 @@ def explain(broker: _Broker, id_: str) -> Generator[Any, Any, Explanation]:
         broker: where it is.
         id_: its id.
     """
+    if not id_ or not is_text(id_):  # no message has such an id; what cannot be read has none
+        return Explanation(id_, Why.UNKNOWN)
     facts = yield from broker.explain(id_)
     if facts.group is None:
         letter, all_read = yield from _find_letter(broker, id_)
