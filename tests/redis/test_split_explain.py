@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tests.conformance.harness import TASK, Harness, Make, micros
-from tests.redis.test_split import PLAIN, harness, split
+from tests.redis.test_split import PLAIN, SHARDS, harness, split
 from tests.redis.test_split_cancel import KEEP, fill, splitting
 
 from taskyard.brokers.explain import explain
@@ -49,7 +49,7 @@ def test_a_partition_has_its_part_of_a_rate_limit(harness: Harness) -> None:
     split(harness)
     harness.set_rate(Limited(TASK.queue), Rate(2, micros(100), 2))
     harness.put("a", "b", group=PLAIN, shard="s", keep=KEEP)
-    harness.take(groups=[PLAIN])
+    harness.take(groups=[PLAIN], lease=1000)
     found = why(harness, "b")
     assert (found.reason, found.limit) == (Why.LIMITED, Scope.QUEUE)
     assert found.until is not None
@@ -57,3 +57,19 @@ def test_a_partition_has_its_part_of_a_rate_limit(harness: Harness) -> None:
     harness.clock.advance(100)
     assert why(harness, "b").reason is Why.NO_WORKER
     assert harness.work_off(groups=[PLAIN]) == ["b"]
+
+
+def test_a_shard_waits_for_what_runs_where_it_was(harness: Harness) -> None:
+    for shard in SHARDS:
+        harness.put(f"{shard} runs", shard=shard, keep=KEEP)
+    claims = harness.claims(claims=len(SHARDS))
+    harness.run(harness.broker.split(TASK.queue))  # type: ignore[attr-defined]
+    for shard in SHARDS:
+        harness.put(f"{shard} waits", shard=shard, keep=KEEP)
+    found = {why(harness, f"{shard} waits").reason for shard in SHARDS}
+    assert found == {Why.BUSY, Why.MOVING}
+    assert {why(harness, f"{shard} runs").reason for shard in SHARDS} == {Why.RUNNING}
+    for claim in claims:
+        harness.settle(claim)
+    split(harness)
+    assert {why(harness, f"{shard} waits").reason for shard in SHARDS} == {Why.NO_WORKER}
