@@ -1,6 +1,7 @@
 """taskyard: tasks in batches, in order, in time, and never lost."""
 
 from taskyard.brokers.cancelling import Cancellation, Cancelled
+from taskyard.brokers.explanation import Explanation, Why
 from taskyard.brokers.lane import Gate
 from taskyard.codec import Codec
 from taskyard.context import (
@@ -43,6 +44,7 @@ __all__ = [
     "Context",
     "DiscardMessage",
     "EnqueueCall",
+    "Explanation",
     "FailMessage",
     "Failure",
     "Gate",
@@ -67,6 +69,7 @@ __all__ = [
     "TaskFailed",
     "TaskyardError",
     "Unique",
+    "Why",
     "Yard",
     "cron",
     "current_context",

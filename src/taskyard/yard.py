@@ -27,6 +27,8 @@ from taskyard.brokers.base import (
 )
 from taskyard.brokers.bounds import Bounds
 from taskyard.brokers.cancelling import Cancellation
+from taskyard.brokers.explain import explain
+from taskyard.brokers.explanation import Explanation
 from taskyard.brokers.lane import Gate
 from taskyard.brokers.rate import UNLIMITED, Limited, Rate
 from taskyard.brokers.urls import LOCAL_URL, open_broker, open_client, start_for
@@ -604,6 +606,29 @@ class Yard:
     async def acancel(self, message_id: str) -> Cancellation:
         """Do the same without blocking the event loop; see `cancel`."""
         return await self._reader.cancel_async(message_id, note=True)
+
+    def explain(self, message_id: str) -> Explanation:
+        """Say why a message is not running; nothing is changed.
+
+        When several things hold it up, it is the one that has to go away first. A message whose
+        task keeps no results is found while it runs, as a dead letter, and while it waits among
+        the first 10,000 (of each partition): looking for it takes longer then.
+
+        Arguments:
+            message_id: its id.
+
+        Returns:
+            The reason, in data and (`text`) in one sentence; of an id of which nothing is known,
+            the reason is `Why.UNKNOWN`.
+
+        Raises:
+            BrokerError: the storage failed.
+        """
+        return self.driver.run(explain(self.broker, message_id))
+
+    async def aexplain(self, message_id: str) -> Explanation:
+        """Do the same without blocking the event loop; see `explain`."""
+        return await self.async_driver.run(explain(self.broker, message_id))
 
     def progress(self, message_id: str) -> Progress | None:
         """What the handler of a message told last (see `Context.progress`); None: nothing.

@@ -22,6 +22,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from taskyard import Yard
+
 PATIENCE = 30.0
 TASKYARD = (sys.executable, "-m", "taskyard")
 
@@ -651,15 +653,40 @@ def test_the_version() -> None:
     assert re.fullmatch(r"taskyard \d+\.\d+\.\d+\S*\n", done.stdout)
 
 
+# explain
+
+
+def test_a_message_is_explained_on_its_way(shell: Shell) -> None:
+    with Yard(f"sqlite:///{shell.folder / 'taskyard.db'}") as yard:
+        ids = [yard.remote("q1", queue="q1", batch=True).enqueue(one).id for one in "ab"]
+
+    def explained(id_: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(shell.run("explain", id_, "--json"))
+        return found
+
+    assert {explained(id_)["reason"] for id_ in ids} == {"no worker"}
+    program = shell.start("-t", "q1", "handlers:held", "-b", "1")
+    program.wait_for("^begin")
+    running, following = map(explained, ids)
+    assert running["reason"] == "running"
+    assert [running["worker"]] == [one["id"] for one in workers(shell, 1, "taskyard.db")]
+    assert following["reason"] == "next"
+    assert "waits until one of 1 worker gets free" in shell.run("explain", ids[1])
+    (shell.folder / "go").touch()
+    program.wait_for("^end", 2)
+    shell.eventually(lambda: shell.queues()["q1"]["totals"]["done"] == 2)
+    shell.run("explain", ids[0], code=1)
+
+
 # workers
 
 
-def workers(shell: Shell, count: int) -> list[dict[str, Any]]:
+def workers(shell: Shell, count: int, file: str = "yard.db") -> list[dict[str, Any]]:
     """So many workers, once they are there."""
     found: list[dict[str, Any]] = []
 
     def are_there() -> bool:
-        lines = shell.run("workers", "--json", "--broker", "sqlite:///yard.db").splitlines()
+        lines = shell.run("workers", "--json", "--broker", f"sqlite:///{file}").splitlines()
         found[:] = map(json.loads, lines)
         return len(found) == count
 

@@ -45,7 +45,8 @@ from taskyard.brokers.base import (
     Want,
 )
 from taskyard.brokers.bounds import Bounds, Overflow
-from taskyard.brokers.lane import GroupPolicy
+from taskyard.brokers.facts import Facts
+from taskyard.brokers.lane import GroupPolicy, LaneState
 from taskyard.brokers.memory import MemoryBroker
 from taskyard.brokers.rate import UNLIMITED, Limited, Rate
 from taskyard.brokers.unique import Keys, Mode
@@ -243,6 +244,14 @@ class Twins(RuleBasedStateMachine):
         ids = [f"m{number:05}" for number in range(self.made)]
         id_ = data.draw(st.sampled_from([id_ for id_ in ids if id_ not in forgotten]), "id")
         self.both(lambda broker: broker.cancel(id_, note=note))
+
+    @rule(data=st.data())
+    def explain(self, data: st.DataObject) -> None:
+        forgotten = {*self.recorded}.difference(self._remembered())
+        ids = [f"m{number:05}" for number in range(self.made)]
+        some = st.lists(st.sampled_from([id_ for id_ in ids if id_ not in forgotten]), max_size=5)
+        for id_ in data.draw(some, "ids"):
+            self.both(lambda broker, id_=id_: _facts(broker, id_))
 
     @rule(group=st.sampled_from(GROUPS), shard=st.sampled_from(SHARDS))
     def release(self, group: Group, shard: str) -> None:
@@ -465,6 +474,35 @@ def _dead(broker: Broker) -> Operation[list[DeadLetter]]:
         msgspec.structs.replace(letter, failure=Failure(letter.failure.reason))
         for letter in letters
     ]
+
+
+def _facts(broker: Broker, id_: str) -> Operation[Facts]:
+    """What keeps a message from running, as far as that has to be the same everywhere."""
+    facts = yield from broker.explain(id_)
+    lane, policy = facts.lane, facts.policy
+    filling = policy.within > 0 and lane.waiting > 0
+    return msgspec.structs.replace(
+        facts,
+        failure=facts.failure and Failure(facts.failure.reason),
+        lane=LaneState(
+            waiting=lane.waiting if filling else 0,
+            bytes=lane.bytes if filling and policy.bytes and lane.waiting < policy.size else 0,
+            oldest=lane.oldest if filling else 0,
+            held=lane.held if policy.concurrency else 0,
+            blocked=lane.blocked,
+            parked=lane.parked,
+            tat=lane.tat,
+        ),
+        policy=GroupPolicy(
+            policy.size,
+            policy.within,
+            policy.bytes,
+            policy.concurrency,
+            members=policy.members,
+            shard_rate=policy.shard_limit,
+        ),
+        ahead=tuple(entry for entry in facts.ahead if entry[1]),
+    )
 
 
 pytestmark = pytest.mark.timeout(600)  # finding the shortest way to a failure takes its time

@@ -324,6 +324,48 @@ def test_messages_are_cancelled(run: Run) -> None:
     run("cancel", code=2)
 
 
+# explain
+
+
+def test_a_message_is_explained(run: Run) -> None:
+    def work(item: int) -> int:
+        return item
+
+    yard = Yard("sqlite:///taskyard.db")
+    result = yard.task(name="t", queue="q")(work).enqueue(1)
+    assert run("explain", result.id).stdout == (f"{result.id}: no worker that is alive knows q/t\n")
+    yard.pause("q")
+    shown = json.loads(run("explain", result.id, "--json").stdout)
+    assert (shown["reason"], shown["text"]) == ("paused", "the queue q is paused")
+    assert (shown["id"], shown["queue"], shown["task"]) == (result.id, "q", "t")
+    assert shown["until"] is None
+    yard.resume("q")
+    yard.cancel(result.id)
+    shown = json.loads(run("explain", result.id, "--json").stdout)
+    yard.close()
+    assert shown["reason"] == "cancelled"
+    assert shown["since"].endswith("+00:00")
+
+
+def test_a_dead_letter_is_explained(run: Run) -> None:
+    run("add", "-t", "q1", "{}")
+    bury()
+    shown = json.loads(run("explain", "an-id", "--json").stdout)
+    assert shown["failure"] == {
+        "reason": "failed",
+        "kind": "ValueError",
+        "message": "too \x1b[31mred",
+    }
+    assert shown["letter"] == 1
+
+
+def test_an_unknown_id(run: Run) -> None:
+    run("add", "-t", "q1", "{}")
+    assert "nothing is known of this id" in run("explain", "nobody", code=1).stdout
+    assert json.loads(run("explain", "nobody", "--json", code=1).stdout)["reason"] == "unknown"
+    run("explain", code=2)
+
+
 # start, worker: only what is refused before anything is begun
 
 

@@ -42,6 +42,7 @@ from taskyard.message import Failure, State
 
 if TYPE_CHECKING:
     from taskyard.brokers.cancelling import Cancellation
+    from taskyard.brokers.facts import Facts
     from taskyard.brokers.inboxes import Inboxes
     from taskyard.brokers.schedules import Schedules
     from taskyard.brokers.workers import Workers
@@ -577,6 +578,16 @@ class Broker(Protocol):
             id_: its id.
             note: where there is no record of it, note its id, so that it is removed when its turn
                 comes. Messages that are put later are not meant.
+        """
+        ...
+
+    def explain(self, id_: str, *, search: int = ...) -> Operation[Facts]:
+        """Find what keeps a message from running; nothing is changed.
+
+        Arguments:
+            id_: its id.
+            search: how many messages that wait are looked at where there is no record of it; by
+                default `taskyard.brokers.facts.SEARCHED`.
         """
         ...
 

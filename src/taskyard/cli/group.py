@@ -54,6 +54,7 @@ COMMANDS = {
     "park": "release",
     "release": "release",
     "cancel": "cancel",
+    "explain": "explain",
     "split": "split",
     "doctor": "doctor",
 }

@@ -73,6 +73,11 @@ class Agenda(Generic[Item]):
             for child in range(2 * index + 1, min(2 * index + 3, len(heap))):
                 heapq.heappush(ahead, (*heap[child][:2], child))
 
+    def before(self, item: Item) -> int:
+        """How many items come before one; 0 if it is not here. It looks at all of them."""
+        own = self._keys.get(item)
+        return 0 if own is None else sum([key < own for key in self._keys.values()])
+
     def take_until(self, moment: int, limit: int) -> list[Item]:
         """Remove, in order, the items whose key begins with `moment` or less."""
         taken: list[Item] = []

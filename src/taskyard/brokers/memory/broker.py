@@ -25,8 +25,9 @@ from taskyard.brokers.bounds import Bounds
 from taskyard.brokers.cancelling import Cancellation
 from taskyard.brokers.clock import wall_clock
 from taskyard.brokers.common import CHUNK, Changed, in_chunks
+from taskyard.brokers.facts import SEARCHED, Facts
 from taskyard.brokers.lane import Gate, GroupPolicy
-from taskyard.brokers.memory import cancelling, claims, rates, steps
+from taskyard.brokers.memory import cancelling, claims, explaining, rates, steps
 from taskyard.brokers.memory.bounds import set_bounds
 from taskyard.brokers.memory.listeners import MemoryListener
 from taskyard.brokers.memory.schedules import MemorySchedules
@@ -113,6 +114,10 @@ class MemoryBroker:
     def cancel(self, id_: str, *, note: bool = True) -> Operation[Cancellation]:
         done: Cancellation = yield partial(cancelling.cancel, id_=id_, note=note)
         return done
+
+    def explain(self, id_: str, *, search: int = SEARCHED) -> Operation[Facts]:
+        facts: Facts = yield partial(explaining.explain, id_=id_, search=search)
+        return facts
 
     def pulse(
         self, tokens: Sequence[int], progress: Sequence[tuple[int, str, bytes]] = ()

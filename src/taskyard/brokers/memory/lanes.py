@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from taskyard.brokers.base import Delivery
@@ -106,6 +107,19 @@ class Fifo:
         assert message is not None  # noqa: S101 - the caller has looked
         self._remove_first(message)
         return message
+
+    def __iter__(self) -> Iterator[Delivery]:
+        yield from itertools.islice(self._fresh, self._start, None)
+        for _, message in sorted(self._back):
+            yield message
+
+    def find(self, sequence: int) -> Delivery | None:
+        """A message from anywhere; None: it is not here."""
+        return next((message for message in self if message.sequence == sequence), None)
+
+    def before(self, sequence: int) -> int:
+        """How many messages come before a sequence."""
+        return sum([message.sequence < sequence for message in self])
 
     def take(self, count: int, room: Room) -> list[Delivery]:
         """Remove the first messages, `count` at most, as far as there is room."""
@@ -237,6 +251,30 @@ class Lane:
         if taken:
             self._count_out(taken)
         return taken
+
+    def find(self, priority: int, sequence: int) -> Delivery | None:
+        """A message; None: it is not here."""
+        fifo = self._fifos.get(priority)
+        return None if fifo is None else fifo.find(sequence)
+
+    def before(self, priority: int, sequence: int) -> list[tuple[int, int]]:
+        """What is claimed before a place: priority, how many messages."""
+        return [
+            (one, len(list(fifo)) if one < priority else fifo.before(sequence))
+            for one, fifo in sorted(self._fifos.items())
+            if one <= priority
+        ]
+
+    def heads(self) -> list[Delivery]:
+        """The first message of each priority, in their order."""
+        firsts = [fifo.first() for _, fifo in sorted(self._fifos.items())]
+        return [first for first in firsts if first is not None]
+
+    def messages(self) -> Iterator[tuple[int, Delivery]]:
+        """All messages with their priorities."""
+        for priority, fifo in self._fifos.items():
+            for message in fifo:
+                yield priority, message
 
     def _fifo(self, priority: int) -> Fifo:
         fifo = self._fifos.get(priority)

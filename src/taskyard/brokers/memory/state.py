@@ -274,6 +274,14 @@ class MemoryState:
         delayed.group.delayed -= 1
         return delayed.message
 
+    def delayed(self, sequence: int) -> Delayed | None:
+        """A message of the due set; None: it is not there."""
+        return self._delayed.get(sequence)
+
+    def all_delayed(self) -> Iterable[Delayed]:
+        """The due set."""
+        return self._delayed.values()
+
     def note_cancelled(self, id_: str) -> None:
         """Note a cancelled id: of all messages that were put before."""
         self.notes.pop(id_, None)

@@ -27,9 +27,10 @@ from taskyard.brokers.base import (
 from taskyard.brokers.bounds import NO_BOUNDS, Bounds
 from taskyard.brokers.cancelling import Cancellation
 from taskyard.brokers.common import CHUNK
+from taskyard.brokers.facts import SEARCHED, Facts
 from taskyard.brokers.lane import Gate, GroupPolicy, conflict_text, draining_text
 from taskyard.brokers.rate import Limited, Limits, Rate
-from taskyard.brokers.redis import cancelling
+from taskyard.brokers.redis import cancelling, explaining
 from taskyard.brokers.redis.bounds import BoundedQueues
 from taskyard.brokers.redis.calls import Argument, Call, Each
 from taskyard.brokers.redis.doctor import Finding
@@ -295,6 +296,9 @@ class RedisBroker:
 
     def cancel(self, id_: str, *, note: bool = True) -> Operation[Cancellation]:
         return cancelling.cancel(self._placements, id_, note=note)
+
+    def explain(self, id_: str, *, search: int = SEARCHED) -> Operation[Facts]:
+        return explaining.explain(self._placements, id_, search)
 
     def pulse(
         self, tokens: Sequence[int], progress: Sequence[tuple[int, str, bytes]] = ()

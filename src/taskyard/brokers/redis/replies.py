@@ -45,6 +45,7 @@ __all__ = [
     "read_counts",
     "read_group",
     "read_letter",
+    "read_limits",
     "read_policy",
     "read_record",
 ]
@@ -233,7 +234,7 @@ def read_counts(reply: Sequence[Any]) -> Counts | None:
         parked_shards=sorted(shard.decode() for shard in shards)[:SHOWN_SHARDS],
         memory=memory if counted else 0,
         gate=Gate(gate.decode()),
-        limits=_read_limits(rates),
+        limits=read_limits(rates),
         bounds=_read_bounds(bounds),
     )
 
@@ -243,7 +244,8 @@ def pack_rate(rate: Rate | None) -> tuple[float, int, int] | bool:
     return False if rate is None else (rate.count, rate.per, rate.burst)
 
 
-def _read_limits(packed: bytes) -> Limits:
+def read_limits(packed: bytes) -> Limits:
+    """The limits of a group, as shared/limits.lua stores them."""
     stored = _policy.decode(packed)
     if not stored:
         return Limits()

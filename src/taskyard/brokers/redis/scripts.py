@@ -26,6 +26,7 @@ NAMES = (
     "declare",
     "double",
     "doubled",
+    "explain",
     "export",
     "extend",
     "forget",
@@ -65,8 +66,8 @@ NAMES = (
 
 READING = frozenset(
     (
-        *("counts", "dead", "guard", "held", "lanes", "letters", "mail", "oldest", "records"),
-        *("schedules", "workers"),
+        *("counts", "dead", "explain", "guard", "held", "lanes", "letters", "mail", "oldest"),
+        *("records", "schedules", "workers"),
     )
 )
 """Those that only look. (`records` notes who waits; `places` reads if it gets no queues.)"""

@@ -31,6 +31,7 @@ from taskyard.brokers.bounds import Bounds, QueueBounds
 from taskyard.brokers.cancelling import Cancellation
 from taskyard.brokers.clock import wall_clock
 from taskyard.brokers.common import CHUNK, REAPED, Changed, changed_letters, earliest, in_chunks
+from taskyard.brokers.facts import SEARCHED, Facts
 from taskyard.brokers.lane import (
     Gate,
     GroupPolicy,
@@ -41,7 +42,7 @@ from taskyard.brokers.lane import (
     with_member,
 )
 from taskyard.brokers.rate import Limited, QueueRate, Rate
-from taskyard.brokers.sqlite import cancelling, gates, rates
+from taskyard.brokers.sqlite import cancelling, explaining, gates, rates
 from taskyard.brokers.sqlite.bounds import count_exactly, make_room, set_bounds
 from taskyard.brokers.sqlite.claims import Claimer, find_claim, keep_claim, servable
 from taskyard.brokers.sqlite.database import Settings
@@ -198,6 +199,14 @@ class SQLiteBroker:
         """See `Broker.cancel`."""
         done: Cancellation = yield Write(partial(cancelling.cancel, id_=id_, note=note))
         return done
+
+    def explain(self, id_: str, *, search: int = SEARCHED) -> Operation[Facts]:
+        """See `Broker.explain`."""
+        clock = self._settings.clock
+        facts: Facts = yield Read(
+            lambda reader: explaining.explain(reader, clock(), id_, search=search)
+        )
+        return facts
 
     def pulse(
         self, tokens: Sequence[int], progress: Sequence[tuple[int, str, bytes]] = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from sqlite3 import Connection
 from typing import Any, NamedTuple
 
 import msgspec
@@ -479,12 +480,12 @@ class _Fetched:
         return lane.id == self._cut
 
 
-def lane_heads(tx: Transaction, lane_id: int) -> list[tuple[int, int]]:
+def lane_heads(where: Connection | Transaction, lane_id: int) -> list[tuple[int, int]]:
     """The first sequence of each priority in a lane, without reading what is behind it."""
     heads: list[tuple[int, int]] = []
     priority = FIRST[0]
     while True:
-        row = tx.execute(
+        row = where.execute(
             "SELECT priority, sequence FROM taskyard_message WHERE lane = ? AND priority > ?"
             " ORDER BY priority, sequence LIMIT 1",
             (lane_id, priority),
