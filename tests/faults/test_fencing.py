@@ -18,7 +18,8 @@ KINDS = ["single", "coroutine", "batch", "ordered", "ordered_coroutine", "ordere
 def test_who_lost_the_lease_sees_it_and_settles_nothing(scene: Scene, kind: str) -> None:
     scene.setup(kind=kind)
     scene.put([Item("held", "s", "hold once"), Item("behind", "s")])
-    first = scene.worker(settings={"lease": 0.5})
+    # It keeps what is behind: given back, that would be claimed anew, and might just begin.
+    first = scene.worker(settings={"lease": 0.5, "slice": 60.0})
     began = scene.began("held")
     scene.pause(first.pid)
     second = scene.worker()

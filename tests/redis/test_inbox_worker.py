@@ -69,13 +69,13 @@ class Site:
         assert all(letter.failure.reason == Reason.UNREADABLE for letter in letters)
         return {letter.body: letter.failure.message for letter in letters}
 
-    def waiting(self, server: RedisServer) -> None:
-        """Wait until a worker is blocked at the inbox: there is nothing else to see then."""
+    def waiting(self, server: RedisServer, inboxes: int = 1) -> None:
+        """Wait until a worker is blocked at its inboxes: there is nothing else to see then."""
         probe = server.client()
-        wait_until(lambda: self._blocked(probe), "a worker waits for the inbox")
+        wait_until(lambda: self._blocked(probe) >= inboxes, "a worker waits for the inbox")
 
-    def _blocked(self, probe: redis.Redis) -> bool:
-        return any(
+    def _blocked(self, probe: redis.Redis) -> int:
+        return sum(
             entry["cmd"] == "blmove" and "b" in entry["flags"] for entry in probe.client_list()
         )
 
@@ -111,6 +111,7 @@ def test_a_bare_push_wakes_a_worker(site: Site, shared_server: RedisServer) -> N
             assert site.next() == value
             site.push(value, name="q2")
             assert site.next() == [value]
+        site.waiting(shared_server, inboxes=2)  # the last lots are through
     left = {key.decode() for key in site.client.keys(f"{site.prefix}:{{{site.prefix}:*")}
     assert {key.rpartition(":")[2] for key in left} == {"meta"}
 
