@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from tests.conformance.harness import TASK, Harness, names
 
 from taskyard.brokers.base import Back, Dead, Discard, Group, Outcome, Retried
+from taskyard.brokers.unique import Mode
 from taskyard.message import Failure
 
 OTHER = Group("orders", "mail")
@@ -39,6 +41,28 @@ def test_the_oldest_is_the_oldest_that_waits(harness: Harness) -> None:
     assert harness.counts().oldest == second
     harness.take()
     assert harness.counts().oldest == 0
+
+
+@pytest.mark.parametrize("shard", ["", "s"])
+def test_a_cancelled_message_is_the_oldest_no_more(harness: Harness, shard: str) -> None:
+    harness.declare(concurrency=1)
+    harness.put("running", shard=shard)
+    harness.take()
+    harness.put("a", shard=shard, keep=60)
+    harness.clock.advance(1)
+    second = harness.clock.now
+    harness.put("b", shard=shard)
+    harness.run(harness.broker.cancel("a"))
+    assert harness.counts().oldest == second
+
+
+def test_what_was_not_put_leaves_its_lane_as_it_is(harness: Harness) -> None:
+    harness.declare(size=5, within=100)
+    oldest = harness.clock.now
+    harness.put_unique(Mode.DONE, "a", shard="s")
+    harness.clock.set_back(1)
+    assert harness.put_unique(Mode.DONE, "b", shard="s") == "a"
+    assert harness.counts().oldest == oldest
 
 
 def test_groups_are_counted_apart_and_sorted(harness: Harness) -> None:

@@ -416,7 +416,7 @@ def _put(tx: Transaction, puts: Sequence[Put], dead_limit: int) -> None:
             _put_off(tx, group, put, put.unique)
         elif due > tx.now:
             _put_later(tx, group, put, due)
-        else:
+        elif put.bodies:  # a lane that gets none, since their keys are held, is not touched
             at_once.setdefault(put.group, []).append(put)
     for key, ready in at_once.items():
         _put_now(tx, lanes, tx.group(key), ready)
@@ -458,11 +458,10 @@ def _put_now(tx: Transaction, lanes: Lanes, group: GroupRow, puts: Sequence[Put]
         _append(tx, group, lanes, by_shard, plain)
         plain = []
         marks = hold_keys(tx, group, put, put.unique)
-        if put.bodies:
-            lane = by_shard[put.shard]
-            first = lanes.append_marked(lane, put.priority, put.bodies, marks)
-            if put.ids is not None:
-                open_records(tx, group, put, 0, first)
+        lane = by_shard[put.shard]
+        first = lanes.append_marked(lane, put.priority, put.bodies, marks)
+        if put.ids is not None:
+            open_records(tx, group, put, 0, first)
     _append(tx, group, lanes, by_shard, plain)
     for lane in by_shard.values():
         lanes.relocate(lane)

@@ -44,7 +44,7 @@ class Lane(LaneState):
 
     @property
     def counts_exactly(self) -> bool:
-        """Whether `waiting`, `bytes` and `oldest` are exact.
+        """Whether `waiting` and `bytes` are exact, as `oldest` is everywhere.
 
         They are where batches wait to fill, or shards are bounded. Elsewhere `waiting` may be less
         than the truth, but not 0: a put to a lane that has messages then need not touch the lane's
@@ -368,7 +368,8 @@ def _is_worth_writing(lane: Lane, row: tuple[int, ...]) -> bool:
     if lane.stored is None or row == lane.stored:
         return False
     waiting, _, oldest = lane.stored[:_COUNTS]
-    if lane.counts_exactly or bool(lane.waiting) != bool(waiting) or lane.oldest < oldest:
+    # `oldest` rises by a claim, which moves the lane anyway, or as the first one is removed.
+    if lane.counts_exactly or bool(lane.waiting) != bool(waiting) or lane.oldest != oldest:
         return True
     return row[_COUNTS:] != lane.stored[_COUNTS:]
 
