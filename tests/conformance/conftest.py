@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -42,6 +43,8 @@ def redis(url: str, path: Path, clock: Clock, **options: Any) -> Broker:
 
 EMBEDDED: dict[str, Callable[..., Broker]] = {"memory": memory, "sqlite": sqlite}
 SERVERS = ("redis", "redis-6.2", "valkey", "cluster")
+TWICE = {("redis-6.2", "async"), ("valkey", "sync"), ("cluster", "async")}
+"""What the others say already: which driver it is does not depend on the server. Only `long`."""
 
 
 @pytest.fixture(scope="session")
@@ -71,8 +74,10 @@ def make_broker(server_url: Callable[[str], str]) -> Callable[[str], Callable[..
 
 
 @pytest.fixture(
-    params=[(broker, runner) for broker in (*EMBEDDED, *SERVERS) for runner in RUNNERS],
-    ids="-".join,
+    params=[
+        pytest.param(pair, marks=[pytest.mark.long] if pair in TWICE else [], id="-".join(pair))
+        for pair in itertools.product((*EMBEDDED, *SERVERS), RUNNERS)
+    ]
 )
 def make(
     request: pytest.FixtureRequest,

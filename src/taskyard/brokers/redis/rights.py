@@ -28,8 +28,8 @@ _CALLED: Sequence[Sequence[str]] = (
         *("RPUSHX", "SADD", "SISMEMBER", "SREM", "SSCAN", "ZREM", "ZSCAN", "ZSCORE"),
     ),
     (
-        *("HINCRBY", "HSET", "HSETNX", "LRANGE", "LSET", "ZADD", "ZRANGE", "ZRANGEBYLEX"),
-        *("ZRANGEBYSCORE", "ZREVRANGE"),
+        *("HINCRBY", "HSET", "HSETNX", "LRANGE", "LREM", "LSET", "ZADD", "ZCOUNT", "ZRANGE"),
+        *("ZRANGEBYLEX", "ZRANGEBYSCORE", "ZREVRANGE"),
     ),
 )
 
