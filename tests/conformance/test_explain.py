@@ -121,6 +121,21 @@ def test_what_runs_and_is_cancelled(harness: Harness) -> None:
     assert [why(harness, id_).stopping for id_ in "ab"] == [True, False]
 
 
+def test_who_holds_a_shard_is_named_in_the_order_of_the_claims(harness: Harness) -> None:
+    harness.declare(concurrency=2)
+    harness.put("a", "b", "c", shard="s")
+    first, second = harness.take(owner="ann", lease=30), harness.take(owner="bob", lease=2)
+    assert first.token < second.token
+    harness.run(harness.broker.cancel("a"))
+    found = find(harness, "a")
+    assert found.holder is not None
+    assert (found.holder.worker, found.holder.told) == ("ann", True)
+    assert [(holder.worker, holder.told) for holder in found.held_by] == [
+        ("ann", False),
+        ("bob", False),
+    ]
+
+
 def test_it_runs_even_if_its_queue_is_paused_since(harness: Harness) -> None:
     harness.put("a", keep=KEEP)
     harness.take()

@@ -388,6 +388,86 @@ def test_what_comes_back_of_several_shards_brings_no_token_beyond_the_limit(
     assert len(claim_all(harness)) == 1, "a third message of this second"
 
 
+# What was not started, and a limit that was changed meanwhile
+
+
+FAST = Rate(1000, micros(1), 10)
+TEN = Rate(1, micros(1), 10)
+"""One a second, and ten at once."""
+
+
+@SCOPES
+@pytest.mark.parametrize("step_back", [0, 1000])
+def test_what_comes_back_brings_no_token_to_a_limit_that_was_changed(
+    harness: Harness, limited: Limited, step_back: int
+) -> None:
+    harness.set_rate(limited, FAST)
+    harness.put(*ids(60), shard="x")
+    old = harness.take(10)
+    harness.clock.set_back(step_back)
+    harness.set_rate(limited, TEN)
+    harness.clock.advance(0.02)
+    claim_all(harness, 100)
+    harness.settle(old, every=Back())
+    assert harness.claim(100) is None, "more than ten at once"
+
+
+@pytest.mark.parametrize("before", [OF_TASK, OF_SHARDS], ids=lambda it: it.scope)
+def test_what_comes_back_brings_no_token_to_a_limit_that_is_new(
+    harness: Harness, before: Limited
+) -> None:
+    harness.set_rate(before, Rate(100, micros(1), 100))
+    harness.put(*ids(60), shard="x")
+    old = harness.take(10)
+    harness.set_rate(OF_QUEUE, TEN)
+    assert len(harness.take(100)) == 10
+    harness.settle(old, every=Back())
+    assert harness.claim(100) is None, "more than ten at once"
+
+
+@pytest.mark.parametrize("shards", [False, True], ids=["task", "shard"])
+def test_what_comes_back_brings_no_token_to_a_limit_that_is_declared_anew(
+    harness: Harness, shards: bool
+) -> None:
+    scope = "shard_rate" if shards else "rate"
+    harness.declare(**{scope: FAST})
+    harness.put(*ids(60), shard="x")
+    old = harness.take(10)
+    harness.declare(**{scope: TEN})
+    harness.clock.advance(0.02)
+    claim_all(harness, 100)
+    harness.settle(old, every=Back())
+    assert harness.claim(100) is None, "more than ten at once"
+
+
+@SCOPES
+def test_a_limit_that_was_changed_and_changed_back_is_another_one(
+    harness: Harness, limited: Limited
+) -> None:
+    harness.set_rate(limited, TEN)
+    harness.put(*ids(60), shard="x")
+    old = harness.take(10)
+    harness.set_rate(limited, FAST)
+    harness.set_rate(limited, TEN)
+    harness.clock.advance(0.02)
+    claim_all(harness, 100)
+    harness.settle(old, every=Back())
+    assert harness.claim(100) is None, "more than ten at once"
+
+
+@SCOPES
+def test_what_comes_back_brings_its_token_back_where_nothing_changed(
+    harness: Harness, limited: Limited
+) -> None:
+    harness.set_rate(limited, TEN)
+    harness.put(*ids(60), shard="x")
+    old = harness.take(10)
+    harness.set_rate(limited, TEN)
+    harness.declare(size=5)  # another thing
+    harness.settle(old, every=Back())
+    assert sum(map(len, claim_all(harness, 100))) == 10
+
+
 # Clocks
 
 

@@ -15,6 +15,7 @@ from taskyard.brokers.rate import (
     Rate,
     Scope,
     clamped,
+    handed_out,
     latest_with_token,
     refund,
     share,
@@ -109,6 +110,24 @@ def test_what_is_given_back_of_a_full_bucket() -> None:
     assert refund(0, BURST, NOW, NOW, 1, 1) == 0
 
 
+@pytest.mark.parametrize(
+    ("set_at", "since"),
+    [(0, NOW), (NOW + 6, NOW), (NOW + 7, 0), (NOW + 8, 0)],
+)
+def test_nothing_is_given_back_to_a_limit_that_was_set_since(set_at: int, since: int) -> None:
+    token, full = NOW + 7, NOW + 2 * SECOND
+    assert handed_out(NOW, token, set_at) == since
+    after = refund(full, BURST, NOW, since, 2, 2)
+    assert after == (full - SECOND if since else full)
+    assert handed_out(0, token, set_at) == 0
+
+
+def test_nothing_is_given_back_of_what_was_not_limited_however_slow_it_is() -> None:
+    slow = Rate(1, 86_400 * SECOND, 10)
+    full = NOW + slow.filling
+    assert refund(full, slow, NOW, 0, 100_000, 1) == full
+
+
 def test_parts() -> None:
     assert share(BURST, 1) is BURST
     assert share(BURST, 2) == Rate(2, 2 * SECOND, 2)
@@ -124,11 +143,12 @@ def test_which_limit_holds() -> None:
 
 
 def test_the_limits_of_a_queue() -> None:
-    rate = QueueRate().with_rate(SLOW, declared=True)
-    assert rate.limit is SLOW
-    rate = rate.with_rate(BURST, declared=False).with_rate(None, declared=True)
-    assert rate.limit is BURST
-    assert rate.with_rate(None, declared=False).limit is None
+    rate = QueueRate().with_rate(SLOW, 1, declared=True)
+    assert (rate.limit, rate.set_at) == (SLOW, 1)
+    assert rate.with_rate(SLOW, 2, declared=False).set_at == 1, "it holds as before"
+    rate = rate.with_rate(BURST, 3, declared=False).with_rate(None, 4, declared=True)
+    assert (rate.limit, rate.set_at) == (BURST, 3)
+    assert rate.with_rate(None, 5, declared=False).limit is None
 
 
 def test_what_a_limit_is_about() -> None:
@@ -179,7 +199,7 @@ def test_a_full_bucket_holds_the_burst() -> None:
 
 moves = st.lists(
     st.tuples(
-        st.sampled_from(["take", "take", "take", "give back"]),
+        st.sampled_from(["take", "take", "take", "give back", "give back", "change"]),
         st.integers(0, 5_000_000) | st.sampled_from([0, 1, 250_000, 500_000]),
         st.integers(1, 20),
     ),
@@ -198,6 +218,10 @@ moves = st.lists(
         ("take", 55_557, 1),
     ],
 )
+@example(
+    Rate(1, SECOND, 10),
+    [("take", 0, 10), ("change", 0, 4), ("take", 0, 9), ("give back", 0, 10), ("take", 0, 9)],
+)
 @given(
     st.builds(
         Rate,
@@ -210,8 +234,8 @@ moves = st.lists(
 def test_never_more_than_the_burst_and_the_rate(
     rate: Rate, moves: list[tuple[str, int, int]]
 ) -> None:
-    """In any window, of what is not given back unstarted."""
-    tat, now = 0, NOW
+    """In any window since a change, of what is not given back unstarted."""
+    tat, now, set_at = 0, NOW, 0
     claims: list[list[int]] = []  # when, how many, how many did not come back
     for what, passed, wanted in moves:
         now += passed
@@ -220,14 +244,24 @@ def test_never_more_than_the_burst_and_the_rate(
             if count:
                 tat = spend(tat, rate, now, count)
                 claims.append([now, count, count])
+        elif what == "change":
+            check_windows(rate, claims[set_at:])
+            rate = Rate(wanted, SECOND, 1 + wanted // 2)
+            set_at = len(claims)
         elif claims:
-            claim = claims[wanted % len(claims)]
+            token = wanted % len(claims) + 1
+            claim = claims[token - 1]
             back = min(wanted, claim[2])
             if back:
-                tat = refund(tat, rate, now, claim[0], claim[1], back)
+                since = handed_out(claim[0], token, set_at)
+                tat = refund(tat, rate, now, since, claim[1], back)
                 claim[1] -= back
                 claim[2] -= back
         tat = clamped(tat, rate, now)
+    check_windows(rate, claims[set_at:])
+
+
+def check_windows(rate: Rate, claims: list[list[int]]) -> None:
     for first in range(len(claims)):
         started = 0
         for at, _, count in claims[first:]:

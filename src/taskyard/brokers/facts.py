@@ -46,7 +46,7 @@ class Holder(msgspec.Struct, frozen=True):
         seen: when the worker last renewed its lease.
         ends: when the lease ends.
         messages: how many it holds.
-        told: whether the worker is told that the message is cancelled.
+        told: whether the worker is told that the message is cancelled, where it holds it.
     """
 
     worker: str

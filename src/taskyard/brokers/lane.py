@@ -81,6 +81,9 @@ class GroupPolicy(msgspec.Struct, frozen=True):
         shard_rate: the declared limit of each of its lanes.
         changed_rate: the limit that was set at run time; it wins. `UNLIMITED`: it was lifted.
         changed_shard_rate: the same for each lane.
+        limit_set_at: the last sequence that its broker gave out before the limit of all its
+            messages became what it is.
+        shard_limit_set_at: the same for each lane.
     """
 
     size: int = 1
@@ -93,6 +96,8 @@ class GroupPolicy(msgspec.Struct, frozen=True):
     shard_rate: Rate | None = None
     changed_rate: Rate | None = None
     changed_shard_rate: Rate | None = None
+    limit_set_at: int = 0
+    shard_limit_set_at: int = 0
 
     @property
     def limit(self) -> Rate | None:
@@ -109,6 +114,21 @@ class GroupPolicy(msgspec.Struct, frozen=True):
         if shards:
             return msgspec.structs.replace(self, changed_shard_rate=rate)
         return msgspec.structs.replace(self, changed_rate=rate)
+
+    def limited_since(self, before: GroupPolicy, last: int) -> GroupPolicy:
+        """The policy with a note of which of its limits are others than before.
+
+        Arguments:
+            before: the policy that it replaces.
+            last: the last sequence that was given out.
+        """
+        return msgspec.structs.replace(
+            self,
+            limit_set_at=before.limit_set_at if self.limit == before.limit else last,
+            shard_limit_set_at=(
+                before.shard_limit_set_at if self.shard_limit == before.shard_limit else last
+            ),
+        )
 
 
 class LaneState(msgspec.Struct):
@@ -237,6 +257,8 @@ def merged(stored: GroupPolicy, declared: GroupPolicy, *, keep: bool, present: i
         members=tuple(sorted(known)),
         changed_rate=stored.changed_rate,
         changed_shard_rate=stored.changed_shard_rate,
+        limit_set_at=stored.limit_set_at,
+        shard_limit_set_at=stored.shard_limit_set_at,
     )
 
 

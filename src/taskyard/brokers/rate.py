@@ -20,6 +20,7 @@ __all__ = [
     "Rate",
     "Scope",
     "clamped",
+    "handed_out",
     "latest_with_token",
     "refund",
     "share",
@@ -96,19 +97,22 @@ class QueueRate(msgspec.Struct, frozen=True):
     Attributes:
         declared: by programs.
         changed: at run time; it wins. `UNLIMITED`: it was lifted.
+        set_at: the last sequence that was given out before the one that holds became what it is.
     """
 
     declared: Rate | None = None
     changed: Rate | None = None
+    set_at: int = 0
 
     @property
     def limit(self) -> Rate | None:
         """The one that holds."""
         return what_holds(self.declared, self.changed)
 
-    def with_rate(self, rate: Rate | None, *, declared: bool) -> QueueRate:
-        """The limits after one of them was set."""
-        return QueueRate(rate, self.changed) if declared else QueueRate(self.declared, rate)
+    def with_rate(self, rate: Rate | None, last: int, *, declared: bool) -> QueueRate:
+        """The limits after one of them was set; `last`: the last sequence that was given out."""
+        rates = (rate, self.changed) if declared else (self.declared, rate)
+        return QueueRate(*rates, self.set_at if what_holds(*rates) == self.limit else last)
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -184,6 +188,22 @@ def spend(tat: int, rate: Rate, now: int, count: int) -> int:
     return max(now, clamped(tat, rate, now)) + math.ceil(count * rate.interval)
 
 
+def handed_out(since: int, token: int, set_at: int) -> int:
+    """Say when a claim took tokens of a bucket, as its limit is now.
+
+    Arguments:
+        since: when the claim was made, microseconds; 0: nothing was limited then.
+        token: the claim's token: a sequence, so it tells, whatever the clock did, which of two
+            things was first.
+        set_at: the last sequence that was given out before the limit became what it is.
+
+    Returns:
+        `since`; 0 when the claim was made before. It took no tokens then, or such of another
+        limit, and the change has levelled what it took: what comes back would be handed out twice.
+    """
+    return since if token > set_at else 0
+
+
 def refund(tat: int, rate: Rate, now: int, since: int, taken: int, count: int) -> int:
     """The tat after messages came back that were not started.
 
@@ -191,7 +211,8 @@ def refund(tat: int, rate: Rate, now: int, since: int, taken: int, count: int) -
         tat: the bucket's tat.
         rate: its limit.
         now: the broker's time, microseconds.
-        since: when they were handed out.
+        since: when they were handed out; 0: the bucket's tokens were not taken for them (see
+            `handed_out`), so none comes back.
         taken: how many were handed out then, together, without those that came back before (and
             maybe without those that are done, which errs on the safe side).
         count: how many of them come back.
@@ -201,6 +222,8 @@ def refund(tat: int, rate: Rate, now: int, since: int, taken: int, count: int) -
         as those that stay out do not account for, and what a full bucket gets is lost. So what is
         started never exceeds the limit.
     """
+    if since == 0:
+        return tat
     lost = max(0, now - since - math.floor((taken - count) * rate.interval))
     back = max(0, math.floor(count * rate.interval) - lost)
     return max(0, clamped(tat, rate, now) - back) if back else tat

@@ -77,7 +77,8 @@ class Due(NamedTuple):
 
 class Policy(NamedTuple):
     """What is declared of a group; `split`: where it is, if its queue was split; its gate; `rates`:
-    as shared/limits.lua says; `bounds`: as shared/bounds.lua says."""
+    as shared/limits.lua says, but `set_at`: when its limits became what they are, if that is not
+    all 0; `bounds`: as shared/bounds.lua says."""
 
     key: str
     size: int = 1
@@ -91,6 +92,7 @@ class Policy(NamedTuple):
     gate: str = "open"
     rates: tuple[Any, ...] = ()
     bounds: tuple[Any, ...] = ()
+    set_at: tuple[int, ...] = ()
 
 
 class Lane(NamedTuple):
@@ -343,7 +345,8 @@ def _groups(name: str, found: dict[bytes, bytes]) -> Pairs:
         bounds = tuple(more[6]) if more[6:] else ()
         if split == 4 * [False]:  # it is not split, but not open either
             split = []
-        where = (tuple(split), gate, rates, bounds)
+        set_at = rates[7:] if any(rates[7:]) else ()
+        where = (tuple(split), gate, rates[:7], bounds, set_at)
         policy = Policy(key.decode(), *numbers, tuple(members), declared, *where)
         yield f"policy {gid}", policy
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import pytest
 from tests.redis.scripts.calls import GROUP, call, claim, declare, item, put, settle, tidy
 from tests.redis.scripts.container import NOW, Container, Lane, Policy
 from tests.redis.scripts.splits import (
@@ -222,6 +224,19 @@ def moved(here: Container, there: Container) -> None:
         transfer = take(here)
         give(there, transfer)
         here.run(cleared(transfer.number))
+
+
+@pytest.mark.parametrize("limited", [limit, of_queue], ids=["group", "queue"])
+def test_a_claim_from_before_a_split_brings_no_token_back(
+    box: Container, there: Container, limited: Callable[..., Call]
+) -> None:
+    box.run(limited((4, SECOND, 4)))
+    box.run(put(*(item("x", shard=STAYS) for _ in range(9))))
+    [claimed] = box.run(claim(4))[4]
+    moved(box, there)
+    back = {NOW + index: ("back", False, False) for index in range(4)}
+    box.run(settle(claimed[0], back))
+    assert taken(box) == 0, "its part of the burst is out"
 
 
 def test_a_lane_takes_its_tokens_along(box: Container, there: Container) -> None:

@@ -21,7 +21,7 @@ from taskyard.brokers.lane import (
     place,
     take,
 )
-from taskyard.brokers.rate import Rate, clamped, refund, share, spend, token_at, tokens
+from taskyard.brokers.rate import Rate, clamped, handed_out, refund, share, spend, token_at, tokens
 
 MANY = settings(
     max_examples=60,
@@ -100,7 +100,8 @@ def rules(redis_server: RedisServer) -> Fragment:
         if what == 'gcra' then
             now = third
             local limit = gcra.read(first, second)
-            local tat, since, taken, count = unpack(fourth)
+            local tat, since, taken, count, token, set_at = unpack(fourth)
+            since = gcra.handed_out(since, token, set_at)
             return {gcra.clamped(tat, limit), gcra.tokens(tat, limit), gcra.token_at(tat, limit),
                 gcra.spend(tat, limit, count), gcra.refund(tat, limit, since, taken, count)}
         elseif what == 'held up' then
@@ -152,26 +153,32 @@ def test_what_holds_lanes_up(
             st.integers(0, 10**9),
             st.integers(1, 10_000),
             st.integers(1, 10_000),
+            st.sampled_from([NOW - 1, NOW, NOW + 1]),
         ),
         min_size=1,
         max_size=20,
     )
 )
-def test_tokens(rules: Fragment, cases: list[tuple[Rate, int, int, int, int, int, int]]) -> None:
+def test_tokens(
+    rules: Fragment, cases: list[tuple[Rate, int, int, int, int, int, int, int]]
+) -> None:
     replies = rules(
         *(
-            ("gcra", stored(rate), parts, now, [now + ahead, now - ago, taken, count])
-            for rate, parts, now, ahead, ago, taken, count in cases
+            ("gcra", stored(rate), parts, now, [now + ahead, now - ago, taken, count, NOW, set_at])
+            for rate, parts, now, ahead, ago, taken, count, set_at in cases
         )
     )
-    for reply, (rate, parts, now, ahead, ago, taken, count) in zip(replies, cases, strict=True):
+    for reply, (rate, parts, now, ahead, ago, taken, count, set_at) in zip(
+        replies, cases, strict=True
+    ):
         limit, tat = share(rate, parts), now + ahead
+        since = handed_out(now - ago, NOW, set_at)
         assert reply == [
             clamped(tat, limit, now),
             tokens(tat, limit, now),
             token_at(tat, limit, now),
             spend(tat, limit, now, count),
-            refund(tat, limit, now, now - ago, taken, count),
+            refund(tat, limit, now, since, taken, count),
         ]
 
 

@@ -116,7 +116,9 @@ def _facts(state: MemoryState, id_: str, found: _Found, record: Kept | None) -> 
         attempts=message.attempts,
         losses=message.losses,
         cap=message.cap,
-        holder=None if found.claim is None else _holder(found.claim, sequence),
+        holder=None
+        if found.claim is None
+        else _holder(found.claim, told=sequence in found.claim.told),
         note=note if is_noted(note, sequence, state.now) else 0,
         gate=group.gate,
         policy=group.policy,
@@ -127,7 +129,7 @@ def _facts(state: MemoryState, id_: str, found: _Found, record: Kept | None) -> 
             Head(read_id(head.body), head.attempts)
             for head in (() if lane is None else lane.heads())
         ),
-        held_by=tuple(_holder(one, sequence) for one in claims) if limited else (),
+        held_by=tuple(_holder(one) for one in claims) if limited else (),
         # What is not in its lane yet joins its tail.
         ahead=()
         if lane is None
@@ -146,14 +148,14 @@ def _has_lane(claim: OpenClaim, shard: str) -> bool:
     return any(part.shard == shard for part in claim.parts)
 
 
-def _holder(claim: OpenClaim, sequence: int) -> Holder:
+def _holder(claim: OpenClaim, *, told: bool = False) -> Holder:
     return Holder.of(
         claim.owner,
         claim.token,
         claim.deadline,
         claim.lease,
         len(claim),
-        told=sequence in claim.told,
+        told=told,
     )
 
 

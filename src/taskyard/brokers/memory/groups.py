@@ -104,6 +104,11 @@ class QueueState:
         self.rate = QueueRate()
         self.tat = 0
 
+    @property
+    def limit_set_at(self) -> int:
+        """See `QueueRate.set_at`."""
+        return self.rate.set_at
+
 
 class GroupState:
     """A group: its policy, lanes and open claims.
@@ -167,6 +172,11 @@ class GroupState:
             return False
         draining = self.gate is Gate.DRAINING and self.filling.first() is not None
         return draining or self.ready.first() is not None
+
+    @property
+    def limit_set_at(self) -> int:
+        """See `GroupPolicy.limit_set_at`."""
+        return self.policy.limit_set_at
 
     @property
     def is_limited(self) -> bool:

@@ -6,7 +6,7 @@ from taskyard.brokers.base import Back, Group, Settlement, Stopped
 from taskyard.brokers.memory.groups import GroupState, OpenClaim, Part, QueueState
 from taskyard.brokers.memory.lanes import Lane
 from taskyard.brokers.memory.state import MemoryState
-from taskyard.brokers.rate import Limited, Rate, clamped, refund, spend, tokens
+from taskyard.brokers.rate import Limited, Rate, clamped, handed_out, refund, spend, tokens
 
 __all__ = [
     "Limiter",
@@ -115,10 +115,12 @@ def refund_part(
     if count == 0:
         return 0
     for bucket, rate in buckets:
-        bucket.tat = refund(bucket.tat, rate, state.now, claim.opened, taken, count)
+        since = handed_out(claim.opened, claim.token, bucket.limit_set_at)
+        bucket.tat = refund(bucket.tat, rate, state.now, since, taken, count)
     if limit is not None:
         lane = state.lane(group, part.shard).state
-        lane.tat = refund(lane.tat, limit, state.now, claim.opened, len(part.messages), count)
+        since = handed_out(claim.opened, claim.token, group.policy.shard_limit_set_at)
+        lane.tat = refund(lane.tat, limit, state.now, since, len(part.messages), count)
     return count
 
 
@@ -135,12 +137,13 @@ def set_rate(state: MemoryState, limited: Limited, rate: Rate | None, *, declare
     """See `Broker.set_rate`."""
     if not limited.name:
         queue = state.queue(limited.queue)
-        queue.rate = queue.rate.with_rate(rate, declared=declared)
+        queue.rate = queue.rate.with_rate(rate, state.last_sequence, declared=declared)
         queue.tat = clamped(queue.tat, queue.rate.limit, state.now)
         state.pass_on([key for key in state.groups if key.queue == limited.queue])
         return
     group = state.group(Group(limited.queue, limited.name))
-    group.policy = group.policy.with_change(rate, shards=limited.shards)
+    policy = group.policy.with_change(rate, shards=limited.shards)
+    group.policy = policy.limited_since(group.policy, state.last_sequence)
     group.tat = clamped(group.tat, group.policy.limit, state.now)
     if limited.shards:
         for _, lane in sorted(group.lanes.items()):

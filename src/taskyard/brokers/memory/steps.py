@@ -56,7 +56,7 @@ def declare(state: MemoryState, key: Group, policy: GroupPolicy, *, replace: boo
         _hold_lanes(state, group)
     group.declared = True
     if wanted != group.policy:
-        group.policy = wanted
+        group.policy = wanted.limited_since(group.policy, state.last_sequence)
         # The one step that looks at every lane of a group: a deploy, not daily work.
         for _, lane in sorted(group.lanes.items()):
             state.settle_down(lane)

@@ -250,11 +250,11 @@ def read_limits(packed: bytes) -> Limits:
     if not stored:
         return Limits()
     rates = [Rate(*rate) if rate else None for rate in stored[:6]]
-    rate, shard_rate, changed_rate, changed_shard_rate, *of_queue = rates
+    rate, shard_rate, changed_rate, changed_shard_rate, declared, changed = rates
     policy = GroupPolicy(
         rate=rate,
         shard_rate=shard_rate,
         changed_rate=changed_rate,
         changed_shard_rate=changed_shard_rate,
     )
-    return limits(policy, QueueRate(*of_queue))
+    return limits(policy, QueueRate(declared, changed))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from taskyard.brokers.base import Group
-from taskyard.brokers.rate import Limited, Rate, clamped, refund, spend, tokens
+from taskyard.brokers.rate import Limited, Rate, clamped, handed_out, refund, spend, tokens
 from taskyard.brokers.sqlite.groups import GroupRow
 from taskyard.brokers.sqlite.lanes import Lane, Lanes
 from taskyard.brokers.sqlite.transaction import Transaction, store_tat, tat_of
@@ -97,7 +97,7 @@ def give_back(
     group: GroupRow,
     shard: str,
     *,
-    since: int,
+    claimed: tuple[int, int],
     taken: int,
     of_lane: int,
     count: int,
@@ -109,13 +109,16 @@ def give_back(
         lanes: its lanes.
         group: whose messages they are.
         shard: of which lane.
-        since: when they were claimed.
+        claimed: when they were claimed, and the token of their claim.
         taken: how many messages were claimed together, without those that came back before.
         of_lane: how many of them were of this lane.
         count: how many of these came back.
     """
+    set_at = tx.set_at(group)
     for name, limit in tx.buckets(group):
+        since = handed_out(*claimed, set_at[name])
         store_tat(tx, name, refund(tat_of(tx, name), limit, tx.now, since, taken, count))
+    since = handed_out(*claimed, group.policy.shard_limit_set_at)
     _refund_lane(tx, lanes, group, shard, since=since, taken=of_lane, count=count)
 
 
@@ -148,7 +151,8 @@ def set_rate(tx: Transaction, limited: Limited, rate: Rate | None, declared: boo
     """See `Broker.set_rate`."""
     if not limited.name:
         before = tx.queue_rate(limited.queue)
-        tx.store_queue_rate(limited.queue, before.with_rate(rate, declared=declared))
+        after = before.with_rate(rate, tx.last_sequence, declared=declared)
+        tx.store_queue_rate(limited.queue, after)
         return
     stored = tx.group(Group(limited.queue, limited.name))
     policy = stored.policy.with_change(rate, shards=limited.shards)

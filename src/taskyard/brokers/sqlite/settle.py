@@ -232,7 +232,7 @@ class Settler:
                 self._lanes,
                 held.group,
                 part.shard,
-                since=held.since,
+                claimed=(held.since, held.token),
                 taken=taken,
                 of_lane=len(part.messages),
                 count=count,

@@ -137,6 +137,8 @@ class Transaction:
 
     def store_group(self, key: Group, policy: GroupPolicy, *, declared: bool) -> GroupRow:
         """Add or replace a group's row."""
+        stored = self._groups.find(key)
+        policy = policy.limited_since(stored.policy if stored else GroupPolicy(), self._sequence)
         id_ = self.execute(
             "INSERT INTO taskyard_group (queue, name, declared, policy) VALUES (?, ?, ?, ?)"
             " ON CONFLICT (queue, name) DO UPDATE SET"
@@ -169,6 +171,19 @@ class Transaction:
         self._ready.update(row.id for row in self._groups.of_queue(queue))
 
     # Limits
+
+    @property
+    def last_sequence(self) -> int:
+        """The last one that was given out."""
+        return self._sequence
+
+    def set_at(self, group: GroupRow) -> dict[str, int]:
+        """By the names of the buckets of a group: see `GroupPolicy.limit_set_at`."""
+        queue = group.group.queue
+        return {
+            f"g:{group.id}": group.policy.limit_set_at,
+            f"q:{queue}": self.queue_rate(queue).set_at,
+        }
 
     def buckets(self, group: GroupRow) -> list[tuple[str, Rate]]:
         """The limits of a group and of its queue, with the names of their buckets."""

@@ -276,6 +276,7 @@ local function holders_of(group, shard)
             end
         end)
     end
+    table.sort(holders, function(one, other) return one[2] < other[2] end)
     return holders
 end
 

@@ -126,9 +126,12 @@ end
 
 -- The same, and to those that share its limits; they do not count for the next part.
 function limits.refund_part(group, part, claimed, number)
-    limits.refund(group, claimed.since, claimed.number, number)
+    limits.refund(group, claimed, number)
     claimed.number = claimed.number - number
-    limits.refund_lane(group, part, claimed.since, number)
+    if group.shard_limit then
+        local since = limits.handed_out(group, 'shard_limit', claimed)
+        limits.refund_lane(group, part, since, number)
+    end
 end
 
 function ends.stopped(group, shard, _, message)
@@ -141,9 +144,9 @@ local function end_of(outcome, told, sequence)
     return again and told and contains(told, sequence) and 'stopped' or outcome[1]
 end
 
--- Settles message after message; returns what is left of the claim. `claimed`: how many messages
--- it has, when it was made, and what is told of it.
-local function settle_each(group, token, parts, claimed, settlement, limit)
+-- Settles message after message; returns what is left of the claim. `claimed`: its token, how many
+-- messages it has, when it was made, and what is told of it.
+local function settle_each(group, parts, claimed, settlement, limit)
     local outcomes, keep, kept_parts, kept = {}, {}, {}, {}
     for _, outcome in ipairs(settlement[2]) do
         outcomes[outcome[1]] = outcome[2]
@@ -151,7 +154,7 @@ local function settle_each(group, token, parts, claimed, settlement, limit)
     for _, sequence in ipairs(settlement[4]) do
         keep[sequence] = true
     end
-    local entries, index = call('LRANGE', claim_key(token), 1, -1), 0
+    local entries, index = call('LRANGE', claim_key(claimed.token), 1, -1), 0
     for _, part in ipairs(parts) do
         local shard, running, unstarted = part[1], {part[1], part[2]}, 0
         for position = 3, #part, 2 do
@@ -203,8 +206,8 @@ local function settle(settlement, limit)
     local group, kept_parts, kept = known_group(key), {}, {}
     if #settlement[2] > 0 or #settlement[4] > 0 then
         load_parts(group, parts)
-        kept_parts, kept = settle_each(group, token, parts,
-            {number = number, since = since, told = told}, settlement, limit)
+        kept_parts, kept = settle_each(group, parts,
+            {token = token, number = number, since = since, told = told}, settlement, limit)
     else
         count(group, 'done', number)
         if keyed then

@@ -5,13 +5,15 @@
 -- T:tats   hash  gid, or `q` and a queue -> tat of its bucket, unless that is full (see rate.lua)
 --
 -- What is stored of a group: its limit, that of each of its shards, both as declared, then as set
--- at run time; those of its queue, as declared and as set at run time; number of partitions. A
--- limit that was lifted at run time is {0, 0, 0}; where there is none, false stands.
+-- at run time; those of its queue, as declared and as set at run time; number of partitions; the
+-- last sequences that were given out before its limit, that of its shards and its part of that of
+-- its queue became what they are. A limit that was lifted at run time is {0, 0, 0}; where there is
+-- none, false stands.
 -- include container
 -- include rate
 
 local limits = {RATE = 1, SHARD_RATE = 2, CHANGED_RATE = 3, CHANGED_SHARD_RATE = 4, QUEUE = 5,
-    CHANGED_QUEUE = 6, PARTS = 7}
+    CHANGED_QUEUE = 6, PARTS = 7, SET_AT = {limit = 8, shard_limit = 9, queue_limit = 10}}
 
 -- Reads what holds for a group from what is stored of it.
 function limits.read(group)
@@ -26,6 +28,22 @@ function limits.read(group)
     end
 end
 
+-- The same after a change; notes which limits are others than before (see gcra.handed_out).
+function limits.read_changed(group)
+    local before = {}
+    for name in pairs(limits.SET_AT) do
+        before[name] = group[name]
+    end
+    limits.read(group)
+    for name, index in pairs(group.rates and limits.SET_AT or {}) do
+        local old, new = before[name], group[name]
+        if new and not (old and old.interval == new.interval and old.burst == new.burst) then
+            group.rates[index] = last_sequence or tonumber(call('HGET', META, 'sequence') or 0)
+        end
+        group.rates[index] = group.rates[index] or 0
+    end
+end
+
 -- Sets some of what is stored of a group; returns whether that changed anything.
 function limits.set(group, values)
     local rates, before = {}, group.rates and cmsgpack.pack(group.rates) or ''
@@ -37,8 +55,11 @@ function limits.set(group, values)
         rates.any = rates.any or rates[index]
     end
     rates[limits.PARTS] = values[limits.PARTS] or group.rates and group.rates[limits.PARTS] or 1
+    for _, index in pairs(limits.SET_AT) do
+        rates[index] = group.rates and group.rates[index] or 0
+    end
     group.rates = rates.any and {unpack(rates)} or nil
-    limits.read(group)
+    limits.read_changed(group)
     return before ~= (group.rates and cmsgpack.pack(group.rates) or '')
 end
 
@@ -95,11 +116,17 @@ do
     -- Calls a function for each limit of a group and of its queue.
     local function each_limit(group, visit)
         if group.limit then
-            visit(group.gid, group.limit)
+            visit(group.gid, group.limit, 'limit')
         end
         if group.queue_limit then
-            visit(limits.queue_field(group.key), group.queue_limit)
+            visit(limits.queue_field(group.key), group.queue_limit, 'queue_limit')
         end
+    end
+
+    -- When a claim took tokens of a limit as it is now.
+    function limits.handed_out(group, name, claimed)
+        local set_at = group.rates[limits.SET_AT[name]] or 0
+        return gcra.handed_out(claimed.since, claimed.token, set_at)
     end
 
     function limits.is_limited(group)
@@ -135,9 +162,11 @@ do
         end)
     end
 
-    function limits.refund(group, since, taken, number)
-        each_limit(group, function(field, limit)
-            set_tat(field, gcra.refund(tat_of(field, limit), limit, since, taken, number))
+    function limits.refund(group, claimed, number)
+        each_limit(group, function(field, limit, name)
+            local since = limits.handed_out(group, name, claimed)
+            local tat = tat_of(field, limit)
+            set_tat(field, gcra.refund(tat, limit, since, claimed.number, number))
         end)
     end
 

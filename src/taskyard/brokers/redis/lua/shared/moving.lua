@@ -67,6 +67,7 @@ local function store_split(queue, split)
     call('HSET', T .. ':epochs', queue, cmsgpack.pack(split))
     for _, group in ipairs(groups_of(queue)) do
         group.epoch, group.phase, group.partitions, group.index = unpack(split, 1, 4)
+        limits.read_changed(group) -- its parts of them may be others
         store_policy(group)
     end
 end

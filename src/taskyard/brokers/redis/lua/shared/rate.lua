@@ -43,7 +43,14 @@ function gcra.spend(tat, limit, count)
     return math.max(now, gcra.clamped(tat, limit)) + math.ceil(count * limit.interval)
 end
 
+function gcra.handed_out(since, token, set_at)
+    return token > set_at and since or 0
+end
+
 function gcra.refund(tat, limit, since, taken, count)
+    if since == 0 then
+        return tat
+    end
     local lost = math.max(0, now - since - math.floor((taken - count) * limit.interval))
     local back = math.max(0, math.floor(count * limit.interval) - lost)
     return back > 0 and math.max(0, gcra.clamped(tat, limit) - back) or tat
