@@ -257,6 +257,18 @@ def test_the_oldest_of_the_same_shard_makes_room(harness: Harness) -> None:
     assert sorted(harness.work_off()) == ["a", "b", "f", "g"]
 
 
+def test_the_age_of_a_queue_is_that_of_what_is_left(harness: Harness) -> None:
+    bound(harness, 2, Overflow.DROP)
+    harness.put("a")
+    harness.clock.advance(1)
+    harness.put("b")
+    second = harness.counts().oldest + micros(1)
+    harness.clock.advance(1)
+    harness.put("c")
+    assert dropped(harness) == ["a"]
+    assert harness.counts().oldest == second
+
+
 def test_then_those_whose_turn_is_next(harness: Harness) -> None:
     bound(harness, 3, Overflow.DROP)
     harness.put("a", shard="s")

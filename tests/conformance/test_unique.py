@@ -50,6 +50,15 @@ def test_a_second_message_is_not_put_beside_the_first(harness: Harness, mode: Mo
     assert harness.work_off() == ["a"]
 
 
+def test_what_is_not_put_leaves_a_batch_as_it_was(harness: Harness) -> None:
+    harness.declare(size=5, within=10)
+    put(harness, Mode.DONE, "a")
+    oldest = harness.counts().oldest
+    harness.clock.set_back(20)
+    assert put(harness, Mode.DONE, "b") == "a"
+    assert harness.counts().oldest == oldest
+
+
 @pytest.mark.parametrize("mode", list(Mode))
 def test_other_keys_shards_and_groups_are_others(harness: Harness, mode: Mode) -> None:
     assert put(harness, mode, "a") is None
