@@ -43,8 +43,8 @@ def redis(url: str, path: Path, clock: Clock, **options: Any) -> Broker:
 
 EMBEDDED: dict[str, Callable[..., Broker]] = {"memory": memory, "sqlite": sqlite}
 SERVERS = ("redis", "redis-6.2", "valkey", "cluster")
-TWICE = {("redis-6.2", "async"), ("valkey", "sync"), ("cluster", "async")}
-"""What the others say already: which driver it is does not depend on the server. Only `long`."""
+ONLY_LONG = {("cluster", "async"), *itertools.product(("redis-6.2", "valkey"), RUNNERS)}
+"""Only among the long tests: they differ little from the others, and there are too many."""
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +75,7 @@ def make_broker(server_url: Callable[[str], str]) -> Callable[[str], Callable[..
 
 @pytest.fixture(
     params=[
-        pytest.param(pair, marks=[pytest.mark.long] if pair in TWICE else [], id="-".join(pair))
+        pytest.param(pair, marks=[pytest.mark.long] if pair in ONLY_LONG else [], id="-".join(pair))
         for pair in itertools.product((*EMBEDDED, *SERVERS), RUNNERS)
     ]
 )
