@@ -18,7 +18,7 @@ ifneq ($(shell cat $(HOME_OF_VENV) 2>/dev/null),$(CURDIR))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long test-all lint format bench bench-peers servers docs clean
+.PHONY: help demo test test-long test-all lint format bench bench-peers servers browser docs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,21 +26,26 @@ help:  ## list the targets
 demo: $(VENV)/dev $(if $(filter redis,$(BROKER)),servers)  ## run the demonstration
 	PATH="$$PATH:$(CURDIR)/.servers/redis" $(PY) examples/stdlib/demo.py $(if $(BROKER),--broker $(BROKER)) $(ARGS)
 
-test: $(VENV)/dev servers  ## run the tests, except the long ones
+# Hundreds of times a test starts a Python, which takes half as long with modules that are compiled.
+test test-long test-all: export PYTHONDONTWRITEBYTECODE :=
+
+test: $(VENV)/dev servers browser  ## run the tests, except the long ones
 	$(PY) -m pytest -n auto $(ARGS)
 
 test-long: $(VENV)/dev servers  ## run the long tests (soaks)
 	$(PY) -m pytest -m long --timeout 3600 $(ARGS)
 
-test-all: servers  ## run the tests on every Python from 3.11 on that is found here
+test-all: servers browser  ## run the tests on every Python from 3.11 on that is found here
 	$(PYTHON) scripts/test_all.py $(ARGS)
 
-lint: $(VENV)/dev  ## check style, types and layers
+lint: $(VENV)/dev  ## check style, types, layers and the Dockerfile
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
 	$(PY) -m mypy examples
 	$(VENV)/bin/lint-imports --no-logo
+	$(VENV)/bin/hadolint Dockerfile
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
 format: $(VENV)/dev  ## format the code and fix what can be fixed
 	$(PY) -m ruff check --fix-only
@@ -54,6 +59,9 @@ bench-peers: $(VENV)/bench servers  ## measure other task queues beside it
 
 servers: $(PY)  ## get the servers that tests and bench run, into .servers/
 	@$(PY) scripts/install_redis.py
+
+browser: $(PY)  ## get the browser that tests open pages in, into .servers/
+	@$(PY) scripts/install_browser.py
 
 # (The variable silences a notice that the theme will have a successor.)
 docs: $(VENV)/docs  ## build the documentation into site/

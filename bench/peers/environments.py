@@ -19,9 +19,9 @@ class NotInstalled(Exception):
     """An environment could not be made; says why."""
 
 
-def sections() -> dict[str, str]:
+def sections(requirements: Path = REQUIREMENTS) -> dict[str, str]:
     """The requirements of each peer."""
-    text = REQUIREMENTS.read_text(encoding="utf-8")
+    text = requirements.read_text(encoding="utf-8")
     _, *parts = re.split(r"^# \[(\w+)\]\n", text, flags=re.MULTILINE)
     return dict(zip(parts[::2], parts[1::2], strict=True))
 

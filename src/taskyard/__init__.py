@@ -1,5 +1,7 @@
 """taskyard: tasks in batches, in order, in time, and never lost."""
 
+from typing import TYPE_CHECKING, Any
+
 from taskyard.brokers.cancelling import Cancellation, Cancelled
 from taskyard.brokers.explanation import Explanation, Why
 from taskyard.brokers.lane import Gate
@@ -32,6 +34,9 @@ from taskyard.result import Result, Results
 from taskyard.schedule import RegularSchedule, cron, every, rrule
 from taskyard.task import BatchTask, Handler, Task
 from taskyard.yard import Yard
+
+if TYPE_CHECKING:
+    from taskyard.dispatch.run import arun, run, stream
 
 __all__ = [
     "Batch",
@@ -71,6 +76,7 @@ __all__ = [
     "Unique",
     "Why",
     "Yard",
+    "arun",
     "cron",
     "current_context",
     "discard",
@@ -78,4 +84,17 @@ __all__ = [
     "fail",
     "retry",
     "rrule",
+    "run",
+    "stream",
 ]
+
+_RUNS = {"arun", "run", "stream"}
+
+
+def __getattr__(name: str) -> Any:
+    # Local runs are no part of what a program with tasks loads.
+    if name in _RUNS:
+        from taskyard.dispatch import run as ways_in
+
+        return getattr(ways_in, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -160,7 +160,8 @@ class Buffered:
         patience, left, pause = Patience(), chunk, 0.0
         while left:
             try:
-                time.sleep(pause)
+                if pause:
+                    time.sleep(pause)
                 self._buffers.driver().run(put_entries(self._buffers.broker, left))
             except BaseException:
                 self.not_stored += [id_ for entry in left for id_ in _ids(entry)]
@@ -172,7 +173,8 @@ class Buffered:
         patience, left, pause = Patience(), chunk, 0.0
         while left:
             try:
-                await asyncio.sleep(pause)
+                if pause:
+                    await asyncio.sleep(pause)
                 await self._buffers.async_driver().run(put_entries(self._buffers.broker, left))
             except BaseException:
                 self.not_stored += [id_ for entry in left for id_ in _ids(entry)]

@@ -183,7 +183,7 @@ def _left(
     for entry in entries:
         puts, entry.puts = entry.puts, []
         for put in puts:
-            (entry.kept if id(merged[_way(put)]) in done else entry.puts).append(put)
+            (entry.kept if id(merged[put.way]) in done else entry.puts).append(put)
     return [entry for entry in entries if entry.puts]
 
 
@@ -207,7 +207,7 @@ def _merged(entries: Sequence[Entry]) -> dict[Hashable, Put]:
     copied: set[Hashable] = set()
     for entry in entries:
         for put in entry.puts:
-            way = _way(put)
+            way = put.way
             known = made.get(way)
             if known is None:
                 made[way] = put
@@ -222,21 +222,6 @@ def _merged(entries: Sequence[Entry]) -> dict[Hashable, Put]:
                 known.ids = cast("list[str]", known.ids)
                 known.ids += put.ids
     return made
-
-
-def _way(put: Put) -> Hashable:
-    """All in which puts have to agree to be made one."""
-    return (
-        put.group,
-        put.shard,
-        put.priority,
-        put.delay,
-        put.due,
-        put.ids is None,
-        put.record_ttl,
-        put.member,
-        None if put.unique is None else id(put),  # it has an answer of its own
-    )
 
 
 def take_chunk(waiting: deque[AnyEntry]) -> list[AnyEntry]:

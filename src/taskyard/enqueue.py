@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timedelta
@@ -12,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
 
 import msgspec
 
-from taskyard.brokers.base import Put
+from taskyard.brokers.base import Group, Put
+from taskyard.brokers.cancelling import Cancellation
 from taskyard.brokers.unique import Keys, Mode
 from taskyard.coalesce import CHUNK_BYTES, CHUNK_MESSAGES
 from taskyard.errors import EnqueueError, PayloadError, PolicyError
-from taskyard.message import IdMaker, is_text
+from taskyard.message import IdMaker, checked_id
 from taskyard.middleware import EnqueueCall, Middleware, around_enqueue
 from taskyard.policy import LONGEST, PRIORITIES, seconds
 from taskyard.result import RecordReader, Result, Results, Standing, UniqueResult
@@ -29,6 +31,7 @@ __all__ = ["OPTION_NAMES", "PLAIN", "Enqueuer", "Options", "Outlet", "make_optio
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 _ids = IdMaker()
 
@@ -43,19 +46,26 @@ class Options(msgspec.Struct, frozen=True):
         shard: instead of what the task's `shard` makes of the arguments.
         id: instead of a random one.
         unique_key: instead of what the task's `unique` makes of the arguments.
+        expires: seconds that the message may wait for its first attempt, instead of the task's.
+        result_ttl: seconds for which the result is kept, instead of the task's.
 
-    For `enqueue_many`, `id`, `shard`, `priority` and `unique_key` may be functions of the item.
+    For `enqueue_many`, `id`, `shard`, `priority` and `unique_key` may be functions of the item;
+    `shard` and `priority` also lists with a value per item.
     """
 
     delay: float | timedelta | None = None
     due: datetime | None = None
-    priority: int | Callable[[Any], int] | None = None
+    priority: int | Callable[[Any], int] | list[int] | None = None
     shard: Any = None
     id: str | Callable[[Any], str] | None = None
     unique_key: Any = None
+    expires: float | timedelta | None = None
+    result_ttl: float | timedelta | None = None
 
 
 OPTION_NAMES = frozenset(Options.__struct_fields__)
+NAMING = ("shard", "unique_key")
+"""The options that say which message `cancel` means."""
 
 
 class Outlet(Protocol):
@@ -95,13 +105,15 @@ def make_options(given: dict[str, Any]) -> Options:
 class Enqueuer(Generic[P, R]):
     """Enqueues calls of a task with fixed options."""
 
-    __slots__ = ("_delay", "_due", "_options", "_task", "_uniqueness")
+    __slots__ = ("_delay", "_due", "_expires", "_options", "_result_ttl", "_task", "_uniqueness")
 
     def __init__(self, task: Task[P, R], options: Options) -> None:
         self._task = task
         self._options = options
         self._delay = 0
         self._due = 0
+        self._expires = 0
+        self._result_ttl = task.result_ttl
         self._uniqueness = task.uniqueness
         if options is not PLAIN:
             self._check(options)
@@ -110,16 +122,15 @@ class Enqueuer(Generic[P, R]):
         if options.delay is not None and options.due is not None:
             raise EnqueueError("delay= and due= contradict each other: give one of them")
         try:
-            if options.delay is not None:
-                self._delay = round(seconds("delay", options.delay) * 1e6)
+            self._take_durations(options)
         except PolicyError as error:
             raise EnqueueError(str(error)) from None
         if options.due is not None:
             if not isinstance(options.due, datetime):
                 raise EnqueueError(f"due must be a datetime, not {options.due!r}")
             self._due = _due(options.due)
-        if options.priority is not None and not callable(options.priority):
-            _priority(options.priority)
+        for priority in _known_priorities(options.priority):
+            _priority(priority)
         if options.unique_key is not None and self._uniqueness is None:
             self._uniqueness = self._task.make_uniqueness()
         times = (options.delay, options.due)
@@ -128,6 +139,24 @@ class Enqueuer(Generic[P, R]):
                 "a debounced message is put off by the delay= of its Unique: leave delay= and "
                 "due= out"
             )
+
+    def _take_durations(self, options: Options) -> None:
+        if options.delay is not None:
+            self._delay = round(seconds("delay", options.delay) * 1e6)
+        if options.expires is not None:
+            expires = seconds("expires", options.expires, open_=True)
+            self._expires = max(1, round(expires * 1e6))
+        if options.result_ttl is not None:
+            self._result_ttl = self._checked_ttl(options.result_ttl)
+
+    def _checked_ttl(self, given: float | timedelta) -> float:
+        ttl = seconds("result_ttl", given, open_=True)
+        if not self._task.result_ttl:  # its workers do not send what they would have to keep
+            raise EnqueueError(
+                f"task {self._task.name!r} keeps no results, so result_ttl= cannot be said with a "
+                f"call: declare the task with a result_ttl="
+            )
+        return ttl
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Result[R]:
         """See `Task.enqueue`."""
@@ -177,6 +206,32 @@ class Enqueuer(Generic[P, R]):
                 chunks.append(ids)
         return self._results(chunks)
 
+    def cancel(self, *args: P.args, **kwargs: P.kwargs) -> Cancellation:
+        """See `Task.cancel`."""
+        return self._task.outlet.reader.cancel_key(*self._held(args, kwargs))
+
+    async def acancel(self, *args: P.args, **kwargs: P.kwargs) -> Cancellation:
+        """See `Task.acancel`."""
+        return await self._task.outlet.reader.cancel_key_async(*self._held(args, kwargs))
+
+    def _held(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Group, str, str]:
+        """Where the unique key of a call is held, and the key."""
+        said = msgspec.structs.asdict(self._options)
+        strange = [name for name in said if said[name] is not None and name not in NAMING]
+        if strange:
+            raise EnqueueError(
+                f"cancel() finds a message by its unique key, and {strange[0]}= is no part of "
+                f"that: leave it out, or cancel by id with yard.cancel(id)"
+            )
+        keys = self._unique_key(args, kwargs)
+        if keys is None:
+            raise EnqueueError(
+                f"task {self._task.name!r} is not declared as unique, so its messages hold no key "
+                f"to find them by: give the unique_key= that they were enqueued with, or cancel "
+                f"by id with yard.cancel(id)"
+            )
+        return self._task.group, self._shard(args, kwargs), keys[0]
+
     def _around(self, message_id: str = "") -> AbstractContextManager[EnqueueCall]:
         """Middleware around a call; without an id, around one of many items."""
         task = self._task
@@ -195,7 +250,7 @@ class Enqueuer(Generic[P, R]):
 
     def _one(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, Put]:
         given = self._options.id
-        message_id = _ids.take(1)[0] if given is None else _message_id(given)
+        message_id = _ids.take(1)[0] if given is None else checked_id(given)
         return message_id, self._put_one(message_id, args, kwargs)
 
     def _put_one(self, message_id: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Put:
@@ -236,7 +291,7 @@ class Enqueuer(Generic[P, R]):
         """
         task, shard = self._task, self._options.shard
         given, decoded = self._options.id, None
-        message_id = _ids.take(1)[0] if given is None else _message_id(given)
+        message_id = _ids.take(1)[0] if given is None else checked_id(given)
         try:
             [body] = task.codec.encode_many([message_id], [item], group_task=task.envelope_task)
         except PayloadError as error:
@@ -265,7 +320,7 @@ class Enqueuer(Generic[P, R]):
         ids: Sequence[str],
         keys: list[str] | None = None,
     ) -> Put:
-        ttl = self._task.result_ttl
+        ttl = self._result_ttl
         return Put(
             self._task.group,
             bodies,
@@ -274,9 +329,10 @@ class Enqueuer(Generic[P, R]):
             self._delay,
             self._due,
             ids if ttl else None,
-            round(ttl * 1e6) if ttl else 0,
+            max(1, round(ttl * 1e6)) if ttl else 0,
             self._task.envelope_task,
             self._uniqueness.keys(keys) if keys is not None and self._uniqueness else None,
+            self._expires,
         )
 
     def _unique_key(
@@ -327,10 +383,12 @@ class Enqueuer(Generic[P, R]):
             position += len(chunk)
             for first, last in _by_bytes(bodies):
                 part = ids[first:last]
+                lanes = self._lanes(chunk[first:last], position - len(chunk) + first)
                 if self._uniqueness is None:
-                    yield part, self._grouped(chunk[first:last], part, bodies[first:last])
+                    yield part, self._grouped(lanes, part, bodies[first:last])
                 else:
-                    yield self._grouped_unique(chunk[first:last], part, bodies[first:last])
+                    items = chunk[first:last]
+                    yield self._grouped_unique(items, lanes, part, bodies[first:last])
 
     def _encode(self, chunk: list[Any]) -> tuple[Sequence[str], list[bytes]]:
         make_id = self._options.id
@@ -338,17 +396,23 @@ class Enqueuer(Generic[P, R]):
         if make_id is None:
             ids = _ids.take(len(chunk))
         elif callable(make_id):
-            ids = [_message_id(make_id(item)) for item in chunk]
+            ids = [checked_id(make_id(item)) for item in chunk]
         else:
             raise EnqueueError("enqueue_many needs an id per item: give id= as a function of it")
         return ids, self._task.codec.encode_many(ids, chunk, group_task=self._task.envelope_task)
 
-    def _grouped(self, items: Sequence[Any], ids: Sequence[str], bodies: list[bytes]) -> list[Put]:
-        lane = self._common_lane()
-        if lane is not None:
-            return [self._put(*lane, bodies, ids)]
+    def _grouped(
+        self, lanes: Iterable[tuple[str, int]] | None, ids: Sequence[str], bodies: list[bytes]
+    ) -> list[Put]:
+        if lanes is None:
+            return [self._put(*self._common_lane(), bodies, ids)]
+        if not self._task.result_ttl:
+            of_lane: defaultdict[tuple[str, int], list[bytes]] = defaultdict(list)
+            for key, body in zip(lanes, bodies, strict=True):
+                of_lane[key].append(body)
+            return [self._put(*key, some, ()) for key, some in of_lane.items()]
         groups: dict[tuple[str, int], tuple[list[bytes], list[str]]] = {}
-        for key, message_id, body in zip(self._lanes(items), ids, bodies, strict=True):
+        for key, message_id, body in zip(lanes, ids, bodies, strict=True):
             group = groups.get(key)
             if group is None:
                 group = groups[key] = ([], [])
@@ -356,30 +420,35 @@ class Enqueuer(Generic[P, R]):
             group[1].append(message_id)
         return [self._put(*key, *group) for key, group in groups.items()]
 
-    def _common_lane(self) -> tuple[str, int] | None:
-        """Shard and priority of all items; None: they depend on the item."""
-        policy, options = self._task.policy, self._options
-        shard = policy.shard if options.shard is None else options.shard
-        if callable(options.priority) or callable(shard) or policy.shard:
-            return None
-        priority = policy.priority if options.priority is None else options.priority
-        return shard_text(shard), priority
+    @property
+    def _is_one_lane(self) -> bool:
+        """Whether shard and priority are those of all items."""
+        own, said = self._task.policy.shard, self._options
+        return own is None and not any(
+            callable(value) or isinstance(value, list) for value in (said.shard, said.priority)
+        )
+
+    def _common_lane(self) -> tuple[str, int]:
+        return shard_text(self._options.shard), self._priority_of_item(None)
 
     def _grouped_unique(
-        self, items: Sequence[Any], ids: Sequence[str], bodies: list[bytes]
+        self,
+        items: Sequence[Any],
+        lanes: Iterable[tuple[str, int]] | None,
+        ids: Sequence[str],
+        bodies: list[bytes],
     ) -> tuple[Standing, list[Put]]:
         """Puts by lane, and of which of them each message will learn whether it stands."""
         keys = self._unique_keys(items)
-        lane = self._common_lane()
-        if lane is not None:
-            put = self._put(*lane, bodies, ids, keys)
+        if lanes is None:
+            put = self._put(*self._common_lane(), bodies, ids, keys)
             return Standing(ids, [(put.unique, range(len(ids)))] if put.unique else []), [put]
-        lanes: dict[tuple[str, int], list[int]] = {}
-        for index, own in enumerate(self._lanes(items)):
-            lanes.setdefault(own, []).append(index)
+        of_lane: dict[tuple[str, int], list[int]] = {}
+        for index, own in enumerate(lanes):
+            of_lane.setdefault(own, []).append(index)
         puts: list[Put] = []
         parts: list[tuple[Keys, Sequence[int]]] = []
-        for own, indices in lanes.items():
+        for own, indices in of_lane.items():
             some = [[values[index] for index in indices] for values in (ids, keys)]
             put = self._put(*own, [bodies[index] for index in indices], *some)
             puts.append(put)
@@ -395,13 +464,29 @@ class Enqueuer(Generic[P, R]):
             return uniqueness.of_items(items)
         return [uniqueness.of_value(given(item) if callable(given) else given) for item in items]
 
-    def _lanes(self, items: Sequence[Any]) -> Iterator[tuple[str, int]]:
-        return zip(self._shards(items), map(self._priority_of_item, items), strict=True)
+    def _lanes(self, items: Sequence[Any], first: int) -> Iterator[tuple[str, int]] | None:
+        """Shard and priority of each item; None: they are the same.
 
-    def _shards(self, items: Sequence[Any]) -> Iterable[str]:
+        Arguments:
+            items: the items.
+            first: which of all items the first of these is.
+        """
+        if self._is_one_lane:
+            return None
+        priority = self._options.priority
+        priorities: Iterable[int] = (
+            _part("priority", priority, first, len(items))
+            if isinstance(priority, list)
+            else map(self._priority_of_item, items)
+        )
+        return zip(self._shards(items, first), priorities, strict=True)
+
+    def _shards(self, items: Sequence[Any], first: int) -> Iterable[str]:
         shard = self._options.shard
         if callable(shard):
             return (shard_text(shard(item)) for item in items)
+        if isinstance(shard, list):
+            return _shard_texts(_part("shard", shard, first, len(items)))
         if shard is not None:
             return itertools.repeat(shard_text(shard), len(items))
         return map(self._task.sharding.of_item, items)
@@ -411,6 +496,31 @@ class Enqueuer(Generic[P, R]):
         if priority is None:
             return self._task.policy.priority
         return _priority(priority(item) if callable(priority) else priority)
+
+
+def _shard_texts(values: list[Any]) -> Iterable[str]:
+    """The keys of shards; of what mostly are the same few, each is made once."""
+    if set(map(type, values)) <= {int, str}:  # else equal ones may have other texts
+        texts = {value: shard_text(value) for value in set(values)}
+        return [texts[value] for value in values]
+    return map(shard_text, values)
+
+
+def _known_priorities(given: object) -> Sequence[object]:
+    """What of priorities can be checked before there are items."""
+    if isinstance(given, list):
+        return list(set(given)) if set(map(type, given)) == {int} else given
+    return () if given is None or callable(given) else (given,)
+
+
+def _part(option: str, values: list[T], first: int, number: int) -> list[T]:
+    part = values[first : first + number]
+    if len(part) < number:
+        raise EnqueueError(
+            f"a list of {option}= needs a value per item; it has {len(values):,}, and there are "
+            f"more items"
+        )
+    return part
 
 
 def _stored(puts: Sequence[Put]) -> int:
@@ -446,12 +556,6 @@ def _due(moment: datetime) -> int:
     if due > time.time() + LONGEST:
         raise EnqueueError(f"due must be within a hundred years, not {moment}")
     return max(1, round(due * 1e6))
-
-
-def _message_id(value: object) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= 200 or not is_text(value):
-        raise EnqueueError(f"id must be a text of 1 to 200 characters without NUL, not {value!r}")
-    return value
 
 
 def _priority(value: object) -> int:

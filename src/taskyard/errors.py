@@ -20,6 +20,10 @@
     ├── BatchFailed            raised by handlers: names the messages of a batch that failed
     ├── Verdict                a handler decided about its message: see below
     ├── WorkerError            a worker cannot start or go on
+    ├── DispatchError          a local run cannot do what was asked
+    │   ├── RunFailed          ... its items, a callback or its engine raised; carries what was done
+    │   └── CallFailed         ... the result of a call was asked for that has none
+    ├── ReportError            a log cannot be read, or what is asked of its numbers not understood
     ├── TestingError           a yard in a test (taskyard.testing) cannot do what was asked
     └── BrokerError            the storage cannot do what was asked
         ├── UnknownScheme      no broker for this URL
@@ -43,6 +47,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from taskyard.brokers.base import Put
+    from taskyard.dispatch.outcome import Outcome
+    from taskyard.dispatch.result import Run
     from taskyard.message import Failure
 
 __all__ = [
@@ -50,9 +56,11 @@ __all__ = [
     "BrokerError",
     "BrokerInaccessible",
     "BrokerUnavailable",
+    "CallFailed",
     "CannotOpen",
     "CorruptDatabase",
     "DiscardMessage",
+    "DispatchError",
     "DuplicateId",
     "EnqueueError",
     "FailMessage",
@@ -66,11 +74,13 @@ __all__ = [
     "PolicyError",
     "QueueDraining",
     "QueueFull",
+    "ReportError",
     "ResultError",
     "ResultNotKept",
     "ResultTimeout",
     "ResultWaitRefused",
     "RetryMessage",
+    "RunFailed",
     "SchemaTooNew",
     "TaskCancelled",
     "TaskDiscarded",
@@ -215,6 +225,10 @@ class TaskCancelled(ResultError):
     """
 
 
+class ReportError(TaskyardError):
+    """A log cannot be read, or what is asked of its numbers is not understood."""
+
+
 class BatchFailed(TaskyardError):
     """Raised by a batch handler to name the messages that failed; all others are done.
 
@@ -238,8 +252,46 @@ class WorkerError(TaskyardError):
     """A worker cannot start, or cannot go on."""
 
 
+class DispatchError(TaskyardError):
+    """A local run (`taskyard.run`) cannot do what was asked of it."""
+
+
+class RunFailed(DispatchError):
+    """A run ended early, as something raised that is none of its calls: it is the `__cause__`.
+
+    Attributes:
+        reason: what raised what.
+        run: what was done until then.
+    """
+
+    def __init__(self, reason: str, run: Run) -> None:
+        super().__init__(
+            f"{reason}. What was begun has ended, {run.counts.begun:,} calls: they are in the "
+            f"error's `run`"
+        )
+        self.reason = reason
+        self.run = run
+
+
+class CallFailed(DispatchError):
+    """The results of a run were asked for, and a call has none.
+
+    Attributes:
+        outcome: what became of it.
+    """
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+        text = f"call {outcome.id} {outcome.status}"
+        if outcome.error is not None:
+            text += (
+                f": {outcome.error.summary}\n\nTraceback of the call:\n{outcome.error.traceback}"
+            )
+        super().__init__(text)
+
+
 class TestingError(TaskyardError):
-    """A yard in a test (`taskyard.testing`) cannot do what was asked of it."""
+    """What is for tests (`taskyard.testing`) cannot do what was asked of it."""
 
     __test__ = False  # pytest takes a class whose name begins like this for a test
 

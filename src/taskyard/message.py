@@ -12,6 +12,8 @@ from typing import Any, Generic, TypeVar, overload
 
 import msgspec
 
+from taskyard.errors import EnqueueError
+
 __all__ = [
     "Envelope",
     "Failure",
@@ -19,6 +21,7 @@ __all__ = [
     "Ids",
     "Reason",
     "State",
+    "checked_id",
     "is_text",
     "packed_headers",
     "read_envelope",
@@ -265,6 +268,17 @@ def is_text(value: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def checked_id(value: object) -> str:
+    """The id itself.
+
+    Raises:
+        EnqueueError: no message can have it.
+    """
+    if not isinstance(value, str) or not 0 < len(value) <= 200 or not is_text(value):
+        raise EnqueueError(f"id must be a text of 1 to 200 characters without NUL, not {value!r}")
+    return value
 
 
 class IdMaker:

@@ -38,6 +38,8 @@ FASTEST = 1e6
 """Messages per second of the highest rate limit: brokers count in microseconds."""
 LARGEST = 256 << 20
 """Bytes of a message: half of what Redis takes, so that there is room for what is sent with it."""
+LEAD = 1.0
+"""Seconds before a message's deadline at which its batch waits no more, unless it is declared."""
 PRIORITIES = range(-1024, 1024)
 
 OnError = Literal["block", "skip", "park"]
@@ -123,11 +125,21 @@ class Batch:
         within: seconds that the oldest message may wait for a batch to fill. 0: never wait, a
             call gets what is there, up to `size`.
         bytes: a batch is ready, and full, when its encoded payloads reach this many bytes.
+        minimum: a batch of so many messages is ready, and need not wait to fill; `size`, if left
+            out. Smaller ones are handed out only for their age, bytes or deadline, or on a drain.
+        lead: a batch does not wait for longer than until so many seconds before the end of the
+            time that one of its messages may wait (`expires=` of a call), so that a worker gets it
+            in time. If left out, a second, or `within` if that is less.
+
+    Raises:
+        PolicyError: a value is wrong, or two contradict each other.
     """
 
     size: int = 100
     within: float = 0.0
     bytes: int | None = None
+    minimum: int | None = None
+    lead: float | None = None
 
     def __post_init__(self) -> None:
         _whole("batch size", self.size, 1, 10_000)
@@ -139,6 +151,34 @@ class Batch:
                 "a batch of size 1 is full with its first message, so within= never applies: "
                 "drop within= or raise size="
             )
+        self._check_patience()
+
+    def _check_patience(self) -> None:
+        if self.minimum is not None:
+            _whole("batch minimum", self.minimum, 1, 10_000)
+            if self.minimum == 1 and self.within:
+                raise PolicyError(
+                    "with a minimum of 1 a batch is ready with its first message, so within= never "
+                    "applies: drop both, or raise minimum="
+                )
+            if self.minimum > self.size:
+                raise PolicyError(
+                    f"no batch could hold the minimum of {self.minimum} messages, as its size is "
+                    f"{self.size}: lower minimum= or raise size="
+                )
+        if self.lead is not None:
+            object.__setattr__(self, "lead", seconds("batch lead", self.lead))
+        for name in ("minimum", "lead"):
+            if getattr(self, name) is not None and not self.within:
+                raise PolicyError(
+                    f"{name}= says for how long a batch waits to fill, but without within= it "
+                    f"never waits: give within= or drop {name}="
+                )
+
+    @property
+    def lead_seconds(self) -> float:
+        """How long before a message's own deadline its batch waits no more."""
+        return min(LEAD, self.within) if self.lead is None else self.lead
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +216,25 @@ class Retry:
         number = isinstance(jitter, (int, float)) and not isinstance(jitter, bool)
         if not number or not 0 <= self.jitter <= 1:
             raise PolicyError(f"jitter must be a share from 0 to 1, not {jitter!r}")
+
+    def delay_after(self, attempt: int, random: float) -> float:
+        """The delay before the next attempt, where `backoff` is no function.
+
+        Arguments:
+            attempt: the attempt that failed, from 1.
+            random: from 0 to 1, for jitter.
+
+        Returns:
+            Seconds.
+        """
+        match self.backoff:
+            case "linear":
+                delay = self.delay * attempt
+            case "exponential":
+                delay = self.delay * 2.0 ** min(attempt - 1, 60)
+            case _:
+                delay = self.delay
+        return min(delay, self.longest) * (1 - self.jitter * random)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar, overload
 import msgspec
 
 from taskyard import context
-from taskyard.brokers.base import AsyncDriver, Broker, Driver, Listener, Operation, Record
+from taskyard.brokers.base import AsyncDriver, Broker, Driver, Group, Listener, Operation, Record
 from taskyard.brokers.cancelling import Cancellation
 from taskyard.brokers.unique import Keys
 from taskyard.context import Progress
@@ -88,6 +88,14 @@ class RecordReader:
         """The same, without blocking the event loop."""
         return (await self._async_driver().run(self._broker.records([message_id])))[0]
 
+    def read_many(self, message_ids: Sequence[str], listener: Listener) -> list[Record | None]:
+        """The records of messages, or None; what has not ended will wake a listener when it has."""
+        return self._driver().run(self._broker.records(message_ids, listener.name or None))
+
+    def listener(self) -> Listener:
+        """Somebody who can wait for messages to end, in a thread. Close it."""
+        return self._driver().listener()
+
     def cancel(self, message_id: str, *, note: bool) -> Cancellation:
         """See `Broker.cancel`."""
         return self._driver().run(self._broker.cancel(message_id, note=note))
@@ -95,6 +103,14 @@ class RecordReader:
     async def cancel_async(self, message_id: str, *, note: bool) -> Cancellation:
         """The same, without blocking the event loop."""
         return await self._async_driver().run(self._broker.cancel(message_id, note=note))
+
+    def cancel_key(self, group: Group, shard: str, key: str) -> Cancellation:
+        """See `Broker.cancel_key`."""
+        return self._driver().run(self._broker.cancel_key(group, shard, key))
+
+    async def cancel_key_async(self, group: Group, shard: str, key: str) -> Cancellation:
+        """The same, without blocking the event loop."""
+        return await self._async_driver().run(self._broker.cancel_key(group, shard, key))
 
     def wait(self, message_id: str, timeout: float | None) -> Record | None:
         """Wait until a record is final, or gone.
@@ -338,6 +354,18 @@ class Result(Generic[R]):
 
     def _value(self, record: Record | None, timeout: float | None) -> R:
         found = self._found(record)
+        if not found.state.final:
+            raise ResultTimeout(f"message {self.id} is still {found.state} after {timeout} s")
+        return self.value_of(found)
+
+    def value_of(self, found: Record) -> R:
+        """What the message returned, by its final record.
+
+        Raises:
+            TaskFailed: it ended as a dead letter.
+            TaskDiscarded: it was discarded.
+            TaskCancelled: it was cancelled.
+        """
         if found.state is State.DONE:
             if found.result in (None, NOTHING):  # a batch handler may return None for all
                 return None  # type: ignore[return-value]
@@ -347,9 +375,7 @@ class Result(Generic[R]):
             raise TaskFailed(self.id, found.failure or Failure("unknown"))
         if found.state is State.DISCARDED:
             raise TaskDiscarded(f"message {self.id} was discarded")
-        if found.state is State.CANCELLED:
-            raise TaskCancelled(f"message {self.id} was cancelled")
-        raise ResultTimeout(f"message {self.id} is still {found.state} after {timeout} s")
+        raise TaskCancelled(f"message {self.id} was cancelled")
 
     def __repr__(self) -> str:
         return f"Result({self.id!r})"

@@ -5,13 +5,19 @@ Instants are microseconds since 1970. A time zone's rules decide what the wall c
 - Where clocks are put forward, what is due in the hour that is left out is due right after it.
 - Where they are put back, what is due at a certain hour is due once, the first time round; what
   is due every so many minutes goes on through both hours.
+
+A zone is named (`Asia/Tokyo`), or is an offset that never changes (`+09:00`).
 """
 
 from __future__ import annotations
 
+import os
+import re
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from functools import cache
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 from zoneinfo import ZoneInfo
 
@@ -36,7 +42,9 @@ __all__ = [
     "described",
     "due",
     "every",
+    "local_zone",
     "rrule",
+    "zone_name",
 ]
 
 CatchUp = Literal["latest", "earliest", "all", "none"]
@@ -85,7 +93,7 @@ class Cron(msgspec.Struct, frozen=True, tag="cron"):
 
     Attributes:
         expression: five fields, or six with the seconds first.
-        tz: the time zone's name.
+        tz: the time zone's name, or its fixed offset.
     """
 
     expression: str
@@ -97,12 +105,17 @@ class Cron(msgspec.Struct, frozen=True, tag="cron"):
 
     def latest(self, at: int) -> int | None:
         """The last instant not later than `at`; None: there is none within 50 years."""
-        return next((found for found in self._walk(at, reverse=True) if found <= at), None)
+        last = next((found for found in self._walk(at, reverse=True) if found <= at), None)
+        # Backwards, the library leaves out instants where clocks change by half an hour.
+        while last is not None and (found := self.following(last)) is not None and found <= at:
+            last = found
+        return last
 
     def _walk(self, at: int, *, reverse: bool = False) -> Iterator[int]:
-        # From a little further off: whoever stands in an hour that comes twice is between two
-        # answers, and those in an hour that is left out are moved behind it.
-        begin = _local(at, self.tz) + timedelta(hours=3 if reverse else -3)
+        # From a little further off where clocks change: whoever stands in an hour that comes twice
+        # is between two answers, and those in an hour that is left out are moved behind it.
+        off = _PUT_BACK if _changes_near(at, self.tz) else timedelta(minutes=1)
+        begin = _local(at, self.tz) + (off if reverse else -off)
         walk = _cron_type()(self.expression, begin, reverse=reverse)
         while True:
             try:
@@ -124,7 +137,7 @@ class RegularSchedule(msgspec.Struct, frozen=True, tag="regular"):
         days: of the month, 1 to 31.
         weekdays: 0 (Monday) to 6.
         months: 1 to 12.
-        tz: the time zone's name.
+        tz: the time zone's name, or its fixed offset.
     """
 
     seconds: Numbers = 0
@@ -186,7 +199,7 @@ class Recurrence(msgspec.Struct, frozen=True, tag="rrule"):
         rule: as in `FREQ=WEEKLY;BYDAY=MO,FR;BYHOUR=9`.
         start: its first instant, by which the phase of its interval goes, as the wall clock shows
             it: `2026-11-21T09:00:00`.
-        tz: the time zone's name.
+        tz: the time zone's name, or its fixed offset.
     """
 
     rule: str
@@ -199,15 +212,32 @@ class Recurrence(msgspec.Struct, frozen=True, tag="rrule"):
 
     def latest(self, at: int) -> int | None:
         """The last instant not later than `at`; None: the rule begins after it."""
+        nearer = _NOTHING
         for back in _LOOKS_BACK:
-            last = None
-            for found in self._walk(at, back):
-                if found > at:
-                    break
-                last = found
-            if last is not None:
-                return last
+            if next(self._until(at, back), None) is not None:
+                return self._last(at, nearer, back)
+            nearer = back
         return None
+
+    def _last(self, at: int, nearer: timedelta, back: timedelta) -> int:
+        """The last instant of those that `back` reaches, of which none is as near as `nearer`.
+
+        A rule may have millions of them there (each second of January), so the window is halved
+        until it has few.
+        """
+        while back > _PUT_BACK:
+            found = list(islice(self._until(at, back), _FEW + 1))
+            if len(found) <= _FEW:
+                return found[-1]
+            middle = nearer + (back - nearer) / 2
+            if next(self._until(at, middle), None) is None:
+                nearer = middle
+            else:
+                back = middle
+        return deque(self._until(at, back), maxlen=1)[0]
+
+    def _until(self, at: int, back: timedelta) -> Iterator[int]:
+        return takewhile(lambda found: found <= at, self._walk(at, back))
 
     def _walk(self, at: int, back: timedelta) -> Iterator[int]:
         now, before = _local(at, self.tz), _local(at - _PUT_BACK // _MICROSECOND, self.tz)
@@ -261,7 +291,7 @@ def cron(expression: str, *, tz: str = _UTC) -> Cron:
 
     Arguments:
         expression: minute, hour, day, month, weekday; with six fields, the first is the second.
-        tz: the name of a time zone.
+        tz: the name of a time zone, or its fixed offset, as `+09:00`.
 
     Raises:
         PolicyError: it is no such expression, it is never due, or the time zone is unknown.
@@ -297,6 +327,7 @@ def every(period: float | timedelta, *, start: datetime | None = None) -> Every:
     microseconds = round(seconds("a schedule's period", period, open_=True) * 1e6)
     if microseconds < 1000:
         raise PolicyError(f"a schedule's period must be a millisecond at least, not {period!r}")
+    _check_start(start)
     if start is not None and start.tzinfo is None:
         raise PolicyError(
             f"start must have a time zone, as in start=datetime(…, tzinfo=UTC): {start}"
@@ -308,15 +339,17 @@ def rrule(rule: str, *, start: datetime | None = None, tz: str = _UTC) -> Recurr
     """When a recurrence rule of iCalendar says: `rrule("FREQ=MONTHLY;BYDAY=-1FR;BYHOUR=17")`.
 
     Arguments:
-        rule: the rule, without `RRULE:`. Its hours are those of the wall clock.
+        rule: the rule, without `RRULE:`. Its hours are those of the wall clock; so is `UNTIL`,
+            unless it ends with a Z: then it is in UTC, as calendars write it.
         start: its first instant. By default midnight at the beginning of 2000.
-        tz: the name of a time zone.
+        tz: the name of a time zone, or its fixed offset, as `+09:00`.
 
     Raises:
         PolicyError: it is no such rule, it is never due, or the time zone is unknown.
         MissingExtra: the package that reads them is not installed.
     """
     zone = _zone(tz)
+    _check_start(start)
     if start is None:
         if "COUNT" in str(rule).upper():
             raise PolicyError("a rule with a COUNT needs a start to count from: start=datetime(…)")
@@ -324,10 +357,10 @@ def rrule(rule: str, *, start: datetime | None = None, tz: str = _UTC) -> Recurr
     elif start.tzinfo is not None:
         start = start.astimezone(zone).replace(tzinfo=None)
     text = str(rule).upper().removeprefix("RRULE:")
-    made = Recurrence(text, start.isoformat(), tz)
     try:
+        made = Recurrence(_until_by_wall_clock(text, zone), start.isoformat(), tz)
         first = made.following(_instant(start.replace(tzinfo=zone)) - 1)
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise PolicyError(
             f"{rule!r} is no recurrence rule: {error}. It looks like "
             f"FREQ=WEEKLY;BYDAY=MO,FR;BYHOUR=9"
@@ -335,6 +368,19 @@ def rrule(rule: str, *, start: datetime | None = None, tz: str = _UTC) -> Recurr
     if first is None:
         raise PolicyError(f"the recurrence rule {rule!r} is never due")
     return made
+
+
+def _check_start(start: object) -> None:
+    if start is not None and not isinstance(start, datetime):
+        raise PolicyError(f"start must be a datetime, not {start!r}")
+
+
+def _until_by_wall_clock(rule: str, zone: tzinfo) -> str:
+    def local(match: re.Match[str]) -> str:
+        until = datetime.strptime(match[1], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+        return f"UNTIL={until.astimezone(zone):%Y%m%dT%H%M%S}"
+
+    return _UNTIL_IN_UTC.sub(local, rule)
 
 
 def described(when: When) -> str:
@@ -353,23 +399,70 @@ def described(when: When) -> str:
 # Time zones
 
 
-def _zone(name: str) -> ZoneInfo:
+def zone_name(zone: tzinfo) -> str:
+    """The name by which schedules know a time zone, as `tz=` takes it.
+
+    Arguments:
+        zone: a `ZoneInfo` or another one that tells its name (`key` or `zone`), or one of a fixed
+            offset.
+
+    Raises:
+        PolicyError: it is neither.
+    """
+    name = getattr(zone, "key", None) or getattr(zone, "zone", None)
+    if isinstance(name, str):
+        _zone(name)
+        return name
+    offset = zone.utcoffset(None) if hasattr(zone, "utcoffset") else None
+    if offset is None:
+        raise PolicyError(
+            f"a schedule is stored with the name of its time zone, and {zone!r} tells none: give "
+            f'ZoneInfo("Europe/Berlin"), or a timezone(…) of a fixed offset'
+        )
+    sign, size = ("-", -offset) if offset < _NOTHING else ("+", offset)
+    hours, minutes = divmod(size // timedelta(minutes=1), 60)
+    return f"{sign}{hours:02}:{minutes:02}"
+
+
+def local_zone() -> str:
+    """The time zone of this machine: its name, where known, or the offset that it has now."""
+    here = datetime.now().astimezone()
+    linked = os.path.realpath("/etc/localtime").partition("/zoneinfo/")[2]
+    for name in (os.environ.get("TZ", "").lstrip(":"), linked):
+        try:
+            if here.astimezone(_zone(name)).utcoffset() == here.utcoffset():
+                return name
+        except PolicyError:
+            continue
+    return zone_name(timezone(here.utcoffset() or _NOTHING))
+
+
+def _zone(name: str) -> tzinfo:
     try:
         return _zones(name)
     except (KeyError, ValueError, OSError, TypeError) as error:  # a folder's name is an OSError
         raise PolicyError(
-            f"there is no time zone {name!r} here: names look like Europe/Berlin, and where the"
-            f" system has none, they come with the package tzdata"
+            f"there is no time zone {name!r} here: names look like Europe/Berlin or +09:00, and"
+            f" where the system has no names, they come with the package tzdata"
         ) from error
 
 
 @cache
-def _zones(name: str) -> ZoneInfo:
-    return ZoneInfo(name)
+def _zones(name: str) -> tzinfo:
+    if (found := _OFFSET.fullmatch(name)) is None:
+        return ZoneInfo(name)
+    offset = timedelta(hours=int(found[2]), minutes=int(found[3]))
+    return timezone(-offset if found[1] == "-" else offset)
 
 
 def _local(at: int, tz: str) -> datetime:
     return (_EPOCH + timedelta(microseconds=at)).astimezone(_zone(tz))
+
+
+def _changes_near(at: int, tz: str) -> bool:
+    """Whether clocks are put forward or back within three hours of a moment."""
+    some = _PUT_BACK // _MICROSECOND
+    return _local(at - some, tz).utcoffset() != _local(at + some, tz).utcoffset()
 
 
 def _instant(time: datetime) -> int:
@@ -401,7 +494,7 @@ _FIELDS = {
 def _numbers(name: str, value: Any, least: int, most: int) -> Any:
     if value is None or value == "*":
         return "*"
-    found = {value} if isinstance(value, int) else set(value)
+    found = set(value) if isinstance(value, Iterable) else {value}
     wrong = [one for one in found if type(one) is not int or not least <= one <= most]
     if wrong or not found:
         shown = wrong[0] if wrong else "nothing"
@@ -482,6 +575,15 @@ def _cron_type() -> type[CronSim]:
             except CronSimError as error:
                 raise ValueError(str(error)) from None
 
+        def advance_hour(self) -> bool:
+            before = self.dt
+            moved = super().advance_hour()
+            if self.dt.minute and moved:  # where clocks change by half an hour, it is mid-hour
+                begin = self.dt.replace(minute=0)
+                if before.astimezone(UTC) < begin.astimezone(UTC) and _behind_gap(begin) == begin:
+                    self.dt = begin
+            return moved
+
     return Checked
 
 
@@ -491,11 +593,15 @@ def _missing(package: str) -> MissingExtra:
     )
 
 
+_OFFSET = re.compile(r"([+-])([01]\d|2[0-3]):([0-5]\d)", re.ASCII)
+_UNTIL_IN_UTC = re.compile(r"UNTIL=(\d{8}T\d{6})Z")
 _NOTHING = timedelta(0)
 _PUT_BACK = timedelta(hours=3)
 """No clock is put back by more."""
 _LOOKS_BACK = [timedelta(days=days) for days in (0.001, 2, 60, 800, 11_000, 400_000)]
 """How far before a moment its latest instant is looked for, by and by."""
+_FEW = 1000
+"""Instants of a recurrence rule that are walked through."""
 
 _UNITS = {
     3: timedelta(days=1),

@@ -5,8 +5,10 @@ The first part are pure functions, the second operations, which any driver runs.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Container, Mapping
 from copy import copy
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 from zlib import crc32
 
 import msgspec
@@ -19,11 +21,15 @@ from taskyard.message import Envelope, is_text, packed_headers, read_headers, wi
 from taskyard.schedule import CatchUp, Due, When, due
 
 __all__ = [
+    "PAGE",
     "Plan",
+    "ScheduleTerms",
     "checked_schedule_name",
     "declared",
     "fire",
     "fire_now",
+    "instant_of",
+    "prune",
     "read_plan",
     "remove",
     "resumed",
@@ -34,6 +40,21 @@ __all__ = [
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST_NAME = 150
+PAGE = 1000
+"""Schedules that are looked at by one call."""
+
+
+class ScheduleTerms(NamedTuple):
+    """What a program declares of schedules.
+
+    Attributes:
+        plans: its schedules, by name.
+        owned: what names of schedules begin with; those of them that it does not declare are
+            removed.
+    """
+
+    plans: Mapping[str, Plan] = {}
+    owned: Collection[str] = ()
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -51,6 +72,7 @@ class Plan(msgspec.Struct, frozen=True):
         catch_up: what is made up for after instants were missed.
         jitter: microseconds by which a message may be put off at most.
         unique: the unique key of its messages; None: they have none.
+        expires: microseconds that each may wait in its lane; 0: what its task says.
     """
 
     when: When
@@ -64,6 +86,7 @@ class Plan(msgspec.Struct, frozen=True):
     catch_up: CatchUp = "latest"
     jitter: int = 0
     unique: Keys | None = None
+    expires: int = 0
 
     def packed(self) -> bytes:
         """As it is stored."""
@@ -99,7 +122,23 @@ class Plan(msgspec.Struct, frozen=True):
             record_ttl=self.record_ttl,
             member=self.member,
             unique=None if self.unique is None else copy(self.unique),
+            expires=self.expires,
         )
+
+
+def instant_of(message_id: str) -> int:
+    """The instant of a schedule's message, in microseconds.
+
+    Arguments:
+        message_id: as `Plan.message_id` made it.
+
+    Raises:
+        ValueError: it is the id of no such message.
+    """
+    _, found, moment = message_id.rpartition("@")
+    if not found:
+        raise ValueError(f"{message_id!r} is the id of no schedule's message")
+    return (datetime.fromisoformat(moment) - _EPOCH) // timedelta(microseconds=1)
 
 
 def with_id(body: bytes, message_id: str) -> bytes:
@@ -214,6 +253,30 @@ def store(schedules: Schedules, name: str, plan: Plan) -> Operation[None]:
             return
         old = found[0] if found else Schedule(name, b"", 0)
         changed = yield from schedules.change(old, new)
+
+
+def prune(schedules: Schedules, prefix: str, kept: Container[str]) -> Operation[list[str]]:
+    """Remove schedules that are no longer declared.
+
+    Arguments:
+        schedules: of the broker.
+        prefix: what their names begin with.
+        kept: the names of those that stay.
+
+    Returns:
+        The names of those that were removed.
+    """
+    removed: list[str] = []
+    after = prefix
+    while page := (yield from schedules.find(after=after, limit=PAGE)):
+        for found in page:
+            if not found.name.startswith(prefix):
+                return removed
+            # One that somebody changed meanwhile was declared anew: it stays.
+            if found.name not in kept and (yield from schedules.change(found, None)):
+                removed.append(found.name)
+        after = page[-1].name
+    return removed
 
 
 def remove(schedules: Schedules, name: str) -> Operation[None]:

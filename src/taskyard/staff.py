@@ -32,15 +32,13 @@ def tell(
         The ids of those that were told.
 
     Raises:
-        WorkerError: there is no such command, or it concerns no queue.
+        WorkerError: there is no such command, or what was given is no id.
         NotFound: there is no worker of an id.
     """
-    chosen = _checked(command, queue)
+    chosen, ids = _checked(command, queue), _ids(whom)
     if whom == ALL:
         present = yield from workers.find()
         ids = [entry.id for entry in present.workers]
-    else:
-        ids = [whom] if isinstance(whom, str) else list(dict.fromkeys(whom))
     told = yield from workers.tell(ids, chosen.value, queue or "")
     missing = sorted(set(ids) - set(told))
     if missing and whom != ALL:
@@ -52,6 +50,18 @@ def tell(
     return told
 
 
+def _ids(whom: Told) -> list[str]:
+    given: Any = [whom] if isinstance(whom, str) else whom
+    ids = list(given) if isinstance(given, Iterable) else [given]
+    for one in ids:
+        if not isinstance(one, str):
+            raise WorkerError(
+                f"a worker is told by its id, as `taskyard workers` shows it, not by {one!r}:"
+                f' give an id, several of them, or "{ALL}"'
+            )
+    return list(dict.fromkeys(ids))
+
+
 def _checked(command: Command | str, queue: str | None) -> Command:
     try:
         chosen = Command(command)
@@ -59,10 +69,5 @@ def _checked(command: Command | str, queue: str | None) -> Command:
         known = ", ".join(Command)
         raise WorkerError(f"a worker can be told {known}, not {command!r}") from None
     if queue is not None:
-        if chosen is Command.SHUTDOWN:
-            raise WorkerError(
-                f"shutdown concerns the whole worker, not the queue {queue!r}: leave queue out, or"
-                f" pause the queue"
-            )
         checked_name("queue", queue)
     return chosen

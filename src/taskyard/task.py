@@ -8,10 +8,12 @@ from datetime import datetime, timedelta
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from taskyard.brokers.base import Group
+from taskyard.brokers.cancelling import Cancellation
 from taskyard.brokers.lane import GroupPolicy
 from taskyard.brokers.rate import Rate
 from taskyard.enqueue import OPTION_NAMES, PLAIN, Enqueuer, Options, Outlet, make_options
 from taskyard.errors import PolicyError
+from taskyard.message import checked_id
 from taskyard.packing import Packing
 from taskyard.payload import PayloadCodec
 from taskyard.policy import Policy, RateLimit, seconds
@@ -152,6 +154,8 @@ class Task(Generic[P, R]):
             members=(self.name,) if self.policy.order else (),
             rate=stored_rate(self.policy.rate),
             shard_rate=stored_rate(self.policy.shard_rate),
+            minimum=(batch.minimum or 0) if batch else 0,
+            lead=round(batch.lead_seconds * 1e6) if batch else 0,
         )
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
@@ -167,6 +171,8 @@ class Task(Generic[P, R]):
         shard: object = None,
         id: str | None = None,  # noqa: A002 - the name that users look for
         unique_key: object = None,
+        expires: float | timedelta | None = None,
+        result_ttl: float | timedelta | None = None,
     ) -> Enqueuer[P, R]:
         """Bind options to enqueue with, leaving the arguments to the task's own types.
 
@@ -178,14 +184,21 @@ class Task(Generic[P, R]):
             id: instead of a random one.
             unique_key: instead of what the task makes of the arguments. Of a task that is not
                 declared as unique, too: then it is held until the message is done.
+            expires: seconds that the message may wait for its first attempt, instead of the task's.
+                They count from when it may run. A batch that still fills does not make it wait for
+                longer (see `Batch.lead`).
+            result_ttl: seconds for which the result is kept, instead of the task's, which must keep
+                results.
 
         Returns:
-            Something with the same `enqueue`, `aenqueue`, `enqueue_many`, `aenqueue_many`.
+            Something with the same `enqueue`, `aenqueue`, `enqueue_many`, `aenqueue_many`, `cancel`
+            and `acancel`.
 
         Raises:
             EnqueueError: two options contradict each other, or one is wrong.
         """
-        return Enqueuer(self, Options(delay, due, priority, shard, id, unique_key))
+        options = Options(delay, due, priority, shard, id, unique_key, expires, result_ttl)
+        return Enqueuer(self, options)
 
     @overload
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Result[R]: ...
@@ -201,6 +214,10 @@ class Task(Generic[P, R]):
     def enqueue(self, *args: Any, id: str, **options: Any) -> Result[R]: ...
     @overload
     def enqueue(self, *args: Any, unique_key: object, **options: Any) -> Result[R]: ...
+    @overload
+    def enqueue(self, *args: Any, expires: float | timedelta, **options: Any) -> Result[R]: ...
+    @overload
+    def enqueue(self, *args: Any, result_ttl: float | timedelta, **options: Any) -> Result[R]: ...
     def enqueue(self, *args: Any, **kwargs: Any) -> Result[R]:
         """Store a call of this task; it is kept when this returns.
 
@@ -233,6 +250,14 @@ class Task(Generic[P, R]):
     async def aenqueue(self, *args: Any, id: str, **options: Any) -> Result[R]: ...
     @overload
     async def aenqueue(self, *args: Any, unique_key: object, **options: Any) -> Result[R]: ...
+    @overload
+    async def aenqueue(
+        self, *args: Any, expires: float | timedelta, **options: Any
+    ) -> Result[R]: ...
+    @overload
+    async def aenqueue(
+        self, *args: Any, result_ttl: float | timedelta, **options: Any
+    ) -> Result[R]: ...
     async def aenqueue(self, *args: Any, **kwargs: Any) -> Result[R]:
         """Do the same without blocking the event loop; see `enqueue`."""
         enqueuer, kwargs = self._split(kwargs)
@@ -247,7 +272,7 @@ class Task(Generic[P, R]):
             items: for a task of one argument, that argument; otherwise tuples of arguments by
                 position, or mappings of arguments by name.
             options: as for `options()`; `priority`, `shard`, `id` and `unique_key` may be functions
-                of the item.
+                of the item, `priority` and `shard` also lists with a value per item.
 
         Returns:
             Handles on the messages, in order.
@@ -264,9 +289,54 @@ class Task(Generic[P, R]):
         """Do the same without blocking the event loop; see `enqueue_many`."""
         return await Enqueuer(self, make_options(options)).aenqueue_many(items)
 
+    @overload
+    def cancel(self, *args: P.args, **kwargs: P.kwargs) -> Cancellation: ...
+    @overload
+    def cancel(self, *args: Any, unique_key: object, **options: Any) -> Cancellation: ...
+    @overload
+    def cancel(self, *args: Any, shard: object, **options: Any) -> Cancellation: ...
+    def cancel(self, *args: Any, **kwargs: Any) -> Cancellation:
+        """Cancel the message that holds the unique key of this call.
+
+        It is what `Yard.cancel` does, for who does not know the id: give what was given to
+        `enqueue`. Key and shard are made of the arguments; `unique_key=` and `shard=` are taken
+        instead, and then arguments that neither is made of can be left out. Only the message that
+        holds the key now is meant, none that takes it later.
+
+        The key is free then, also that of a window. Only a message that runs keeps it until it
+        ends, if it holds it until it is done.
+
+        Returns:
+            What happened, and who runs it if it was told. `Cancelled.UNKNOWN`: nobody holds the
+            key. `Cancelled.ENDED`: its window is still open, but the message had ended; nothing was
+            changed.
+
+        Raises:
+            EnqueueError: the task is not unique and no `unique_key=` is given, no key or shard can
+                be made of this, or an option says nothing of which message is meant.
+            BrokerError: the storage failed.
+        """
+        enqueuer, kwargs = self._split(kwargs)
+        return enqueuer.cancel(*args, **kwargs)
+
+    @overload
+    async def acancel(self, *args: P.args, **kwargs: P.kwargs) -> Cancellation: ...
+    @overload
+    async def acancel(self, *args: Any, unique_key: object, **options: Any) -> Cancellation: ...
+    @overload
+    async def acancel(self, *args: Any, shard: object, **options: Any) -> Cancellation: ...
+    async def acancel(self, *args: Any, **kwargs: Any) -> Cancellation:
+        """Do the same without blocking the event loop; see `cancel`."""
+        enqueuer, kwargs = self._split(kwargs)
+        return await enqueuer.acancel(*args, **kwargs)
+
     def result(self, message_id: str) -> Result[R]:
-        """A handle on a message of this task, by its id."""
-        return Result(message_id, self.reader, self.codec.decode_result)
+        """A handle on a message of this task, by its id.
+
+        Raises:
+            EnqueueError: no message can have this id.
+        """
+        return Result(checked_id(message_id), self.reader, self.codec.decode_result)
 
     @property
     def reader(self) -> RecordReader:

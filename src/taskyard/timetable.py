@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
-from taskyard.brokers.base import AsyncDriver, Broker, Driver, Operation
+from taskyard.brokers.base import Operation
 from taskyard.brokers.schedules import Schedule, Schedules
+from taskyard.brokers.unique import Mode
+from taskyard.connection import Connection
 from taskyard.enqueue import PLAIN, Enqueuer
 from taskyard.errors import PolicyError
 from taskyard.policy import seconds
 from taskyard.schedule import CATCH_UPS, CatchUp, When, described
 from taskyard.scheduling import (
+    PAGE,
     Plan,
     checked_schedule_name,
     fire_now,
@@ -24,26 +27,9 @@ from taskyard.scheduling import (
 )
 from taskyard.task import Task
 
-__all__ = ["Drivers", "ScheduleInfo", "Timetable", "make_plan"]
+__all__ = ["ScheduleInfo", "Timetable", "make_plan"]
 
 T = TypeVar("T")
-PAGE = 1000
-
-
-class Drivers(Protocol):
-    """What has a broker, and runs its operations: a yard."""
-
-    broker: Broker
-
-    @property
-    def driver(self) -> Driver:
-        """Runs operations for threads."""
-        ...
-
-    @property
-    def async_driver(self) -> AsyncDriver:
-        """Runs operations for event loops."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +72,11 @@ def make_plan(
         PolicyError: something of it is wrong.
         PayloadError: an argument does not fit the handler.
     """
+    if not isinstance(task, (Task, Enqueuer)):
+        raise PolicyError(
+            f"a schedule is one of a task, or of what task.options(…) gives, not of {task!r}; of a "
+            f"task that this program does not have, give yard.remote(name)"
+        )
     enqueuer = task if isinstance(task, Enqueuer) else Enqueuer(task, PLAIN)
     given = enqueuer.options
     for option in ("delay", "due", "id"):
@@ -98,6 +89,12 @@ def make_plan(
     if catch_up not in CATCH_UPS:
         raise PolicyError(f"catch_up must be one of {', '.join(CATCH_UPS)}, not {catch_up!r}")
     put = enqueuer.put_of_call(args, kwargs)
+    spread = round(seconds("jitter", jitter) * 1e6)
+    if spread and put.unique is not None and put.unique.mode is Mode.DEBOUNCE:
+        raise PolicyError(
+            "jitter= says nothing of a debounced task: its messages are put off by the delay= of"
+            " its Unique; leave jitter= out"
+        )
     return Plan(
         when,
         put.group.queue,
@@ -108,8 +105,9 @@ def make_plan(
         put.record_ttl,
         put.member,
         catch_up,
-        round(seconds("jitter", jitter) * 1e6),
+        spread,
         put.unique,
+        put.expires,
     )
 
 
@@ -120,11 +118,11 @@ class Timetable:
     fails. Each has a form for event loops, whose name begins with `a`.
 
     Arguments:
-        drivers: what runs the operations: the yard.
+        connection: to the broker: the yard.
     """
 
-    def __init__(self, drivers: Drivers) -> None:
-        self._drivers = drivers
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
     def add(
         self,
@@ -213,13 +211,13 @@ class Timetable:
 
     @property
     def _schedules(self) -> Schedules:
-        return self._drivers.broker.schedules
+        return self._connection.broker.schedules
 
     def _run(self, operation: Operation[T]) -> T:
-        return self._drivers.driver.run(operation)
+        return self._connection.driver.run(operation)
 
     async def _arun(self, operation: Operation[T]) -> T:
-        return await self._drivers.async_driver.run(operation)
+        return await self._connection.async_driver.run(operation)
 
 
 def _all(schedules: Schedules) -> Operation[list[ScheduleInfo]]:

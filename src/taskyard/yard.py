@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
-import threading
+import signal
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from types import TracebackType
-from typing import Any, Literal, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from taskyard.bounding import (
     OnOverflow,
@@ -16,34 +14,19 @@ from taskyard.bounding import (
     put_when_there_is_room,
     put_when_there_is_room_async,
 )
-from taskyard.brokers.base import (
-    AsyncDriver,
-    Broker,
-    Counts,
-    DeadLetter,
-    DeadQuery,
-    Driver,
-    Put,
-)
+from taskyard.brokers.base import Broker, Put
 from taskyard.brokers.bounds import Bounds
-from taskyard.brokers.cancelling import Cancellation
-from taskyard.brokers.explain import explain
-from taskyard.brokers.explanation import Explanation
-from taskyard.brokers.lane import Gate
-from taskyard.brokers.rate import UNLIMITED, Limited, Rate
-from taskyard.brokers.urls import LOCAL_URL, open_broker, open_client, start_for
-from taskyard.brokers.workers import Command, WorkerInfo, look
+from taskyard.brokers.urls import LOCAL_URL, start_for
 from taskyard.buffered import Buffered, Buffers
 from taskyard.coalesce import AsyncCoalescer, Coalescer
 from taskyard.codec import Codec
 from taskyard.compression import Compression
-from taskyard.context import Progress
+from taskyard.control import Control
 from taskyard.encryption import Keys
 from taskyard.enqueue import Enqueuer
-from taskyard.errors import BrokerError, NotFound, PolicyError, QueueFull
+from taskyard.errors import BrokerError, PolicyError, QueueFull
 from taskyard.middleware import Middleware, overrides
 from taskyard.packing import COMPRESS_ABOVE, LIMIT, Packing
-from taskyard.payload import Unnamed
 from taskyard.policy import (
     Backoff,
     Batch,
@@ -57,56 +40,24 @@ from taskyard.policy import (
     checked_rate,
     policy,
 )
-from taskyard.result import RecordReader, Result
+from taskyard.registry import BatchMaker, Registry, TaskMaker
 from taskyard.schedule import CatchUp, When
 from taskyard.scheduling import Plan, checked_schedule_name
 from taskyard.sharding import shard_text
-from taskyard.staff import Told, tell
-from taskyard.task import ORDER, BatchTask, Handler, Task, stored_rate
-from taskyard.timetable import Timetable, make_plan
+from taskyard.task import Handler, Task
+from taskyard.timetable import make_plan
 
-__all__ = ["DeadLetters", "Yard"]
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
+__all__ = ["Yard"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
 
-class _TaskMaker(Protocol):
-    @overload
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
-    @overload
-    def __call__(self, function: type[Handler[T]], /) -> Task[[T], Any]: ...
-    @overload
-    def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
-
-
-class _BatchMaker(Protocol):
-    @overload
-    def __call__(self, function: type[Handler[list[T]]], /) -> BatchTask[T, Any]: ...
-    @overload
-    def __call__(
-        self, function: Callable[[list[T]], Coroutine[Any, Any, None]], /
-    ) -> BatchTask[T, None]: ...
-    @overload
-    def __call__(
-        self, function: Callable[[list[T]], Coroutine[Any, Any, list[R]]], /
-    ) -> BatchTask[T, R]: ...
-    @overload
-    def __call__(
-        self, function: Callable[[list[T]], Coroutine[Any, Any, list[R] | None]], /
-    ) -> BatchTask[T, R | None]: ...
-    @overload
-    def __call__(self, function: Callable[[list[T]], None], /) -> BatchTask[T, None]: ...
-    @overload
-    def __call__(self, function: Callable[[list[T]], list[R]], /) -> BatchTask[T, R]: ...
-    @overload
-    def __call__(
-        self, function: Callable[[list[T]], list[R] | None], /
-    ) -> BatchTask[T, R | None]: ...
-
-
-class Yard:
+class Yard(Control):
     """Tasks, and the broker in which their messages wait.
 
     Nothing is opened before the first message is enqueued or looked for, so a yard can be made
@@ -131,6 +82,7 @@ class Yard:
         tasks: the tasks by name.
         dead: the dead letters.
         plans: the schedules that this program declares, by name.
+        owned_schedules: what the names of schedules begin with that are this program's alone.
         queue_rates: the rate limits that it declares of queues, by name.
         queue_bounds: how much it declares that queues hold, by name.
         schedules: all schedules that the broker knows.
@@ -154,25 +106,21 @@ class Yard:
         encryption: Keys | str | None = None,
         codec: Codec | Sequence[Codec] | None = None,
     ) -> None:
-        self._packing = Packing.declared(
+        packing = Packing.declared(
             max_message_bytes, compression, compress_above, encryption, codec
         )
         self._server = start_for(broker) if start_server else None
-        self.broker = _broker(LOCAL_URL if start_server and broker == "" else broker)
-        self.tasks: dict[str, Task[..., Any]] = {}
+        super().__init__(LOCAL_URL if start_server and broker == "" else broker, packing)
+        self._registry = Registry(self, packing)
+        self.tasks = self._registry.tasks
         self.plans: dict[str, Plan] = {}
+        self.owned_schedules: list[str] = []
         self.queue_rates: dict[str, RateLimit | None] = {}
         self.queue_bounds: dict[str, Bounds] = {}
         self.middleware: list[Middleware] = []
         self.around_enqueue: list[Middleware] = []
-        self.dead = DeadLetters(self)
-        self.schedules = Timetable(self)
-        self._driver: Driver | None = None
-        self._async_driver: AsyncDriver | None = None
-        self._opening = threading.Lock()
         self._declared: set[str] = set()
         self._unstored_bounds: dict[str, Bounds] = {}
-        self._reader = self._make_reader()
         self._make_ways_in()
 
     # Declaring
@@ -257,7 +205,7 @@ class Yard:
         codec: Codec | Sequence[Codec] | None = None,
         rate: RateLimit | None = None,
         shard_rate: RateLimit | None = None,
-    ) -> _BatchMaker: ...
+    ) -> BatchMaker: ...
     @overload
     def task(
         self,
@@ -283,7 +231,7 @@ class Yard:
         codec: Codec | Sequence[Codec] | None = None,
         rate: RateLimit | None = None,
         shard_rate: RateLimit | None = None,
-    ) -> _TaskMaker: ...
+    ) -> TaskMaker: ...
     def task(self, function: Any = None, /, *, name: str | None = None, **options: Any) -> Any:
         """Declare a task: `@yard.task`, or `@yard.task(...)` with a policy.
 
@@ -331,66 +279,11 @@ class Yard:
                 sent, or a worker could not find the function.
         """
         declared = policy(options)
-        if function is None:
-            return lambda target: self._declare(target, name, declared)
-        return self._declare(function, name, declared)
 
-    def _declare(self, function: Any, name: str | None, declared: Any) -> Task[..., Any]:
-        _check_handler(function)
-        self._check_importable(function, name)
-        chosen = checked_name("name", function.__name__ if name is None else name)
-        if chosen.startswith(ORDER):
-            raise PolicyError(
-                f"a task cannot be called {chosen!r}: its messages would be among those of "
-                f"order={chosen.removeprefix(ORDER)!r}"
-            )
-        if chosen in self.tasks:
-            raise PolicyError(
-                f"there are two tasks called {chosen!r}; their messages could not be told apart. "
-                f"Give one of them another name=, or its function"
-            )
-        kind: type[Task[..., Any]] = Task if declared.batch is None else BatchTask
-        task = kind(self, chosen, function, declared, packing=self._packing)
-        self._check_order(task)
-        self.tasks[chosen] = task
-        return task
+        def declare(target: Any) -> Task[..., Any]:
+            return self._registry.declare(target, name, declared, shared=self.broker.shared)
 
-    def _check_importable(self, function: Any, name: str | None) -> None:
-        own = getattr(function, "__name__", None)
-        qualified = getattr(function, "__qualname__", own or "")
-        if name is not None:
-            return
-        if own is None or own == "<lambda>":
-            raise PolicyError(
-                f"{function!r} has no name that a worker could know it by: give name="
-            )
-        if "<locals>" in qualified and self.broker.shared:
-            raise PolicyError(
-                f"{qualified} is defined inside a function, so a worker process that imports "
-                f"{function.__module__} does not find it. Move it to the module, or give name= "
-                f"if every worker process declares it as this one does"
-            )
-
-    def _check_order(self, task: Task[..., Any]) -> None:
-        if task.policy.order is None:
-            return
-        for other in self.tasks.values():
-            if other.group != task.group:
-                continue
-            mine, theirs = task.policy, other.policy
-            differing = [
-                item
-                for item in ("batch", "on_error", "max_deliveries", "rate", "shard_rate")
-                if getattr(mine, item) != getattr(theirs, item)
-            ]
-            if task.is_async != other.is_async:
-                differing.append("being async")
-            if differing:
-                raise PolicyError(
-                    f"tasks {task.name!r} and {other.name!r} share the order "
-                    f"{mine.order!r} but differ in {', '.join(differing)}: tasks of a common "
-                    f"order need the same"
-                )
+        return declare if function is None else declare(function)
 
     def remote(
         self,
@@ -419,36 +312,7 @@ class Yard:
         Raises:
             PolicyError: a name is wrong, or the order is not that of this yard's task.
         """
-        queue, order = self._whereabouts(name, queue, order)
-        declared = policy(
-            {
-                "queue": queue,
-                "batch": batch,
-                "order": order,
-                "ordered": order is not None,
-                "codec": codec,
-            }
-        )
-
-        def elsewhere(*_args: Any, **_kwargs: Any) -> Any:
-            raise NotFound(f"task {name!r} is declared elsewhere, so it cannot be called here")
-
-        kind: type[Task[..., Any]] = BatchTask if batch else Task
-        return kind(self, name, elsewhere, declared, packing=self._packing, known=False)
-
-    def _whereabouts(
-        self, name: str, queue: str | None, order: str | None
-    ) -> tuple[str, str | None]:
-        # `taskyard release` names an order's group like a task, so "order:" is allowed here.
-        here = self.tasks.get(checked_name("name", name))
-        if here is None or queue not in (None, here.policy.queue):
-            return "default" if queue is None else queue, order
-        if order not in (None, here.policy.order):
-            raise PolicyError(
-                f"task {name!r} has order={here.policy.order!r} here, not {order!r}: "
-                f"nobody would run the message"
-            )
-        return here.policy.queue, here.policy.order
+        return self._registry.remote(name, queue=queue, batch=batch, order=order, codec=codec)
 
     def schedule(
         self,
@@ -466,7 +330,8 @@ class Yard:
         Each instant is done once, by whichever worker comes first; its message has the id
         `name@instant`. A declaration that changed replaces the stored one, and what was missed
         under that stays missed. One that is no longer in the program stays stored until it is
-        removed (`taskyard schedules remove`). To store one at once use `yard.schedules.add`.
+        removed (`taskyard schedules remove`, or see `own_schedules`). To store one at once use
+        `yard.schedules.add`.
 
         Arguments:
             task: the task, or what `task.options(priority=…, shard=…)` gives.
@@ -495,6 +360,19 @@ class Yard:
         self.plans[chosen] = plan
         return chosen
 
+    def own_schedules(self, prefix: str) -> None:
+        """Declare that all schedules whose names begin with something are this program's.
+
+        When its workers start, they remove those of them that it does not declare.
+
+        Arguments:
+            prefix: what their names begin with, as `reports/`.
+
+        Raises:
+            PolicyError: it is no short printable text.
+        """
+        self.owned_schedules.append(checked_schedule_name(prefix))
+
     def use_middleware(self, middleware: Middleware) -> None:
         """Let a middleware be told of what is enqueued from now on, and of what workers do.
 
@@ -519,10 +397,10 @@ class Yard:
         if task.name not in self._declared and task.known:
             self.driver.run(self.broker.declare(task.group, task.group_policy))
             self._declared.add(task.name)
-        if self._unstored_bounds and (queue := task.policy.queue) in self._unstored_bounds:
-            bounds = self._unstored_bounds[queue]
+        unstored = self._unstored_bounds
+        if unstored and (bounds := unstored.get(queue := task.policy.queue)) is not None:
             self.driver.run(self.broker.set_bounds(queue, bounds, declared=True))
-            self._unstored_bounds.pop(queue, None)
+            unstored.pop(queue, None)
         buffered = self._buffers.mine()
         if buffered is not None:
             buffered.put(puts)
@@ -537,10 +415,10 @@ class Yard:
         if task.name not in self._declared and task.known:
             await self.async_driver.run(self.broker.declare(task.group, task.group_policy))
             self._declared.add(task.name)
-        if self._unstored_bounds and (queue := task.policy.queue) in self._unstored_bounds:
-            bounds = self._unstored_bounds[queue]
+        unstored = self._unstored_bounds
+        if unstored and (bounds := unstored.get(queue := task.policy.queue)) is not None:
             await self.async_driver.run(self.broker.set_bounds(queue, bounds, declared=True))
-            self._unstored_bounds.pop(queue, None)
+            unstored.pop(queue, None)
         buffered = self._buffers.mine()
         if buffered is not None:
             await buffered.put_async(puts)
@@ -572,87 +450,7 @@ class Yard:
         """
         return Buffered(self._buffers)
 
-    # Looking
-
-    def result(self, message_id: str) -> Result[Any]:
-        """A handle on a message by its id; its result comes as plain data.
-
-        `Task.result` gives it by the task's types.
-        """
-        return Result(message_id, self._reader, Unnamed(self._packing).decode_result)
-
-    def cancel(self, message_id: str) -> Cancellation:
-        """Cancel a message.
-
-        One that waits, also for its time or for a retry, is removed. Of one that runs, the worker
-        is told within about a second: an asynchronous handler is cancelled, a synchronous one sees
-        it in its context. It is not run again, even if its worker dies. What ended stays as it is.
-
-        A message whose task keeps no results has no record to find it by. Its id is noted instead,
-        for a week, and it is removed when its turn comes. A cancellation never means messages that
-        are put later under the same id.
-
-        Arguments:
-            message_id: its id.
-
-        Returns:
-            What happened, and who runs it if it was told.
-
-        Raises:
-            BrokerError: the storage failed.
-        """
-        return self._reader.cancel(message_id, note=True)
-
-    async def acancel(self, message_id: str) -> Cancellation:
-        """Do the same without blocking the event loop; see `cancel`."""
-        return await self._reader.cancel_async(message_id, note=True)
-
-    def explain(self, message_id: str) -> Explanation:
-        """Say why a message is not running; nothing is changed.
-
-        When several things hold it up, it is the one that has to go away first. A message whose
-        task keeps no results is found while it runs, as a dead letter, and while it waits among
-        the first 10,000 (of each partition): looking for it takes longer then.
-
-        Arguments:
-            message_id: its id.
-
-        Returns:
-            The reason, in data and (`text`) in one sentence; of an id of which nothing is known,
-            the reason is `Why.UNKNOWN`.
-
-        Raises:
-            BrokerError: the storage failed.
-        """
-        return self.driver.run(explain(self.broker, message_id))
-
-    async def aexplain(self, message_id: str) -> Explanation:
-        """Do the same without blocking the event loop; see `explain`."""
-        return await self.async_driver.run(explain(self.broker, message_id))
-
-    def progress(self, message_id: str) -> Progress | None:
-        """What the handler of a message told last (see `Context.progress`); None: nothing.
-
-        Arguments:
-            message_id: its id.
-
-        Raises:
-            NotFound: there is no record of it: its task keeps no results, or its time is over.
-        """
-        return self.result(message_id).progress()
-
-    async def aprogress(self, message_id: str) -> Progress | None:
-        """Do the same without blocking the event loop; see `progress`."""
-        return await self.result(message_id).aprogress()
-
-    @property
-    def reader(self) -> RecordReader:
-        """Where results are looked up."""
-        return self._reader
-
-    def counts(self) -> list[Counts]:
-        """The numbers of every queue and task, sorted."""
-        return self.driver.run(self.broker.counts())
+    # Shards
 
     def release(self, task: Task[..., Any] | str, shard: object = "") -> bool:
         """Release a parked shard: its head is tried again.
@@ -668,7 +466,7 @@ class Yard:
             EnqueueError: the key can be no shard's.
             NotFound: there is no such task.
         """
-        group = self._find(task).group
+        group = self._registry.find(task).group
         return self.driver.run(self.broker.release(group, shard_text(shard)))
 
     def park(self, task: Task[..., Any] | str, shard: object = "") -> bool:
@@ -685,159 +483,8 @@ class Yard:
             EnqueueError: the key can be no shard's.
             NotFound: there is no such task.
         """
-        group = self._find(task).group
+        group = self._registry.find(task).group
         return self.driver.run(self.broker.park(group, shard_text(shard)))
-
-    def pause(self, queue: str) -> Gate:
-        """Let no worker get messages of a queue, until it is resumed.
-
-        What runs goes on, and messages can be put. It holds for all workers at once, and through
-        restarts.
-
-        Arguments:
-            queue: its name. It need not have messages yet.
-
-        Returns:
-            What the queue let through before.
-        """
-        return self._set_gate(queue, Gate.PAUSED)
-
-    def drain(self, queue: str) -> Gate:
-        """Let no messages be put into a queue, until it is resumed: `QueueDraining` is raised.
-
-        Workers go on until it is empty; batches do not wait to fill. What is retried or delayed
-        is still run.
-
-        Returns:
-            What the queue let through before.
-        """
-        return self._set_gate(queue, Gate.DRAINING)
-
-    def resume(self, queue: str) -> Gate:
-        """End `pause` and `drain`.
-
-        Returns:
-            What the queue let through before: `Gate.OPEN` if there was nothing to resume.
-        """
-        return self._set_gate(queue, Gate.OPEN)
-
-    def rate(
-        self,
-        limited: Task[..., Any] | str,
-        limit: RateLimit | Literal["as declared"] | None,
-        *,
-        shards: bool = False,
-    ) -> None:
-        """Change a rate limit at run time, for all workers at once, and through restarts.
-
-        It wins over what is declared, until it is set to `"as declared"`.
-
-        Arguments:
-            limited: a task (with an `order`: all tasks of it), or the name of a queue.
-            limit: how many messages are handed out; None: there is no limit.
-            shards: of a task, the limit of each of its shards (`shard_rate`).
-
-        Raises:
-            PolicyError: the limit is none, or `shards` is asked of a queue.
-        """
-        if limit != "as declared":
-            checked_rate("a rate limit", limit)
-        of_task = isinstance(limited, Task)
-        if shards and not of_task:
-            raise PolicyError("a queue has one limit for all its shards: give the task for shards=")
-        if isinstance(limited, Task):
-            what = Limited(limited.group.queue, limited.group.name, shards)
-        else:
-            what = Limited(checked_name("queue", limited))
-        rate: Rate | None = UNLIMITED
-        if isinstance(limit, RateLimit):
-            rate = stored_rate(limit)
-        elif limit is not None:
-            rate = None
-        self.driver.run(self.broker.set_rate(what, rate))
-
-    def bound(
-        self,
-        queue: str,
-        *,
-        max_length: int | None = None,
-        shard_max_length: int | None = None,
-        overflow: OnOverflow = "raise",
-        block_timeout: float | timedelta | None = None,
-        as_declared: bool = False,
-    ) -> None:
-        """Change how much a queue holds, for all programs at once, and through restarts.
-
-        It wins over what is declared, until it is set `as_declared`. What is there already stays,
-        even if it is more.
-
-        Arguments:
-            queue: its name. It need not have messages yet.
-            max_length: as in `queue`; without it and the next one there is no limit.
-            shard_max_length: as in `queue`.
-            overflow: as in `queue`.
-            block_timeout: seconds, as in `queue`.
-            as_declared: let hold again what programs declare.
-
-        Raises:
-            PolicyError: the name, a number or the bounds are wrong.
-        """
-        checked_name("queue", queue)
-        bounds = make_bounds(max_length, shard_max_length, overflow, block_timeout)
-        if as_declared and bounds:
-            raise PolicyError("as_declared=True and bounds contradict each other: give one of them")
-        self.driver.run(self.broker.set_bounds(queue, None if as_declared else bounds))
-
-    def _set_gate(self, queue: str, gate: Gate) -> Gate:
-        checked_name("queue", queue)
-        return self.driver.run(self.broker.set_gate(queue, gate))
-
-    def workers(self) -> list[WorkerInfo]:
-        """The workers of the broker, sorted by host and start.
-
-        One that was killed is there for 15 minutes still; it is `silent` after a minute.
-        """
-        return self.driver.run(look(self.broker.workers))
-
-    async def aworkers(self) -> list[WorkerInfo]:
-        """The workers of the broker; see `workers`."""
-        return await self.async_driver.run(look(self.broker.workers))
-
-    def tell(self, workers: Told, command: Command | str, queue: str | None = None) -> list[str]:
-        """Tell workers to shut down, or to take no messages for a while.
-
-        They hear it within about a second. What they run goes on. It concerns these runs of them:
-        a worker that is started later knows nothing of it. To pause a queue for all workers, also
-        later ones, use `pause`.
-
-        Arguments:
-            workers: the id of a worker, several ids, or "all".
-            command: "shutdown": stop as after SIGTERM; its supervisor starts no other one.
-                "pause": take no messages, until "resume".
-            queue: pause or resume only this queue; None: all that the worker serves.
-
-        Returns:
-            The ids of those that were told; a silent one may never hear it.
-
-        Raises:
-            WorkerError: there is no such command, or it concerns no queue.
-            NotFound: there is no worker of an id. The others were told.
-        """
-        return self.driver.run(tell(self.broker.workers, workers, command, queue))
-
-    async def atell(
-        self, workers: Told, command: Command | str, queue: str | None = None
-    ) -> list[str]:
-        """Tell workers something without blocking the event loop; see `tell`."""
-        return await self.async_driver.run(tell(self.broker.workers, workers, command, queue))
-
-    def _find(self, task: Task[..., Any] | str) -> Task[..., Any]:
-        if isinstance(task, Task):
-            return task
-        if task not in self.tasks:
-            known = ", ".join(sorted(self.tasks)) or "none"
-            raise NotFound(f"this yard has no task {task!r}; it has {known}")
-        return self.tasks[task]
 
     # Working
 
@@ -848,8 +495,9 @@ class Yard:
         concurrency: int | None = None,
         processes: int = 0,
         burst: bool = False,
+        should_replace: Callable[[BaseProcess], bool] | None = None,
         **settings: Any,
-    ) -> None:
+    ) -> signal.Signals | None:
         """Run a worker here until it is told to stop by SIGTERM, SIGINT, or (burst) has no work.
 
         Arguments:
@@ -859,7 +507,12 @@ class Yard:
             processes: 0: run in this process. More: child processes under a supervisor, which
                 restarts those that die and gives back at once what they held.
             burst: return when nothing is left that can be done now.
+            should_replace: asked every second of each child process, which is stopped as by
+                SIGTERM and replaced if it says so. For an age or a memory limit of one's own.
             settings: the other fields of `taskyard.worker.WorkerSettings`.
+
+        Returns:
+            The signal that it was stopped by; None: it ended for another reason.
 
         Raises:
             WorkerError: a setting is wrong, the yard has no tasks, or a queue is unknown.
@@ -867,12 +520,13 @@ class Yard:
         """
         from taskyard.worker import run_worker
 
-        run_worker(
+        return run_worker(
             self,
             queues=queues,
             concurrency=concurrency,
             processes=processes,
             burst=burst,
+            should_replace=should_replace,
             **settings,
         )
 
@@ -891,12 +545,9 @@ class Yard:
             raise BrokerError(
                 "another broker cannot be used within `with yard.buffered()`: end the block first"
             )
-        self.close()
-        self.broker = _broker(broker)
-        self._async_driver = None
+        super().use(broker)
         self._declared.clear()
         self._unstored_bounds = dict(self.queue_bounds)
-        self._reader = self._make_reader()
         self._make_ways_in()
 
     @contextmanager
@@ -924,156 +575,5 @@ class Yard:
         self._async_coalescer = AsyncCoalescer(self.broker, async_driver)
         self._buffers = Buffers(self.broker, driver, async_driver)
 
-    def _make_reader(self) -> RecordReader:
-        broker = self.broker
-
-        def current() -> Yard:
-            if self.broker is not broker:
-                raise BrokerError(
-                    f"this result belongs to {broker.url}, but its yard uses {self.broker.url} now"
-                )
-            return self
-
-        return RecordReader(broker, lambda: current().driver, lambda: current().async_driver)
-
-    @property
-    def driver(self) -> Driver:
-        """Runs the broker's operations for threads."""
-        if self._driver is None:
-            with self._opening:
-                if self._driver is None:
-                    self._driver = self.broker.driver()
-        return self._driver
-
-    @property
-    def async_driver(self) -> AsyncDriver:
-        """Runs the broker's operations for event loops."""
-        if self._async_driver is None:
-            with self._opening:
-                if self._async_driver is None:
-                    self._async_driver = self.broker.async_driver()
-        return self._async_driver
-
-    def close(self) -> None:
-        """Close what is open, if no event loop uses it. The yard can be used again."""
-        asynchronous, self._async_driver = self._async_driver, None
-        if asynchronous is not None:
-            asynchronous.shut_down()
-        driver, self._driver = self._driver, None
-        if driver is not None:
-            driver.close()
-
-    async def aclose(self) -> None:
-        """Close what is open, including what `aenqueue` and `aget` opened."""
-        driver, self._async_driver = self._async_driver, None
-        if driver is not None:
-            await driver.close()
-        self.close()
-
-    def __enter__(self) -> Yard:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def __repr__(self) -> str:
         return f"<Yard at {self.broker.url}, {len(self.tasks)} tasks>"
-
-
-def _check_handler(function: Any) -> None:
-    handler = function
-    if inspect.isclass(function):
-        handler = getattr(function, "handle", Handler.handle)
-        if not issubclass(function, Handler) or handler is Handler.handle:
-            handler = None
-    if not callable(handler):
-        raise PolicyError(
-            f"a task is made of a function or a Handler class that has a handle(), not {function!r}"
-        )
-    if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
-        raise PolicyError(f"{function!r} has a yield in it, so calling it would run nothing")
-
-
-def _broker(given: object) -> Broker:
-    if isinstance(given, str):
-        return open_broker(given)
-    if hasattr(given, "async_driver"):
-        return cast("Broker", given)
-    found = open_client(given)
-    if found is None:
-        raise BrokerError(
-            f"a broker is a URL (sqlite:///yard.db), a broker or a client of redis-py,"
-            f" not {given!r}"
-        )
-    return found
-
-
-class DeadLetters:
-    """The dead letters of a yard.
-
-    Arguments:
-        yard: whose.
-    """
-
-    def __init__(self, yard: Yard) -> None:
-        self._yard = yard
-
-    def list(
-        self,
-        numbers: Sequence[int] | None = None,
-        *,
-        queue: str | None = None,
-        task: str | None = None,
-        after: int = 0,
-        limit: int = 100,
-    ) -> Sequence[DeadLetter]:
-        """List dead letters, oldest first.
-
-        Arguments:
-            numbers: only these.
-            queue: only of this queue.
-            task: only of this task.
-            after: only with a higher number, for paging.
-            limit: this many at most.
-        """
-        query = DeadQuery(queue=queue, task=task, numbers=numbers, after=after, limit=limit)
-        return self._yard.driver.run(self._yard.broker.dead(query))
-
-    def retry(
-        self,
-        numbers: Sequence[int] | None = None,
-        *,
-        queue: str | None = None,
-        task: str | None = None,
-        limit: int = 1_000_000,
-    ) -> int:
-        """Put dead letters back at the tails of their shards, as if they were new.
-
-        Arguments:
-            numbers: only these.
-            queue: only of this queue.
-            task: only of this task.
-            limit: this many at most.
-
-        Returns:
-            How many there were.
-        """
-        query = DeadQuery(queue=queue, task=task, numbers=numbers, limit=limit)
-        return self._yard.driver.run(self._yard.broker.retry_dead(query))
-
-    def discard(
-        self,
-        numbers: Sequence[int] | None = None,
-        *,
-        queue: str | None = None,
-        task: str | None = None,
-        limit: int = 1_000_000,
-    ) -> int:
-        """Remove dead letters; see `retry`."""
-        query = DeadQuery(queue=queue, task=task, numbers=numbers, limit=limit)
-        return self._yard.driver.run(self._yard.broker.discard_dead(query))

@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
@@ -21,10 +20,11 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from tests.acceptance.programs import PATIENCE, Program
+from tests.variants import some_in_short
 
 from taskyard import Yard
 
-PATIENCE = 30.0
 TASKYARD = (sys.executable, "-m", "taskyard")
 
 HANDLERS = """
@@ -94,80 +94,6 @@ def report(kind: str) -> None:
 yard.schedule(report, "daily", when=cron("0 4 * * *", tz="Europe/Berlin"), name="nightly")
 yard.schedule(report, "often", when=every(0.1), name="busy", catch_up="all")
 """
-
-
-class Program:
-    """A running command, whose output can be waited for."""
-
-    def __init__(self, command: Sequence[str], folder: Path) -> None:
-        self.process = subprocess.Popen(
-            command,
-            cwd=folder,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        self.lines: list[str] = []
-        self._ended = False
-        self._news = threading.Condition()
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with self._news:
-                self.lines.append(line.rstrip("\n"))
-                self._news.notify_all()
-        with self._news:
-            self._ended = True
-            self._news.notify_all()
-
-    @property
-    def output(self) -> str:
-        return "\n".join(self.lines)
-
-    def wait_for(self, pattern: str, count: int = 1) -> list[re.Match[str]]:
-        """Wait until as many lines as that match."""
-        deadline = time.monotonic() + PATIENCE
-        with self._news:
-            while True:
-                found = [match for line in self.lines if (match := re.search(pattern, line))]
-                if len(found) >= count:
-                    return found
-                left = deadline - time.monotonic()
-                assert left > 0, f"no {pattern!r} in:\n{self.output}"
-                assert not self._ended, f"it ended without {pattern!r}:\n{self.output}"
-                self._news.wait(left)
-
-    def write(self, text: str) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(text)
-        self.process.stdin.flush()
-
-    def signal(self, number: int) -> None:
-        self.process.send_signal(number)
-
-    def wait(self) -> int:
-        """Wait for the end."""
-        if self.process.stdin is not None:
-            self.process.stdin.close()
-        code = self.process.wait(PATIENCE)
-        self._reader.join(PATIENCE)
-        return code
-
-    def stop(self) -> int:
-        self.signal(signal.SIGTERM)
-        return self.wait()
-
-    def destroy(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.wait()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
 
 
 class Shell:
@@ -252,7 +178,7 @@ def test_two_processes_serve_what_another_process_adds(shell: Shell) -> None:
     assert f"broker=sqlite:///{shell.folder}/taskyard.db" in program.output
     counted = shell.queues()
     assert [counted[name]["totals"]["done"] for name in ("q1", "q2", "q3", "q4")] == [4, 4, 4, 1]
-    assert counted["q1"]["flushes"] == {"size": 1, "bytes": 0, "age": 1, "drain": 0}
+    assert counted["q1"]["flushes"] == {"size": 1, "bytes": 0, "age": 1, "deadline": 0, "drain": 0}
 
 
 def test_ctrl_c_ends_a_start_in_one_process(shell: Shell) -> None:
@@ -445,8 +371,14 @@ def test_lines_are_stored_while_more_may_come(shell: Shell) -> None:
 # worker
 
 
-@pytest.mark.parametrize("options", [(), ("-p", "0"), ("-p", "2", "-q", "default:2,mail:1")])
-@pytest.mark.parametrize("module", ["tasks:yard", "tasks.py:yard"])
+WORKERS = [
+    (module, options)
+    for module in ("tasks:yard", "tasks.py:yard")
+    for options in ((), ("-p", "0"), ("-p", "2", "-q", "default:2,mail:1"))
+]
+
+
+@pytest.mark.parametrize(("module", "options"), some_in_short(WORKERS, WORKERS[::2]))
 def test_a_worker_works_until_nothing_is_left(
     shell: Shell, module: str, options: tuple[str, ...]
 ) -> None:
@@ -547,6 +479,8 @@ def test_schedules_are_listed(scheduling: Shell) -> None:
         "paused": False,
         "catch_up": "latest",
     }
+    whole = scheduling.run("schedules", "--json").splitlines()
+    assert [json.loads(line)["name"] for line in whole] == ["busy", "nightly"]
     head, busy, nightly_line = scheduling.run("schedules", "list").splitlines()
     assert head.split() == ["name", "task", "queue", "when", "next", "last"]
     assert re.match(r"busy +report +default +every 0.1 s +(in|due for) [0-9.]+s +", busy)
@@ -586,16 +520,16 @@ def test_a_removed_schedule_is_stored_again_by_a_worker_that_declares_it(schedul
     assert sorted(listed(scheduling)) == ["busy", "nightly"]
 
 
-@pytest.mark.parametrize("command", ["pause", "resume", "fire", "remove"])
-def test_a_schedule_that_is_not_there(shell: Shell, command: str) -> None:
-    printed = shell.run("schedules", command, "nightly", code=1)
-    assert "no such file" in printed
+def test_a_schedule_that_is_not_there(shell: Shell) -> None:
+    commands = ["pause", "resume", "fire", "remove"]
+    for command in commands:
+        assert "no such file" in shell.run("schedules", command, "nightly", code=1)
     shell.run("add", "-t", "q1", "1")
     assert shell.run("schedules", "list", "--json") == ""
-    printed = shell.run("schedules", command, "nightly", code=1)
-    assert printed == (
-        "Error: there is no schedule 'nightly': `taskyard schedules list` shows them\n"
-    )
+    for command in commands:
+        assert shell.run("schedules", command, "nightly", code=1) == (
+            "Error: there is no schedule 'nightly': `taskyard schedules list` shows them\n"
+        )
 
 
 # Bounded queues

@@ -110,7 +110,8 @@ def test_a_single_wrong_byte_is_an_error(room: dict[str, str], source: Path) -> 
     code, output = run(room, "--source", source, "--tamper", "--no-kill")
     assert code == 1
     assert f"FAILED  identical: {len(ODD_FILES) - 1} of {len(ODD_FILES)} files\n" in output
-    assert re.search(r"^\S+\.py, line \d+: b'.+' was sent, b'.+' arrived\n$", output, re.MULTILINE)
+    sent = r"^\S+\.py, line \d+: b(['\"]).+\1 was sent, b(['\"]).+\2 arrived\n$"
+    assert re.search(sent, output, re.MULTILINE)
 
 
 def test_workers_that_cannot_work_are_an_error(room: dict[str, str], source: Path) -> None:

@@ -197,7 +197,7 @@ def prose(page: Path) -> str:
     """A page without code."""
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
     text = re.sub(r"^(:::|    options:|      (members|filters):).*$", "", text, flags=re.MULTILINE)
-    return re.sub(r"`[^`\n]*`|\]\([^)]*\)|<!--.*?-->", "", text)
+    return re.sub(r"`[^`\n]*`|\]\([^)]*\)|!(?=\[)|<!--.*?-->", "", text)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -51,6 +51,23 @@ def test_the_web_applications_are_compared(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_load_is_put_on_the_web_application(tmp_path: Path) -> None:
+    saved = [tmp_path / f"stress.{ending}" for ending in ("html", "json", "xlsx")]
+    options = [part for path in saved for part in ("--save", path)]
+    room = tmp_path / "room"
+    room.mkdir()
+    stress = ("stress.py", "--rate", 50, "--until", 100, "--seconds", 2, "--workers", 20, *options)
+    done = run(EXAMPLES, *stress, TMPDIR=str(room))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "150 events were accepted, and 150 are saved." in done.stdout
+    report = json.loads(saved[1].read_text())
+    assert (report["completed"], report["failed"]) == (150, 0)
+    assert report["conditions"]["open_loop"] is True
+    assert "<h1><bdi>POST /events</bdi></h1>" in saved[0].read_text()
+    assert saved[2].read_bytes().startswith(b"PK")
+    assert not list(room.iterdir())
+
+
 def test_what_is_no_event_is_refused(tmp_path: Path) -> None:
     async def statuses(port: int) -> list[int]:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

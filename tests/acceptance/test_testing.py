@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tests.acceptance.pytests import run_pytest, write_titled_blocks
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "howto" / "testing.md"
-TITLED = re.compile(r'^```python title="([^"]+)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
 ENDPOINT = '''
 import threading
@@ -37,23 +36,10 @@ def endpoint(text):
 '''
 
 
-def run_pytest(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-W", "error", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-    )
-
-
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
     """A folder with the files of the page."""
-    for title, text in TITLED.findall(PAGE.read_text(encoding="utf-8")):
-        (tmp_path / title).write_text(text, encoding="utf-8")
+    write_titled_blocks(PAGE, tmp_path)
     return tmp_path
 
 

@@ -6,20 +6,26 @@ import contextlib
 import functools
 import itertools
 import uuid
+import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conformance.harness import AsyncRunner, Clock, Harness, Make, Runner, SyncRunner
 from tests.servers.fixtures import required
 from tests.servers.server import RedisServer
+from tests.variants import some_in_short
 
 from taskyard.brokers.base import Broker
 from taskyard.brokers.memory import MemoryBroker
+from taskyard.testing.conformance import Subject
+from taskyard.testing.conformance.fixtures import harness, make
+from taskyard.testing.conformance.harness import AsyncRunner, Clock, MakeRunner, SyncRunner
 
-RUNNERS: dict[str, Callable[[Broker], Runner]] = {"sync": SyncRunner, "async": AsyncRunner}
+__all__ = ["harness", "make"]  # also for the modules beside the suite
+
+RUNNERS: dict[str, MakeRunner] = {"sync": SyncRunner, "async": AsyncRunner}
 
 
 def memory(path: Path, clock: Clock, **options: Any) -> Broker:
@@ -43,8 +49,10 @@ def redis(url: str, path: Path, clock: Clock, **options: Any) -> Broker:
 
 EMBEDDED: dict[str, Callable[..., Broker]] = {"memory": memory, "sqlite": sqlite}
 SERVERS = ("redis", "redis-6.2", "valkey", "cluster")
-ONLY_LONG = {("cluster", "async"), *itertools.product(("redis-6.2", "valkey"), RUNNERS)}
-"""Only among the long tests: they differ little from the others, and there are too many."""
+PAIRS = list(map("-".join, itertools.product((*EMBEDDED, *SERVERS), RUNNERS)))
+OFTEN = (*EMBEDDED, "redis")
+"""Always tried, as is the cluster; the others differ little from these, and are for the long test.
+"""
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +72,7 @@ def server_url(request: pytest.FixtureRequest) -> Iterator[Callable[[str], str]]
 
 
 @pytest.fixture
-def make_broker(server_url: Callable[[str], str]) -> Callable[[str], Callable[..., Broker]]:
+def maker(server_url: Callable[[str], str]) -> Callable[[str], Callable[..., Broker]]:
     """Gives, by the name of a broker, what makes an empty one of a folder, a clock and options."""
 
     def maker(broker: str) -> Callable[..., Broker]:
@@ -73,35 +81,49 @@ def make_broker(server_url: Callable[[str], str]) -> Callable[[str], Callable[..
     return maker
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(pair, marks=[pytest.mark.long] if pair in ONLY_LONG else [], id="-".join(pair))
-        for pair in itertools.product((*EMBEDDED, *SERVERS), RUNNERS)
-    ]
-)
-def make(
-    request: pytest.FixtureRequest,
-    tmp_path: Path,
-    make_broker: Callable[[str], Callable[..., Broker]],
-) -> Iterator[Make]:
-    """Makes a harness of an empty broker with the given arguments."""
-    broker, runner = request.param
-    made: list[Harness] = []
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Try each behaviour on each broker, but by one driver, unless there is time for all."""
+    if "pair" in metafunc.fixturenames:
+        runner = runner_of(metafunc.function.__name__)
+        often = {"cluster-sync", *(f"{broker}-{runner}" for broker in OFTEN)}
+        metafunc.parametrize("pair", some_in_short(PAIRS, often), indirect=True)
 
-    def make(**options: Any) -> Harness:
-        clock = Clock()
-        folder = tmp_path / str(len(made))
-        folder.mkdir()
-        subject = make_broker(broker)(folder, clock, **options)
-        made.append(Harness(subject, RUNNERS[runner](subject), clock))
-        return made[-1]
 
-    yield make
-    for harness in made:
-        harness.close()
+def runner_of(test: str) -> str:
+    """The runner by which a test is always tried; each of them gets about half of the tests."""
+    return [*RUNNERS][zlib.crc32(test.encode()) % len(RUNNERS)]
 
 
 @pytest.fixture
-def harness(make: Make) -> Harness:
-    """An empty broker."""
-    return make()
+def pair(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """Which broker, and by which of its drivers."""
+    broker, _, runner = request.param.rpartition("-")
+    return broker, runner
+
+
+@pytest.fixture
+def runner(pair: tuple[str, str]) -> MakeRunner:
+    """Makes what runs the broker's operations; stands for that of the suite."""
+    return RUNNERS[pair[1]]
+
+
+@pytest.fixture
+def subject(
+    pair: tuple[str, str],
+    maker: Callable[[str], Callable[..., Broker]],
+    request: pytest.FixtureRequest,
+) -> Subject:
+    """What the suite asks for."""
+    made = itertools.count()
+
+    def folder() -> Path:
+        path: Path = request.getfixturevalue("tmp_path") / str(next(made))
+        path.mkdir()
+        return path
+
+    def make(clock: Clock, **options: Any) -> Broker:
+        # Most of these thousands of tests need none, and one takes as long as such a test.
+        path = folder() if pair[0] == "sqlite" else Path()
+        return maker(pair[0])(path, clock, **options)
+
+    return Subject(make)

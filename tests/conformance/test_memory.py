@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from tests.conformance.harness import TASK, AsyncRunner, Clock, Harness, SyncRunner, names
 
 from taskyard.brokers.base import Back, Broker, Dead, Operation, Retried
 from taskyard.brokers.memory import MemoryBroker
@@ -19,6 +18,14 @@ from taskyard.brokers.memory.state import MemoryState
 from taskyard.brokers.rate import Rate
 from taskyard.brokers.unique import Mode
 from taskyard.message import Failure
+from taskyard.testing.conformance.harness import (
+    TASK,
+    AsyncRunner,
+    Clock,
+    Harness,
+    SyncRunner,
+    names,
+)
 
 
 @pytest.fixture

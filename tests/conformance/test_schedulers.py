@@ -18,7 +18,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.conformance.harness import Harness, Make, deliveries, micros
 
 from taskyard import RegularSchedule, cron, every, rrule
 from taskyard.brokers.base import Group, Operation
@@ -28,6 +27,7 @@ from taskyard.errors import NotFound
 from taskyard.message import Envelope, read_envelope
 from taskyard.schedule import CatchUp, When
 from taskyard.scheduling import Plan, fire, fire_now, read_plan, remove, set_paused, store
+from taskyard.testing.conformance.harness import Harness, Make, deliveries, micros
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 NEVER = 1 << 62

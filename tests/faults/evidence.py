@@ -7,6 +7,7 @@ things happened. `Evidence.check` holds it against the promises of the design's 
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import time
 from collections import defaultdict
@@ -15,14 +16,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["ENDS", "Event", "Evidence", "Journal", "Put", "Run"]
+__all__ = ["ENDS", "REPLICATION_LAG", "Event", "Evidence", "Journal", "Put", "Run"]
+
+REPLICATION_LAG = 1_000_000_000
+"""Nanoseconds by which a replica may be behind: what a master that died did in that time, it may
+have said to its client and to no replica."""
 
 
 class Event(NamedTuple):
     """A line of the journal.
 
     `kind` is one of start, end, raised, cancelled, lost (the handler saw that its lease is lost),
-    and, of a whole process: die, pause, stop (it is about to be killed, stopped, asked to end).
+    and, of a whole process: die, pause, stop (it is about to be killed, stopped, asked to end);
+    failover: a server is about to be killed, and a replica of it takes over.
     """
 
     kind: str
@@ -108,6 +114,7 @@ class Evidence:
     died: dict[int, int] = field(default_factory=dict)
     paused: set[int] = field(default_factory=set)
     stopped: set[int] = field(default_factory=set)
+    failovers: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         running: dict[tuple[int, int, str], Run] = {}
@@ -135,6 +142,8 @@ class Evidence:
                 self.paused.add(event.pid)
             elif event.kind == "stop":
                 self.stopped.add(event.pid)
+            elif event.kind == "failover":
+                self.failovers.append(position)
             else:
                 raise AssertionError(f"an unknown line: {event}")
 
@@ -174,7 +183,7 @@ class Evidence:
         for message, runs in self.runs.items():
             for before, after in itertools.pairwise(runs):
                 assert self._may_run_again(before, after), f"{message} ran again: {before}, {after}"
-                if before.token != after.token:
+                if before.token != after.token and not self._may_be_forgotten(before, after):
                     assert after.delivery > before.delivery, (
                         f"{message} is not marked as redelivered: {before}, {after}"
                     )
@@ -187,6 +196,17 @@ class Evidence:
             or before.saw_loss
             or before.token in self.lost
             or (before.pid in self.stopped and before.is_open_at(after.began))
+            or self._may_be_forgotten(before, after)
+        )
+
+    def _may_be_forgotten(self, before: Run, after: Run) -> bool:
+        """Whether a server died between two runs, and so late that a replica may lack the first."""
+        began = self.events[before.began].at
+        ended = math.inf if before.ended is None else self.events[before.ended].at
+        return any(
+            failover < after.began
+            and began - REPLICATION_LAG < self.events[failover].at < ended + REPLICATION_LAG
+            for failover in self.failovers
         )
 
     def check_order(self, accepted: Mapping[str, Put], ended: Collection[str]) -> None:

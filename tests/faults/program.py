@@ -1,4 +1,4 @@
-"""The process that is killed, stopped and starved: `python -m tests.faults.program CONFIG`.
+"""The process that is killed, stopped and starved; `tests.faults.nursery` starts it.
 
 Its handlers write down what they do, and do what their message says.
 """
@@ -36,7 +36,7 @@ from taskyard.brokers.redis import RedisBroker, parse_url
 from taskyard.brokers.sqlite import SQLiteBroker
 from taskyard.context import Context
 
-__all__ = ["Config", "Item", "make_yard"]
+__all__ = ["Config", "Item", "main", "make_yard"]
 
 
 class Item(msgspec.Struct):
@@ -383,14 +383,16 @@ class ProbedInboxes:
         self._probe = probe
         self.name = inboxes.name
 
-    def collect(self, queue: str, courier: str, done: int = 0) -> Operation[Lot | None]:
-        return self._told(self._inboxes.collect(queue, courier, done))
+    def collect(
+        self, queue: str, courier: str, done: int = 0, *, bare: bool = False
+    ) -> Operation[Lot | None]:
+        return self._told(self._inboxes.collect(queue, courier, done, bare=bare))
 
     def store(self, lot: Lot, items: Sequence[Put | Misfit]) -> Operation[list[Misfit]]:
         return self._told(self._inboxes.store(lot, items))
 
-    def watch(self, queue: str, courier: str) -> Watch:
-        return ProbedWatch(self._inboxes.watch(queue, courier), self._probe)
+    def watch(self, queue: str, courier: str, *, bare: bool = False) -> Watch:
+        return ProbedWatch(self._inboxes.watch(queue, courier, bare=bare), self._probe)
 
     def _told(self, operation: Operation[Any]) -> Operation[Any]:
         try:
@@ -468,10 +470,11 @@ def peak_memory() -> int:
     return int(status.partition("VmHWM:")[2].split()[0])
 
 
-def main() -> None:
+def main(told: bytes) -> None:
+    """Do what a `Config` says, in JSON."""
     global config, journal  # noqa: PLW0603 - this module is the process
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    config = msgspec.json.decode(sys.argv[1], type=Config)
+    config = msgspec.json.decode(told, type=Config)
     if config.file_limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (config.file_limit, config.file_limit))
     journal = Journal(Path(config.folder) / "journal")
@@ -492,7 +495,3 @@ def main() -> None:
     sys.stdout.flush()
     # A handler's thread that still runs would keep the process.
     os._exit(0)
-
-
-if __name__ == "__main__":
-    main()

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import struct
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+from tests.faults import nursery
 from tests.faults.evidence import Event, Evidence, Journal, Put
 from tests.faults.program import Config, Item, make_yard
 from tests.faults.stores import Store
@@ -22,7 +22,7 @@ from tests.faults.stores import Store
 from taskyard import Yard
 from taskyard.brokers.base import Counts, DeadLetter, Delivery, GroupWant, Want
 
-__all__ = ["Process", "Scene", "clock_file", "is_alive", "is_stopped", "until"]
+__all__ = ["ROOT", "Process", "Scene", "clock_file", "is_alive", "is_stopped", "until"]
 
 T = TypeVar("T")
 
@@ -66,25 +66,17 @@ class Process:
 
     def __init__(self, config: Config, log: Path) -> None:
         self.log = log
-        with log.open("wb") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.faults.program", msgspec.json.encode(config)],
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        self.pid = self._process.pid
+        self._child = nursery.start(msgspec.json.encode(config), log)
+        self.pid = self._child.pid
 
     @property
     def code(self) -> int | None:
         """Its exit code, once it has ended."""
-        return self._process.poll()
+        return self._child.poll()
 
     def wait(self, seconds: float = PATIENCE) -> int:
         """Wait for its end; its exit code."""
-        return self._process.wait(seconds)
+        return self._child.wait(seconds)
 
     def output(self) -> str:
         return self.log.read_text(errors="replace")
@@ -92,7 +84,7 @@ class Process:
     def end(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        self._process.wait()
+        self._child.wait()
 
 
 class Scene:
@@ -219,6 +211,10 @@ class Scene:
         """Note that processes end by themselves, without a signal from here."""
         # At the front: they may have given back, and others begun again, before this line.
         self._events[:0] = [Event("stop", pid) for pid in pids]
+
+    def fail_over(self) -> None:
+        """Note that a server is about to be killed, and that a replica is to take over."""
+        self._journal.write([Event("failover", 0)])
 
     def asked(self) -> None:
         """Wait until a process has come to its point, and asks whether it may go on."""

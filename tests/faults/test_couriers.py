@@ -13,6 +13,7 @@ from tests.faults.scene import Process, Scene, until
 from tests.faults.stores import RedisStore
 from tests.servers.proxy import Proxy
 from tests.servers.server import RedisServer
+from tests.variants import some_in_short
 
 from taskyard.brokers.base import Put
 from taskyard.brokers.redis import RedisBroker, parse_url
@@ -55,14 +56,21 @@ class Inbox:
 
     Attributes:
         scene: whose.
+        bare: whether values are pushed to its bare inbox.
     """
 
     def __init__(self, scene: Scene, store: RedisStore) -> None:
         self.scene = scene
         self._client = store.server.client()
         self._url = store.url()
-        self._key = f"{store.prefix}:inbox:default"
+        self._prefix = store.prefix
+        self.bare = False
         self._count = 0
+        self._before = self._blocked()
+
+    @property
+    def _key(self) -> str:
+        return "default" if self.bare else f"{self._prefix}:inbox:default"
 
     def spread(self, partitions: int) -> None:
         """Put the queue into several containers, before anybody uses it."""
@@ -85,19 +93,19 @@ class Inbox:
         """Push what nobody can read."""
         self._client.lpush(self._key, *(f"{number}}}" for number in range(count)))
 
-    def waited_for(self) -> None:
-        """Wait until a worker is blocked at the inbox."""
-        until(self._is_waited_for, "a worker waits for the inbox")
+    def waited_for(self, couriers: int = 1) -> None:
+        """Wait until so many couriers of workers are blocked, at whichever inbox."""
+        until(lambda: len(self._blocked() - self._before) >= couriers, "couriers wait")
 
-    def _is_waited_for(self) -> bool:
+    def _blocked(self) -> set[str]:
+        """The ids of clients that wait; those of the test before may not be gone yet."""
         clients = self._client.client_list()
-        return any(one["cmd"] == "blmove" and "b" in one["flags"] for one in clients)
+        return {one["id"] for one in clients if one["cmd"] == "blmove" and "b" in one["flags"]}
 
     def left(self) -> int:
         """How many values are not in the queue, or not known to be."""
         names = (f"{{{self._key}}}:{kind}" for kind in ("woken", "out"))
-        prefix = self._key.partition(":")[0]
-        aside = sum(self._client.llen(f"{prefix}:{name}") for name in names)
+        aside = sum(self._client.llen(f"{self._prefix}:{name}") for name in names)
         return int(self._client.llen(self._key)) + aside
 
     def stored(self) -> int:
@@ -124,19 +132,25 @@ def begin(pushed: Inbox, partitions: int) -> None:
 
 
 def worker(pushed: Inbox, **fields: Any) -> Process:
-    return pushed.scene.worker(settings={"lease": LEASE}, **fields)
+    return pushed.scene.worker(settings={"lease": LEASE, "bare_inboxes": pushed.bare}, **fields)
 
 
 @pytest.mark.parametrize(
     ("point", "skip", "partitions"),
-    [
-        *((point, skip, 4) for point, skip in POINTS),
-        *(
-            pytest.param(point, skip, 0, marks=pytest.mark.long)
+    some_in_short(
+        [
+            (point, skip, partitions)
             for point, skip in POINTS
-            if "plan" not in point  # which one container does not need
-        ),
-    ],
+            for partitions in (4, 0)
+            if partitions or "plan" not in point  # which one container does not need
+        ],
+        [
+            ("courier woken", 0, 0),
+            ("courier collect answered", 0, 4),
+            ("courier plan", 0, 4),
+            ("courier put answered", 1, 4),
+        ],
+    ),
 )
 def test_a_courier_that_is_killed_is_replaced(
     pushed: Inbox, point: str, skip: int, partitions: int
@@ -145,6 +159,22 @@ def test_a_courier_that_is_killed_is_replaced(
     workers = [worker(pushed, probe=point, skip=skip) for _ in range(2)]
     pushed.waited_for()
     pushed.push(1200)
+    until(lambda: pushed.scene.of("die"), "one is killed")
+    pushed.push(100)
+    pushed.check()
+    assert sorted(str(process.code) for process in workers) == ["-9", "None"]
+
+
+@pytest.mark.parametrize(
+    "point", ["courier woken", "courier collect answered", "courier put answered"]
+)
+def test_a_courier_of_a_bare_inbox_that_is_killed_is_replaced(pushed: Inbox, point: str) -> None:
+    begin(pushed, 4)
+    pushed.bare = True
+    workers = [worker(pushed, probe=point) for _ in range(2)]
+    if point == "courier woken":
+        pushed.waited_for(2 * len(workers))
+    pushed.push(700)
     until(lambda: pushed.scene.of("die"), "one is killed")
     pushed.push(100)
     pushed.check()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 from tests.faults.evidence import Evidence
 from tests.faults.program import Item
 from tests.faults.scene import Scene, is_alive, until
+from tests.variants import some_in_short
 
 KINDS = ["single", "coroutine", "batch", "ordered", "ordered_batch"]
 POINTS = [
@@ -24,15 +24,19 @@ POINTS = [
 ]
 
 
-def cases() -> Iterator[Any]:
-    for point, kind in itertools.product(POINTS, KINDS):
-        yield "sqlite", point, kind
-        if point != "settled":  # a script is one step
-            marks = () if kind in ("coroutine", "ordered_batch") else pytest.mark.long
-            yield pytest.param("redis", point, kind, marks=marks)
+OFTEN = {"sqlite": ("single", "ordered_batch"), "redis": ("coroutine", "ordered_batch")}
 
 
-@pytest.mark.parametrize(("store", "point", "kind"), list(cases()), indirect=["store"])
+def cases() -> list[Any]:
+    every = [
+        (store, point, kind)
+        for store, point, kind in itertools.product(OFTEN, POINTS, KINDS)
+        if (store, point) != ("redis", "settled")  # a script is one step
+    ]
+    return some_in_short(every, [case for case in every if case[2] in OFTEN[case[0]]])
+
+
+@pytest.mark.parametrize(("store", "point", "kind"), cases(), indirect=["store"])
 def test_accepted_is_not_lost_when_a_worker_is_killed(scene: Scene, kind: str, point: str) -> None:
     scene.setup(kind=kind)
     ordered = kind.startswith("ordered")
@@ -70,7 +74,18 @@ def test_accepted_is_not_lost_when_its_producer_is_killed(scene: Scene, point: s
     scene.check()
 
 
-@pytest.mark.parametrize(("kind", "shards"), [("ordered", 3000), ("ordered_batch", 2000)])
+@pytest.mark.parametrize(
+    ("store", "kind", "shards"),
+    some_in_short(
+        [
+            (store, kind, shards)
+            for store in OFTEN
+            for kind, shards in (("ordered", 3000), ("ordered_batch", 2000))
+        ],
+        [("sqlite", "ordered", 3000), ("redis", "ordered_batch", 2000)],
+    ),
+    indirect=["store"],
+)
 def test_accepted_is_not_lost_and_order_holds_through_random_kills(
     scene: Scene, kind: str, shards: int
 ) -> None:

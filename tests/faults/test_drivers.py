@@ -86,9 +86,10 @@ def test_an_interrupted_wait_for_the_turn_keeps_nobody_out(folder: Path) -> None
     yard.task(name="count")(len_of)
     yard.tasks["count"].enqueue("a")
     script = f"""
-import sys
+import signal, sys
 from taskyard import Yard
 from taskyard.brokers.sqlite import SQLiteBroker
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` switches it off
 yard = Yard(SQLiteBroker({str(path)!r}, synchronous="off", busy=20.0))
 yard.remote("count").enqueue("b")
 print("ready", flush=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.faults.evidence import Event, Evidence, Put
+from tests.faults.evidence import REPLICATION_LAG, Event, Evidence, Put
 
 ACCEPTED = {"a": Put("s", 0), "b": Put("s", 1)}
 
@@ -33,6 +33,17 @@ def test_again_when_allowed() -> None:
     check(line("start", "a", 1), line("cancelled", "a", 1), *again, *last)
     check(line("start", "a", 1), Event("stop", 1), *again, *last)
     check(line("start", "a", 1), *again, line("lost", "a", 1), line("end", "a", 1), *last)
+
+
+def test_again_after_a_failover() -> None:
+    failover = Event("failover", 0, at=1)
+    check(*WELL[:2], failover, *WELL)
+    check(WELL[0], failover, WELL[1], *WELL)
+    for at in (-REPLICATION_LAG, 2 * REPLICATION_LAG):
+        with pytest.raises(AssertionError, match="ran again"):
+            check(*WELL[:2], failover._replace(at=at), *WELL)
+    with pytest.raises(AssertionError, match="ran again"):
+        check(*WELL[:2], *WELL, failover)
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,20 @@ def test_two_killers_at_once_die_alone(scene: Scene) -> None:
     check_dead(scene, ["m10", "m120"])
 
 
+def test_a_killer_ends_a_worker_that_fails_fast(scene: Scene) -> None:
+    scene.setup(kind="batch", policy={"batch": 5})
+    scene.fill(5, deeds={3: "exit"})
+    supervisor = scene.worker(settings={"processes": 2, "fail_fast": True})
+    assert supervisor.wait() != 0
+    assert f"stopped at the first dead letter: of queue '{scene.task.policy.queue}'" in (
+        supervisor.output()
+    )
+    check_letters(scene, ["m3"])
+    counts = scene.counts  # the others had been in one claim with it, and may wait for their turn
+    assert counts.waiting + counts.totals["done"] == 4
+    assert (counts.delayed, counts.running, counts.dead) == (0, 0, 1)
+
+
 def test_a_killer_without_a_supervisor_dies_by_its_lease(scene: Scene) -> None:
     scene.setup(kind="single", policy={"max_deliveries": 2})
     scene.fill(20, deeds={3: "kill"})
@@ -47,6 +61,12 @@ def test_a_killer_without_a_supervisor_dies_by_its_lease(scene: Scene) -> None:
 
 
 def check_dead(scene: Scene, ids: list[str], *, ordered: bool = False) -> None:
+    check_letters(scene, ids)
+    scene.check(ordered=ordered, dead=ids)
+    scene.check_store()
+
+
+def check_letters(scene: Scene, ids: list[str]) -> None:
     letters = {letter.id: letter for letter in scene.dead()}
     for id_ in ids:
         letter = letters[id_]
@@ -61,5 +81,3 @@ def check_dead(scene: Scene, ids: list[str], *, ordered: bool = False) -> None:
             if event.token == last.token and event.message != id_
         ]
         assert beside == []
-    scene.check(ordered=ordered, dead=ids)
-    scene.check_store()

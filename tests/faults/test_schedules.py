@@ -10,17 +10,22 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from tests.faults.scene import until
+from tests.faults.program import shifted_clock
+from tests.faults.scene import ROOT, clock_file, until
 from tests.faults.stores import RedisStore, SQLiteStore, Store
 from tests.faults.test_redis import restart
 from tests.servers.server import RedisServer
+from tests.variants import some_in_short
 
 from taskyard import Yard, every
+from taskyard.brokers.base import Broker
+from taskyard.brokers.redis import RedisBroker, parse_url
+from taskyard.brokers.sqlite import SQLiteBroker
 
 PERIODS = {f"s{number}": 0.05 + number / 100 for number in range(0, 16, 2)}
 """Seconds, by the names of the schedules: so many that most kills come in the middle of one."""
@@ -42,23 +47,66 @@ for name, period in {PERIODS}.items():
 """
 
 
+DAY = 86400.0
+YEARLY = {f"y{number}": days * DAY for number, days in enumerate((3, 10, 17, 45, 90, 200))}
+"""The same for a clock that jumps by months."""
+
+JUMPING = f"""
+import os
+from pathlib import Path
+
+import taskyard.worker.pool
+import taskyard.worker.scheduler
+from tests.faults.program import shifted_clock
+from tests.faults.test_schedules import broker_of
+from tests.variants import some_in_short
+
+from taskyard import Yard, current_context, every
+
+# Who sleeps does not see that the clock has jumped.
+taskyard.worker.pool.LONGEST_SLEEP = taskyard.worker.scheduler.LONGEST_SLEEP = 0.1
+clock = shifted_clock(Path("clock"))
+yard = Yard(broker_of(os.environ["TASKYARD_BROKER"], clock))
+journal = os.open("journal", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+@yard.task(max_deliveries=1000)
+def note() -> None:
+    os.write(journal, (current_context().message.id + "\\n").encode())
+
+for name, period in {YEARLY}.items():
+    yard.schedule(note, when=every(period), name=name, catch_up="all")
+"""
+
+
+def broker_of(url: str, clock: Callable[[], int]) -> Broker:
+    """A broker by its URL, with a clock that jumps."""
+    if url.startswith("redis"):
+        return RedisBroker(parse_url(url), clock=clock)
+    return SQLiteBroker(url.removeprefix("sqlite:///"), clock=clock)
+
+
 class Crew:
     """Workers that declare, fire and run the same schedules, and a yard that looks at them.
 
     Arguments:
         folder: an empty one.
         store: where the messages are.
+        jumping: whether their clock is the file "clock", which jumps by months.
     """
 
-    def __init__(self, folder: Path, store: Store) -> None:
+    def __init__(self, folder: Path, store: Store, *, jumping: bool = False) -> None:
         self.folder = folder
         self.url = url_of(store)
-        self.yard = Yard(self.url)
+        self.periods = YEARLY if jumping else PERIODS
+        if jumping:
+            self.yard = Yard(broker_of(self.url, shifted_clock(folder / "clock")))
+        else:
+            self.yard = Yard(self.url)
         self.workers: list[subprocess.Popen[bytes]] = []
-        (folder / "program.py").write_text(PROGRAM)
+        (folder / "program.py").write_text(JUMPING if jumping else PROGRAM)
         (folder / "journal").touch()
         note = self.yard.task(name="note", max_deliveries=1000)(nothing)
-        for name, period in PERIODS.items():
+        for name, period in self.periods.items():
             self.yard.schedules.add(note, when=every(period), name=name, catch_up="all")
         self.first = {one.name: one.next for one in self.yard.schedules.list()}
 
@@ -74,7 +122,11 @@ class Crew:
             worker = subprocess.Popen(
                 [*command, "--lease", "1"],
                 cwd=self.folder,
-                env={**os.environ, "TASKYARD_BROKER": self.url},
+                env={
+                    **os.environ,
+                    "TASKYARD_BROKER": self.url,
+                    "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}",
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -103,7 +155,7 @@ class Crew:
 
     def check(self) -> None:
         """All that was put has run, and it was what the schedules say."""
-        for name in PERIODS:
+        for name in self.periods:
             self.yard.schedules.pause(name)
 
         def is_drained() -> bool:
@@ -120,7 +172,7 @@ class Crew:
             name, _, moment = id_.partition("@")
             done[name].append(datetime.fromisoformat(moment))
         for one in self.yard.schedules.list():
-            period = timedelta(seconds=PERIODS[one.name])
+            period = timedelta(seconds=self.periods[one.name])
             first, last = self.first[one.name], one.last
             assert first is not None
             assert last is not None
@@ -146,6 +198,7 @@ def crew(folder: Path, store: Store) -> Iterator[Crew]:
     made.close()
 
 
+@pytest.mark.parametrize("store", some_in_short(["sqlite", "redis"], ["redis"]), indirect=True)
 def test_each_instant_is_put_once_while_workers_are_killed(crew: Crew) -> None:
     chance = random.Random("kills")
     for _ in range(3):
@@ -158,6 +211,7 @@ def test_each_instant_is_put_once_while_workers_are_killed(crew: Crew) -> None:
     crew.check()
 
 
+@pytest.mark.parametrize("store", some_in_short(["sqlite", "redis"], ["sqlite"]), indirect=True)
 def test_what_nobody_saw_is_made_up_for_by_those_who_come_later(crew: Crew) -> None:
     for _ in range(3):
         for _ in range(2):
@@ -168,6 +222,41 @@ def test_what_nobody_saw_is_made_up_for_by_those_who_come_later(crew: Crew) -> N
         crew.away(1.0)
     crew.start()
     crew.run_more(100)
+    crew.check()
+
+
+@pytest.fixture
+def jumping_crew(folder: Path, store: Store) -> Iterator[tuple[Crew, Callable[[float], None]]]:
+    """A crew, and what moves its clock by so many seconds."""
+    with clock_file(folder) as move:
+        made = Crew(folder, store, jumping=True)
+        yield made, move
+        made.close()
+
+
+@pytest.mark.parametrize("store", some_in_short(["sqlite", "redis"], ["sqlite"]), indirect=True)
+def test_each_instant_is_put_once_while_workers_are_killed_and_the_clock_jumps_over_years(
+    jumping_crew: tuple[Crew, Callable[[float], None]],
+) -> None:
+    crew, move = jumping_crew
+    chance = random.Random("kills over years")
+    for _ in range(3):
+        crew.start()
+    back = 0.0
+    for _ in range(12):
+        goal = len(crew.noted()) + 1
+        move(back + chance.uniform(30, 200) * DAY)  # so something is due
+        until(lambda goal=goal: len(crew.noted()) >= goal, "something more has run")
+        crew.kill(crew.workers.pop(chance.randrange(3)))
+        back = chance.choice([0, 0, chance.uniform(1, 30) * DAY])
+        move(-back)
+        crew.start()
+    move(back)
+    now = datetime.fromtimestamp(shifted_clock(crew.folder / "clock")() / 1e6, UTC)
+    until(
+        lambda: all(one.next is not None and one.next > now for one in crew.yard.schedules.list()),
+        "all that was due was put",
+    )
     crew.check()
 
 

@@ -10,12 +10,13 @@ import time
 import pytest
 from tests.faults.evidence import Event
 from tests.faults.scene import Scene, until
+from tests.variants import some_in_short
 
 from taskyard.worker.run import Signals
 
 
 @pytest.mark.parametrize("point", ["claimed", "claim committed", "settling", "settle committed"])
-@pytest.mark.parametrize("kind", ["single", "batch", "ordered"])
+@pytest.mark.parametrize("kind", some_in_short(["single", "batch", "ordered"], ["ordered"]))
 def test_nothing_stays_leased_when_stopped_while_talking_to_the_broker(
     scene: Scene, kind: str, point: str
 ) -> None:
@@ -41,7 +42,13 @@ def test_what_ends_within_the_grace_time_is_done(scene: Scene, kind: str) -> Non
 
 
 @pytest.mark.parametrize("processes", [0, 1])
-@pytest.mark.parametrize("kind", ["single", "coroutine", "batch", "ordered", "batch_coroutine"])
+@pytest.mark.parametrize(
+    "kind",
+    some_in_short(
+        ["single", "coroutine", "batch", "ordered", "batch_coroutine"],
+        ["single", "batch_coroutine"],
+    ),
+)
 def test_what_outlives_the_grace_time_is_given_back_as_redelivered(
     scene: Scene, kind: str, processes: int
 ) -> None:

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.conformance.harness import TASK, AsyncRunner, Clock, Harness, Make, SyncRunner
 from tests.servers.cluster import RedisCluster
 from tests.servers.server import RedisServer
 
 from taskyard.brokers.redis import RedisBroker, parse_url
+from taskyard.testing.conformance.harness import TASK, AsyncRunner, Clock, Harness, Make, SyncRunner
 
 
 @pytest.fixture(params=["redis-sync", "redis-async", "cluster-sync"])

@@ -16,7 +16,6 @@ from typing import Any
 
 import msgspec
 import redis
-from tests.conformance.harness import Clock, body, micros
 
 from taskyard.brokers.base import (
     Back,
@@ -41,6 +40,7 @@ from taskyard.brokers.redis.placement import HOME, TOKENS, Placement, call
 from taskyard.brokers.redis.replies import group_key, read_claim
 from taskyard.brokers.unique import Keys, Mode
 from taskyard.message import Failure, read_envelope
+from taskyard.testing.conformance.harness import Clock, body, micros
 
 __all__ = ["QUEUE", "Broken", "World"]
 
@@ -50,7 +50,7 @@ POLICIES = {
     Group(QUEUE, "ordered"): GroupPolicy(concurrency=1, max_deliveries=1000),
     Group(QUEUE, "limited"): GroupPolicy(concurrency=2, max_deliveries=1000),
     Group(QUEUE, "batches"): GroupPolicy(
-        size=2, within=micros(3), concurrency=1, max_deliveries=1000
+        size=2, within=micros(3), concurrency=1, max_deliveries=1000, minimum=2, lead=micros(0.5)
     ),
 }
 GROUPS = list(POLICIES)
@@ -545,12 +545,14 @@ def _produce(actor: Actor) -> Steps:
         return
     puts: list[Put] = []
     sent: list[list[Message]] = []
-    for _ in range(roll.choice([1, 1, 2, 3])):
-        group, shard = roll.choice([*GROUPS, GROUPS[1]]), roll.choice(SHARDS)
+    only = roll.choice([None, None, *GROUPS])  # of one group, and plain: they are put as one
+    for _ in range(roll.choice([1, 1, 2, 3]) if only is None else 4):
+        group, shard = only or roll.choice([*GROUPS, GROUPS[1]]), roll.choice(SHARDS)
         priority = roll.choice([0, 0, 0, 0, 0, -1, 1])
-        delay = roll.choice([0, 0, 0, 0, 0.5, 6])
-        recorded = roll.random() < 0.3
-        keyed = roll.random() < 0.3
+        delay = roll.choice([0, 0, 0, 0, 0.5, 6]) if only is None else 0
+        recorded = roll.random() < 0.3 and only is None
+        keyed = roll.random() < 0.3 and only is None
+        expires = roll.choice([0, 0, 2]) if only is None else 0
         made = []
         lane = world.lanes[actor.name, group, shard, priority]
         for _ in range(roll.choice([1, 3, 6])):
@@ -565,7 +567,20 @@ def _produce(actor: Actor) -> Steps:
         bodies = [body(message.id) for message in made]
         ids = [message.id for message in made] if recorded else None
         unique = Keys(Mode.DONE, [message.key for message in made]) if keyed else None
-        puts.append(Put(group, bodies, shard, priority, micros(delay), 0, ids, KEPT, unique=unique))
+        puts.append(
+            Put(
+                group,
+                bodies,
+                shard,
+                priority,
+                micros(delay),
+                0,
+                ids,
+                KEPT,
+                unique=unique,
+                expires=micros(expires),
+            )
+        )
         sent.append(made)
     yield from atomic(actor.broker.put(puts))
     for put, made in zip(puts, sent, strict=True):

@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.conformance.harness import TASK, Clock, Harness, SyncRunner, body
 from tests.redis.test_inbox import Scene as InboxScene
 from tests.redis.test_inbox import courier as move_lots
 from tests.redis.test_inbox_worker import Site, site_on
@@ -24,6 +23,7 @@ from taskyard.brokers.bounds import NO_BOUNDS, Bounds, Overflow
 from taskyard.brokers.redis import RedisBroker, parse_url
 from taskyard.brokers.schedules import Schedule
 from taskyard.errors import QueueFull
+from taskyard.testing.conformance.harness import TASK, Clock, Harness, SyncRunner, body
 from taskyard.worker.inbox import Reader
 from taskyard.yard import Yard
 
@@ -78,6 +78,8 @@ def test_partitions_share_the_limit(make: Make) -> None:
     assert sorted(fill(harness).values()) == [2, 2, 2, 2]
     with pytest.raises(QueueFull, match=r"of 2 at most \(this partition's part of 10\)"):
         harness.put("more", shard="0")
+    with pytest.raises(QueueFull, match=r"holds 2 .* at most \(this partition's part of 10\)"):
+        harness.put("a", "b", "c", shard="0")
     assert len(harness.work_off(100)) == 8
 
 

@@ -16,7 +16,6 @@ import msgspec
 import pytest
 import redis
 from redis.crc import key_slot
-from tests.conformance.harness import TASK, Clock, Harness, SyncRunner, body
 from tests.faults.conftest import folder
 from tests.faults.program import Item
 from tests.faults.scene import Scene, until
@@ -25,6 +24,7 @@ from tests.servers.cluster import RedisCluster, Sentinels
 from tests.servers.fixtures import required
 from tests.servers.proxy import Proxy
 from tests.servers.server import RedisServer, wait_until
+from tests.variants import some_in_short
 
 from taskyard.brokers.base import (
     Broker,
@@ -44,6 +44,7 @@ from taskyard.brokers.redis.calls import Call
 from taskyard.brokers.redis.placement import call
 from taskyard.errors import BrokerError, DuplicateId, NotConfirmed
 from taskyard.message import Failure
+from taskyard.testing.conformance.harness import TASK, Clock, Harness, SyncRunner, body
 
 __all__ = ["folder"]
 
@@ -93,6 +94,7 @@ class Load:
         self._workers = [scene.worker(settings={"concurrency": 4}) for _ in range(2)]
         self._over = threading.Event()
         self._failures: list[BaseException] = []
+        self._failed_over = False
         self._thread = threading.Thread(target=self._produce)
 
     def _produce(self) -> None:
@@ -128,12 +130,22 @@ class Load:
         self._over.set()
         self._thread.join()
 
+    def fail_over(self) -> None:
+        """A server is about to be killed, and a replica of it takes over.
+
+        What ended just before may run again: a put waits for replicas here, a settlement does not.
+        """
+        self._failed_over = True
+        self._scene.fail_over()
+
     def finish(self) -> None:
-        """Everything that was accepted has run, once, and nobody has lost a lease."""
+        """Everything that was accepted has run; but for a failover, once, and no lease was lost."""
         assert self._failures == []
         self._scene.drained()
         assert [worker.code for worker in self._workers] == [None, None]
         evidence = self._scene.check(ordered=self._ordered)
+        if self._failed_over:
+            return
         assert [message for message, runs in evidence.runs.items() if len(runs) > 1] == []
         totals = self._scene.counts.totals
         assert (totals.get("lost", 0), totals.get("redelivered", 0)) == (0, 0)
@@ -174,15 +186,17 @@ def begin(scene: list[Scene], folder: Path, url: str, kind: str, query: str, **f
 # Failing over
 
 
-@pytest.mark.parametrize(
-    ("slot", "kind"), [(QUEUE, "single"), (QUEUE, "ordered_batch"), (HOME, "ordered")]
-)
+UNDER_LOAD = [(QUEUE, "single"), (QUEUE, "ordered_batch"), (HOME, "ordered")]
+
+
+@pytest.mark.parametrize(("slot", "kind"), some_in_short(UNDER_LOAD, UNDER_LOAD[1:]))
 def test_a_node_that_is_killed_under_load(
     scene: list[Scene], folder: Path, cluster: RedisCluster, slot: int, kind: str
 ) -> None:
     with begin(scene, folder, cluster.url, kind, FAILOVER) as load:
         load.progress()
         old = cluster.master_of(slot)
+        load.fail_over()
         cluster.kill(old)
         cluster.wait_failover(slot, old)
         old.restart()  # as a replica: without one, nothing would be confirmed
@@ -190,13 +204,14 @@ def test_a_node_that_is_killed_under_load(
     load.finish()
 
 
-@pytest.mark.parametrize("kind", ["single", "ordered_batch"])
+@pytest.mark.parametrize("kind", some_in_short(["single", "ordered_batch"], ["ordered_batch"]))
 def test_a_master_that_is_killed_under_load(
     scene: list[Scene], folder: Path, sentinels: Sentinels, kind: str
 ) -> None:
     with begin(scene, folder, sentinels.url, kind, FAILOVER) as load:
         load.progress()
         old = sentinels.master()
+        load.fail_over()
         old.kill()
         new = sentinels.wait_failover(old)
         old.restart()
@@ -271,7 +286,7 @@ def _tag(broker: Broker, group: Group, shard: str) -> bytes:
 def follower(redis_binary: Binary) -> Iterator[tuple[RedisServer, RedisServer, Proxy]]:
     """A master, its replica, and the proxy through which that follows."""
     with (
-        RedisServer(binary=redis_binary, config={"repl-diskless-sync-delay": 0}) as master,
+        RedisServer(binary=redis_binary) as master,
         RedisServer(binary=redis_binary) as replica,
         Proxy((master.host, master.port)) as proxy,
     ):
@@ -310,7 +325,7 @@ def test_only_what_replicas_have_outlives_the_master(
 # Moving
 
 
-@pytest.mark.parametrize("kind", ["single", "ordered_batch"])
+@pytest.mark.parametrize("kind", some_in_short(["single", "ordered_batch"], ["ordered_batch"]))
 def test_slots_that_move_under_load(
     scene: list[Scene], folder: Path, redis_cluster: RedisCluster, kind: str
 ) -> None:
@@ -426,7 +441,7 @@ def pair(request: pytest.FixtureRequest) -> Iterator[tuple[RedisBroker, RedisBro
     """Two brokers of a master whose replica can be held up."""
     binary = required(request.param)
     with (
-        RedisServer(binary=binary, config={"repl-diskless-sync-delay": 0}) as master,
+        RedisServer(binary=binary) as master,
         RedisServer(binary=binary) as replica,
         Proxy((master.host, master.port)) as proxy,
     ):
@@ -469,7 +484,9 @@ def test_a_lot_that_another_one_stored_is_confirmed(
     driver.close()
 
 
-@pytest.mark.parametrize("script", ["part", "accept", "export", "import"])
+@pytest.mark.parametrize(
+    "script", some_in_short(["part", "accept", "export", "import"], ["accept", "import"])
+)
 def test_a_step_of_a_split_that_another_one_took_is_confirmed(
     pair: tuple[RedisBroker, RedisBroker, Proxy], script: str
 ) -> None:
@@ -602,7 +619,7 @@ POINTS = [
 
 @pytest.mark.parametrize(
     ("script", "skip", "half", "kind"),
-    [*POINTS[:2], *(pytest.param(*point, marks=pytest.mark.long) for point in POINTS[2:])],
+    some_in_short(POINTS, POINTS[:1]),
 )
 def test_a_node_that_is_killed_in_the_middle_of_a_split(
     scene: list[Scene],

@@ -367,7 +367,7 @@ def test_a_node_of_a_cluster_by_itself(redis_cluster: RedisCluster) -> None:
         ("redis://{}/99", "no database of this number"),
         ("rediss://{}/0?timeout=0.5", "TLS|no answer in time"),
         ("redis+cluster://{}", "no node of a cluster"),
-        ("redis+sentinel://{}/shop", "does not offer a command"),
+        ("redis+sentinel://{}/shop", "it is no sentinel"),
     ],
 )
 def test_a_server_that_cannot_be_asked(redis_server: RedisServer, url: str, text: str) -> None:

@@ -120,11 +120,11 @@ def scene(shared_server: RedisServer) -> Iterator[Scene]:
     made.close()
 
 
-def courier(scene: Scene, name: str, reader: Reader) -> Operation[int]:
+def courier(scene: Scene, name: str, reader: Reader, *, bare: bool = False) -> Operation[int]:
     """What `worker.courier` does, as an operation: until the inbox is empty, or somebody at it."""
     done = 0
     while True:
-        lot = yield from scene.broker.inboxes.collect(Q, name, done)
+        lot = yield from scene.broker.inboxes.collect(Q, name, done, bare=bare)
         if lot is None or not lot.values:
             return done
         yield from scene.broker.inboxes.store(lot, list(map(reader.read, lot.values)))
@@ -231,12 +231,20 @@ def test_a_key_of_another_kind_is_left_alone(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize(
-    ("queue", "name"),
-    [("q1", "p:inbox:q1"), ("a b:ü{", "p:inbox:a b:ü{"), ("a}b", ""), ("{a}", "")],
+    ("queue", "name", "bare"),
+    [
+        ("q1", "p:inbox:q1", "q1"),
+        ("a b:ü{", "p:inbox:a b:ü{", ""),
+        ("a}b", "", ""),
+        ("{a}", "", ""),
+        ("p", "p:inbox:p", "p"),
+        ("p:inbox:q1", "p:inbox:p:inbox:q1", ""),  # it is the inbox of another queue
+    ],
 )
-def test_names(queue: str, name: str) -> None:
+def test_names(queue: str, name: str, bare: str) -> None:
     broker = RedisBroker(parse_url("redis://localhost?prefix=p"))
     assert broker.inboxes.name(queue) == name
+    assert broker.inboxes.name(queue, bare=True) == bare
 
 
 # Storing
@@ -303,6 +311,45 @@ def test_an_id_that_is_taken_ends_as_a_dead_letter(scene: Scene) -> None:
     assert "the id 'a' has a record already" in dead[0][1].message
     [record] = scene.run(scene.broker.records(["a"]))
     assert record.failure is None
+
+
+@pytest.mark.parametrize("queue", [Q, "0", "1"])
+@pytest.mark.parametrize("partitions", [0, 4])
+def test_lots_of_a_bare_inbox_are_no_lots_of_the_other(
+    scene: Scene, redis_server: RedisServer, partitions: int, queue: str
+) -> None:
+    if partitions:
+        scene.broker.set_partitions(queue, partitions)
+    reader = Reader(queue, [scene.yard.task(save, queue=queue, batch=Batch(1000), shard="n")])
+    inboxes = scene.broker.inboxes
+    lots = []
+    for number, bare in enumerate((False, True)):
+        values = (f'{{"n": {number}}}', f'{{"n": {10 + number}}}', f"[{number}")
+        scene.client.lpush(inboxes.name(queue, bare=bare), *values)
+        lot = scene.run(inboxes.collect(queue, "me", bare=bare))
+        assert (lot.bare, len(lot.values)) == (bare, 3)
+        lots.append(lot)
+    assert lots[0].number == lots[1].number  # as the time stands still
+    for lot in (*lots, *lots):
+        scene.run(inboxes.store(lot, list(map(reader.read, lot.values))))
+    assert sorted(value["n"] for _, value in scene.drain()) == [0, 1, 10, 11]
+    letters = scene.run(scene.broker.dead(DeadQuery(limit=100)))
+    assert sorted(letter.body for letter in letters) == [b"[0", b"[1"]
+    for lot in lots:
+        done = inboxes.collect(queue, "me", lot.number, bare=lot.bare)
+        assert scene.run(done) is None
+
+
+def test_messages_keep_a_time_of_their_own(scene: Scene) -> None:
+    task = scene.yard.task(save, queue=Q, batch=Batch(1000))
+    scene.push(b"1", b"2")
+    lot = scene.collect()
+    assert lot is not None
+    items = [task.options().put_of(1), task.options(expires=5).put_of(2)]
+    assert scene.run(scene.broker.inboxes.store(lot, items)) == []
+    want = Want([GroupWant(task.group, 2)], "w", 30_000_000)
+    (claim,) = scene.run(scene.broker.step([], want)).claims
+    assert [one.expires for _, one in claim.lanes[0].messages] == [0, 5_000_000]
 
 
 def test_messages_keep_their_order_and_way(scene: Scene) -> None:
@@ -430,6 +477,34 @@ def test_every_value_is_stored_once_whoever_is_killed(
             lanes.setdefault(shard, []).append(value["number"])
         assert all(numbers == sorted(numbers) for numbers in lanes.values())
     assert scene.keys() <= {"meta"}
+    scene.close()
+
+
+@pytest.mark.parametrize("partitions", [0, 2])
+def test_what_was_pushed_to_both_inboxes_is_stored_once_whoever_is_killed(
+    redis_server: RedisServer, partitions: int
+) -> None:
+    scene = Scene(redis_server.url, redis_server.client(), partitions)
+    reader = Reader(Q, [scene.yard.task(save, queue=Q, batch=Batch(1000), shard="n")])
+    pushed, steps = 0, 0
+    while True:  # each round, couriers of both inboxes are killed a step later
+        for key in (f"{scene.prefix}:inbox:{Q}", Q):
+            scene.client.lpush(key, *(json.dumps({"n": pushed + number}) for number in range(5)))
+            pushed += 5
+        under_way = [
+            stepwise(scene, courier(scene, f"c{steps}{bare}", reader, bare=bare))
+            for bare in (False, True)
+        ]
+        ended = [sum(1 for _ in zip(range(steps), one, strict=False)) for one in under_way]
+        scene.clock.pass_patience()
+        if max(ended) < steps:
+            break
+        steps += 1
+    for bare in (False, True):
+        scene.run(courier(scene, "last", reader, bare=bare))
+    assert steps > 3
+    assert sorted(value["n"] for _, value in scene.drain()) == list(range(pushed))
+    assert scene.client.llen(Q) == 0
     scene.close()
 
 

@@ -135,6 +135,43 @@ def test_a_worker_that_waits_does_not_poll(
     assert waits == ["LPUSH", "BLMOVE", "LPUSH", "BLMOVE", "LPUSH"]
 
 
+@pytest.mark.parametrize("options", ["", "?wait_replicas=1"])
+def test_a_push_to_the_bare_name_of_a_queue_wakes_a_worker_too(
+    redis_cluster: RedisCluster, options: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "BLOCK", 10_000.0)
+    with (
+        redis_cluster.client() as client,
+        site_on(f"{redis_cluster.url}{options}", client) as site,
+    ):
+        names = ["0", "1", f"{site.prefix}-q"]  # two as containers are called
+        for name in names:
+            site.serve(name)
+        with working(site.yard, bare_inboxes=True):
+            for number in range(9):
+                name = names[number % 3]
+                for key in (site.key(name), name):
+                    site.waiting(redis_cluster.master_of(key_slot(key.encode())))
+                    client.lpush(key, json.dumps([key, number]))
+                    assert site.next() == [key, number]
+
+
+def test_lists_with_the_name_of_a_queue_are_left_alone_unless_that_is_asked_for(
+    site: Site,
+) -> None:
+    name = f"{site.prefix}-q"
+    site.serve(name)
+    site.push(1, name=name)
+    site.client.lpush(name, "2")
+    for bare in (False, True):
+        thread = WorkerThread(site.yard, burst=True, bare_inboxes=bare)
+        thread.start()
+        thread.join()
+        assert site.next() == 1 + bare
+        assert site.seen.empty()
+        assert site.client.llen(name) == (0 if bare else 1)
+
+
 def test_what_cannot_be_read_is_a_dead_letter_and_the_rest_goes_on(site: Site) -> None:
     @site.yard.task(name="own", queue=Q, max_bytes=6_000_000)
     def single(item: dict[str, Any] | list[int] | int) -> None:
@@ -348,7 +385,7 @@ def test_a_queue_with_a_brace_has_no_inbox(site: Site, caplog: pytest.LogCapture
     task.enqueue(2)
     with working(site.yard):
         assert site.next() == 2
-    assert "queue a}b has no inbox" in caplog.text
+    assert "queue a}b has no inbox, because of its name" in caplog.text
 
 
 def test_a_key_of_somebody_else_is_complained_of_once(

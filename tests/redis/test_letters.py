@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar, cast
 
 import pytest
-from tests.conformance.harness import Clock, Harness, SyncRunner, names
 from tests.redis.splitting import atomic
 from tests.servers.server import RedisServer
 
@@ -16,6 +15,7 @@ from taskyard.brokers.base import Dead, DeadLetter, DeadQuery, Group, Operation
 from taskyard.brokers.redis import RedisBroker, parse_url
 from taskyard.brokers.redis.calls import Call
 from taskyard.message import Failure
+from taskyard.testing.conformance.harness import Clock, Harness, SyncRunner, names
 
 T = TypeVar("T")
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from zlib import crc32
 
 import pytest
-from tests.conformance.harness import TASK, Harness, Make, body, micros
 from tests.servers.cluster import RedisCluster
 from tests.servers.server import RedisServer
 
@@ -18,6 +17,7 @@ from taskyard.brokers.schedules import Schedule
 from taskyard.coalesce import Entry, put_entries
 from taskyard.errors import DuplicateId, PartitionConflict
 from taskyard.message import Failure
+from taskyard.testing.conformance.harness import TASK, Harness, Make, body, micros
 
 PARTITIONS = 4
 OTHER = Group("another", "task")

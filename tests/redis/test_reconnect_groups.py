@@ -11,6 +11,7 @@ from redis.crc import key_slot
 from tests.redis.driving import ADD, KINDS, SAY, Driven, call, driven
 from tests.servers.cluster import RedisCluster, Sentinels
 from tests.servers.server import RedisServer, wait_until
+from tests.variants import some_in_short
 
 from taskyard.brokers.base import Operation
 from taskyard.brokers.redis.calls import Call
@@ -140,6 +141,7 @@ def test_a_call_waits_while_its_slot_is_on_two_nodes(
     assert listed(there) == [b"x"] * 3
 
 
+@pytest.mark.parametrize("kind", some_in_short(KINDS, ["sync"]), indirect=True)
 def test_a_node_that_is_killed_under_load(kind: str, redis_binary: object) -> None:
     with (
         RedisCluster() as cluster,
@@ -182,6 +184,12 @@ def test_clusters_that_are_none(
 # Sentinels
 
 
+def test_sentinels_that_are_none(kind: str, redis_server: RedisServer) -> None:
+    url = f"redis+sentinel://{redis_server.host}:{redis_server.port}/mymaster"
+    with driven(kind, url) as one:
+        refused(one, "it is no sentinel")
+
+
 def test_the_master_that_sentinels_name(kind: str, redis_sentinel: Sentinels) -> None:
     with driven(kind, redis_sentinel.url) as one:
         assert one.run(call(ADD, "x")) == 1
@@ -192,6 +200,7 @@ def test_the_master_that_sentinels_name(kind: str, redis_sentinel: Sentinels) ->
     assert listed(redis_sentinel.master()) == [b"x"]
 
 
+@pytest.mark.parametrize("kind", some_in_short(KINDS, ["async"]), indirect=True)
 def test_a_master_that_is_killed_under_load(kind: str, redis_binary: object) -> None:
     with (
         Sentinels() as group,
@@ -208,6 +217,7 @@ def test_a_master_that_is_killed_under_load(kind: str, redis_binary: object) -> 
         assert sorted(listed(new)) == sorted(load.stored)
 
 
+@pytest.mark.parametrize("kind", some_in_short(KINDS, ["sync"]), indirect=True)
 def test_a_master_that_is_replaced_on_purpose(kind: str, redis_binary: object) -> None:
     with Sentinels() as group, driven(kind, group.url, retry=40.0) as one:
         assert one.run(call(ADD, "x")) == 1

@@ -5,6 +5,7 @@ They would try for ten minutes, so who waits for that does not end in time.
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 from tests.acceptance.conftest import signals_of_a_terminal
 from tests.servers.proxy import Proxy
 from tests.servers.server import RedisServer
+from tests.variants import some_in_short
 
 __all__ = ["signals_of_a_terminal"]
 
@@ -117,8 +119,10 @@ def test_a_start_goes_on_when_the_server_is_there(proxy: Proxy) -> None:
         assert program.end(signal.SIGINT) == 0
 
 
-@pytest.mark.parametrize("silent", [False, True])
-@pytest.mark.parametrize("processes", ["0", "1"])
+@pytest.mark.parametrize(
+    ("processes", "silent"),
+    some_in_short(itertools.product("01", [False, True]), [("0", False), ("1", True)]),
+)
 def test_an_idle_worker_whose_server_went_away_can_be_ended(
     proxy: Proxy, processes: str, silent: bool
 ) -> None:
@@ -134,7 +138,7 @@ def test_an_idle_worker_whose_server_went_away_can_be_ended(
         assert program.end(signal.SIGINT) == 0
 
 
-@pytest.mark.parametrize("processes", ["0", "1"])
+@pytest.mark.parametrize("processes", some_in_short("01", "1"))
 def test_results_that_cannot_be_stored_keep_nobody_beyond_the_grace(
     proxy: Proxy, processes: str, folder: Path
 ) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.conformance.harness import START, Clock, body, micros
 from tests.servers.cluster import RedisCluster
 from tests.servers.server import RedisServer
 
@@ -24,6 +23,7 @@ from taskyard.brokers.redis.placement import Placement
 from taskyard.brokers.schedules import Schedule
 from taskyard.errors import BrokerError, DuplicateId, QueueDraining
 from taskyard.message import read_envelope
+from taskyard.testing.conformance.harness import START, Clock, body, micros
 
 Q = "q"
 GROUP = Group(Q, "task")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import click
@@ -16,8 +17,10 @@ import pytest
 from click.testing import CliRunner
 from tests.servers.binaries import Binary
 from tests.servers.server import RedisServer, free_port
+from tests.variants import some_in_short
 
 from taskyard.brokers.redis.server import OwnServer, running_server
+from taskyard.brokers.started import start_here, started_here
 from taskyard.cli.group import taskyard
 from taskyard.cli.options import broker_option
 
@@ -64,6 +67,19 @@ def test_the_default_stays_the_file(here: Path) -> None:
     (here / "taskyard.redis").write_text(f"{here / 'gone'}\n")  # as a killed program leaves it
     answer = CliRunner().invoke(show, [], env={"TASKYARD_REDIS_PASS": "b"})
     assert answer.output == f"sqlite:///{here}/taskyard.db\n"
+
+
+def test_the_end_of_a_server_leaves_another_one_to_be_found(
+    here: Path, redis_binary: Binary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(redis_binary.path.parent), prepend=os.pathsep)
+    ports = [free_port(), free_port()]
+    first, second = (start_here("127.0.0.1", port, f"data-{port}", what="it") for port in ports)
+    with ExitStack() as both:
+        with first:
+            both.enter_context(second)
+        assert started_here() == f"127.0.0.1:{ports[1]}"
+    assert started_here() is None
 
 
 @pytest.mark.parametrize(
@@ -134,8 +150,12 @@ def wait_for(process: subprocess.Popen[str], text: str) -> str:
     raise AssertionError(f"{text!r} never came:\n{read}")
 
 
-@pytest.mark.parametrize("datadir", ["", "some/data"])
-@pytest.mark.parametrize("password", ["", SECRET])
+@pytest.mark.parametrize(
+    ("password", "datadir"),
+    some_in_short(
+        itertools.product(["", SECRET], ["", "some/data"]), [("", ""), (SECRET, "some/data")]
+    ),
+)
 def test_start_with_a_server_that_add_finds(
     here: Path, redis_binary: Binary, datadir: str, password: str
 ) -> None:

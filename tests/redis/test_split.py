@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.conformance.harness import TASK, Harness, Make, body, micros
 from tests.redis.splitting import Steps, atomic
 
 from taskyard.brokers.base import Back, Dead, Group, Put, Retried
@@ -26,6 +25,7 @@ from taskyard.errors import (
     QueueDraining,
 )
 from taskyard.message import Failure
+from taskyard.testing.conformance.harness import TASK, Harness, Make, body, micros, names
 
 FAILURE = Failure("error", "Error", "it failed")
 PLAIN = Group(TASK.queue, "plain")
@@ -397,6 +397,32 @@ def test_batches_move(make: Make) -> None:
     harness.put("full", shard=MOVES)
     assert len(harness.take(4)) == 4
     assert harness.flushed() == {"size": 1}
+
+
+def test_deadlines_and_minimums_of_batches_move(make: Make) -> None:
+    harness = make()
+    harness.declare(size=9, within=60, concurrency=1, minimum=4, lead=2)
+    number_put(harness, MOVES)
+    harness.put("hurried", shard=MOVES, expires=12)
+    harness.put("delayed", shard=MOVES, delay=70, expires=12)
+    claim = harness.take(9)
+    assert harness.flushed() == {"size": 1}, "it has its minimum"
+    harness.settle(claim, every=Back())
+    harness.declare(size=9, within=60, concurrency=1, minimum=5, lead=2)
+    split(harness)
+    harness.clock.advance(9)
+    assert harness.claim(9) is None
+    harness.clock.advance(1.001)
+    harness.settle(harness.take(9))
+    assert harness.flushed() == {"size": 1, "deadline": 1}
+    harness.clock.advance(60)
+    assert harness.claim(9) is None
+    harness.clock.advance(10.001)
+    assert names(harness.take(9)) == ["delayed"]
+    assert harness.flushed() == {"size": 1, "deadline": 2}
+    for number in range(5):
+        harness.put(f"m{number}", shard=STAYS)
+    assert len(harness.take(9)) == 5
 
 
 def test_a_shard_can_move_twice(harness: Harness) -> None:

@@ -7,12 +7,12 @@ import itertools
 from collections.abc import Iterator
 
 import pytest
-from tests.conformance.harness import TASK, Harness, Make, micros
 from tests.redis.splitting import atomic
 from tests.redis.test_split import PLAIN, SHARDS, _alone, harness, split
 
 from taskyard.brokers.base import Back, Group, Retried
 from taskyard.brokers.cancelling import Cancellation, Cancelled
+from taskyard.testing.conformance.harness import TASK, Harness, Make, micros
 
 __all__ = ["harness"]
 

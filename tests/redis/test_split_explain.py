@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from tests.conformance.harness import TASK, Harness, Make, micros
 from tests.redis.test_split import PLAIN, SHARDS, harness, split
 from tests.redis.test_split_cancel import KEEP, fill, splitting
 
 from taskyard.brokers.explain import explain
 from taskyard.brokers.explanation import Explanation, Why
 from taskyard.brokers.rate import Limited, Rate, Scope
+from taskyard.testing.conformance.harness import TASK, Harness, Make, micros
 
 __all__ = ["harness"]
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import pytest
-from tests.conformance.harness import TASK, Clock, Harness, Sleeper, body, micros, names
 from tests.redis.driving import KINDS, SAY, Driven, driven
 from tests.servers.binaries import Binary
 from tests.servers.server import RedisServer
@@ -20,6 +19,7 @@ from taskyard.brokers.redis.absences import Absences
 from taskyard.brokers.redis.calls import Call, Each, container_key
 from taskyard.brokers.redis.placement import TOKENS
 from taskyard.errors import BrokerError, BrokerUnavailable
+from taskyard.testing.conformance.harness import TASK, Clock, Harness, Sleeper, body, micros, names
 
 T = TypeVar("T")
 

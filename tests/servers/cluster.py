@@ -19,7 +19,7 @@ __all__ = ["SLOTS", "RedisCluster", "Sentinels"]
 SLOTS = 16_384
 
 # Replicas follow at once, where there is no other server to wait for.
-REPLICATION: Config = {"repl-diskless-sync": "yes", "repl-diskless-sync-delay": 0}
+REPLICATION: Config = {"repl-diskless-sync": "yes"}
 
 
 class _Group:

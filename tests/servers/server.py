@@ -220,6 +220,7 @@ class RedisServer:
         if not mode:
             self._config = {
                 "save": '""',
+                "repl-diskless-sync-delay": 0,  # a replica would wait 5 s for others
                 "appendonly": "yes" if appendonly else "no",
                 "appendfsync": appendfsync,
                 **({"requirepass": password} if password else {}),

@@ -64,6 +64,16 @@ resize.enqueue("a.png", sise=3)  # error: call-overload
 resize.enqueue("a.png", delay="soon")  # error: call-overload
 index.enqueue("a", True)  # error: call-overload
 
+# Cancelling by unique keys
+
+reveal_type(resize.cancel("a.png"))  # type: Cancellation
+reveal_type(resize.cancel(unique_key="nightly"))  # type: Cancellation
+reveal_type(resize.cancel(unique_key=5, shard="a"))  # type: Cancellation
+reveal_type(resize.options(shard="a").cancel("a.png"))  # type: Cancellation
+resize.cancel(5)  # error: call-overload
+resize.cancel()  # error: call-overload
+resize.options(shard="a").cancel(5)  # error: arg-type
+
 # With the types of the arguments and with options
 
 reveal_type(resize.options(delay=5).enqueue("a.png"))  # type: Result[int]
@@ -93,6 +103,8 @@ async def main() -> None:
     reveal_type(await resize.aenqueue("a.png", delay=1))  # type: Result[int]
     reveal_type(await resize.aenqueue_many(["a.png"]))  # type: Results[int]
     await resize.aenqueue(5)  # error: call-overload
+    reveal_type(await resize.acancel("a.png"))  # type: Cancellation
+    reveal_type(await resize.acancel(unique_key="nightly"))  # type: Cancellation
     await resize.options(delay=1).aenqueue(5)  # error: arg-type
     reveal_type(current_context().messages[0].id)  # type: str
 

@@ -9,9 +9,11 @@ from taskyard.brokers.cancelling import (
     Cancellation,
     Cancelled,
     blocked_after,
+    frees_key,
     is_noted,
     joined,
 )
+from taskyard.brokers.unique import Mode
 
 
 @pytest.mark.parametrize(
@@ -57,3 +59,17 @@ def test_a_lane_is_held_up_by_others_only(blocked: int, due: int, after: int) ->
 def test_what_happened_anywhere_counts(parts: str, whole: str) -> None:
     made = [Cancellation(Cancelled(part)) for part in parts.split()]
     assert joined(made).outcome == whole
+
+
+@pytest.mark.parametrize(
+    ("outcome", "modes"),
+    [
+        ("removed", {Mode.WINDOW}),  # others release their keys by their end
+        ("told", {Mode.WINDOW}),
+        ("noted", set(Mode)),  # when its turn comes nobody could have waited for the key
+        ("ended", set()),
+        ("unknown", set()),
+    ],
+)
+def test_which_keys_a_cancellation_frees(outcome: str, modes: set[Mode]) -> None:
+    assert {mode for mode in Mode if frees_key(mode, Cancelled(outcome))} == modes

@@ -313,6 +313,7 @@ def test_messages_are_cancelled(run: Run) -> None:
     yard = Yard("sqlite:///taskyard.db")
     result = yard.task(name="t", queue="q")(work).enqueue(1)
     yard.close()
+    assert "id must be a text" in run("cancel", result.id, "", code=1).stderr
     assert run("cancel", result.id, "other").stdout == (
         f"{result.id}: removed, it was waiting\n"
         "other: noted, there is no record of it; if it waits, it is never run\n"
@@ -322,6 +323,46 @@ def test_messages_are_cancelled(run: Run) -> None:
     assert "nothing to cancel" in again.stderr
     assert counts(run)["q"]["totals"]["cancelled"] == 1
     run("cancel", code=2)
+
+
+def test_who_holds_a_key_is_cancelled(run: Run) -> None:
+    def work(user: str, item: int) -> int:
+        return item
+
+    yard = Yard("sqlite:///taskyard.db")
+    task = yard.task(name="t", queue="q", unique=("user", "item"), shard="user")(work)
+    order = yard.task(name="o", queue="q", unique="item", order="us", ordered=True)(work)
+    results = [task.enqueue("ann", 7), task.enqueue("bob", 7), order.enqueue("ann", 7)]
+    of_task = ("--key", '("ann",7)', "--task", "q/t")
+    assert run("cancel", *of_task, "--shard", "ann").stdout == (
+        "key '(\"ann\",7)': removed, it was waiting\n"
+    )
+    again = run("cancel", *of_task, "--shard", "ann", code=1)
+    assert again.stdout == "key '(\"ann\",7)': nothing done, nobody holds it\n"
+    assert "nothing to cancel" in again.stderr
+    run("cancel", *of_task, code=1)
+    of_order = ("--key", "7", "--task", "q/o", "--order", "us")
+    assert run("cancel", *of_order).stdout == "key '7': removed, it was waiting\n"
+    assert [result.status() for result in results] == ["cancelled", "waiting", "cancelled"]
+    yard.close()
+    unknown = run("cancel", "--key", "7", "--task", "q/other", code=1)
+    assert "there is no task q/other" in unknown.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--key", "k"), "give --task QUEUE/TASK"),
+        (("id", "--key", "k", "--task", "q/t"), "give ids, or a unique key"),
+        (("id", "--task", "q/t"), "give --key"),
+        (("id", "--shard", "s"), "give --key"),
+        (("--key", "k", "--task", "t"), "write QUEUE/TASK"),
+        (("--task", "q/t"), "give ids, or a unique key"),
+    ],
+)
+def test_what_says_no_key_is_refused(run: Run, args: tuple[str, ...], said: str) -> None:
+    run("add", "-t", "q", "1")
+    assert said in run("cancel", *args, code=2).stderr
 
 
 # explain

@@ -20,8 +20,8 @@ from taskyard.cli.lines import read_lines
 from taskyard.cli.load import load_function, load_yard
 from taskyard.cli.logs import JsonFormatter, TextFormatter, configure
 from taskyard.cli.output import age, as_json, printable, shorten, table
-from taskyard.cli.start import handler_of
 from taskyard.errors import WorkerError
+from taskyard.plain import handler_of, serve_plain
 
 # Names to objects
 
@@ -128,16 +128,29 @@ def test_a_batch_fails_together_and_is_logged(caplog: pytest.LogCaptureFixture) 
     assert (record.__dict__["queue"], record.__dict__["function"]) == ("q", "m:broken")
     text = TextFormatter().format(record)
     assert "in broken" in text
-    assert "taskyard/cli" not in text
+    assert "taskyard/plain" not in text
 
 
-@pytest.mark.parametrize("error", [ValueError("no"), SystemExit(1)])
-def test_async_functions_fail_together_too(error: BaseException) -> None:
-    async def broken(items: list[int]) -> None:
+@pytest.mark.parametrize("error", [ValueError("no"), SystemExit(1), KeyboardInterrupt()])
+def test_they_fail_together_whatever_is_raised(error: BaseException) -> None:
+    def broken(items: list[int]) -> None:
+        raise error
+
+    async def later(items: list[int]) -> None:
         raise error
 
     with pytest.raises(BatchFailed, match="2 messages"):
-        asyncio.run(handler_of(broken, queue="q", called="m:broken")([1, 2]))
+        handler_of(broken, queue="q", called="m:broken")([1, 2])
+    with pytest.raises(BatchFailed, match="2 messages"):
+        asyncio.run(handler_of(later, queue="q", called="m:later")([1, 2]))
+
+
+def test_a_coroutine_that_nobody_awaits_is_no_success(caplog: pytest.LogCaptureFixture) -> None:
+    async def later(items: list[int], more: int) -> None: ...
+
+    with pytest.raises(BatchFailed):
+        handler_of(lambda items: later(items, 1), queue="q", called="hidden")([1])
+    assert "returned a coroutine" in caplog.text
 
 
 def test_what_a_handler_says_of_itself_holds() -> None:
@@ -176,6 +189,20 @@ def test_anything_that_takes_a_list_serves() -> None:
         handler = handler_of(function, queue="q", called="f")
         task = yard.task(name=f"t{number}", batch=3, result_ttl=None)(handler)
         assert task.is_async == (function is later or isinstance(function, Callable))
+
+
+def test_a_function_may_be_called_with_whatever_was_added() -> None:
+    got: list[Any] = []
+
+    def mistaken(*items: dict[str, int]) -> int:
+        got.extend(items)
+        return 0
+
+    yard = Yard("memory://")
+    task = serve_plain(yard, "q", mistaken, called="m", size=3, within=60, typed=False)
+    task.enqueue_many(["a", 1, None])
+    yard.run_worker(burst=True)
+    assert got == [["a", 1, None]]
 
 
 # Logs

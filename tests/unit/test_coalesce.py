@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from tests.conformance.harness import body
 
 from taskyard import Task, Yard
 from taskyard.brokers.base import Group, GroupWant, Operation, Put, Want
@@ -22,6 +21,7 @@ from taskyard.brokers.memory.broker import MemoryAsyncDriver
 from taskyard.coalesce import CHUNK_BYTES, LARGE, Entry, put_entries
 from taskyard.errors import BrokerError, BrokerUnavailable, DuplicateId, NotConfirmed
 from taskyard.message import read_envelope
+from taskyard.testing.conformance.harness import body
 
 T = TypeVar("T")
 

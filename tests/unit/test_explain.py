@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -155,6 +155,34 @@ DETAILS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ),
     (
         {"lane": {"waiting": 1, "oldest": NOW - SECOND}, "policy": {"size": 5, "within": SECOND}},
+        {"reason": Why.NEXT},
+    ),
+    (
+        {
+            "lane": {"waiting": 2, "oldest": NOW},
+            "policy": {"size": 5, "within": 10 * SECOND, "minimum": 2},
+        },
+        {"reason": Why.NEXT},
+    ),
+    (
+        {
+            "lane": {"waiting": 1, "oldest": NOW, "deadline": NOW + 5 * SECOND},
+            "policy": {"size": 5, "within": 10 * SECOND, "lead": 2 * SECOND},
+        },
+        {"reason": Why.FILLING, "until": START + timedelta(seconds=3)},
+    ),
+    (
+        {
+            "lane": {"waiting": 1, "oldest": NOW, "deadline": NOW + 50 * SECOND},
+            "policy": {"size": 5, "within": 10 * SECOND, "lead": 2 * SECOND},
+        },
+        {"reason": Why.FILLING, "until": START + timedelta(seconds=10)},
+    ),
+    (
+        {
+            "lane": {"waiting": 1, "oldest": NOW, "deadline": NOW + 2 * SECOND},
+            "policy": {"size": 5, "within": 10 * SECOND, "lead": 2 * SECOND},
+        },
         {"reason": Why.NEXT},
     ),
     # Its turn

@@ -10,6 +10,7 @@ from taskyard.brokers.lane import (
     LaneState,
     Place,
     cap_after_loss,
+    deadline_of,
     flush,
     is_given_up,
     is_held_up,
@@ -27,6 +28,8 @@ BATCH = GroupPolicy(size=10, within=500, bytes=1000)
 ORDERED_BATCH = GroupPolicy(size=10, within=500, concurrency=1)
 RATED = GroupPolicy(concurrency=1, shard_rate=Rate(1, 100, 2))
 """A message per 100 microseconds, and two at once."""
+EAGER_BATCH = GroupPolicy(size=10, within=500, minimum=4)
+PUNCTUAL_BATCH = GroupPolicy(size=10, within=500, lead=50)
 RATED_BATCH = GroupPolicy(size=10, within=500, shard_rate=Rate(1, 100, 2))
 LIFTED = GroupPolicy(shard_rate=Rate(1, 100, 2), changed_shard_rate=UNLIMITED)
 CHANGED = GroupPolicy(shard_rate=Rate(1, 100, 2), changed_shard_rate=Rate(1, 10, 1))
@@ -75,6 +78,29 @@ def later(at: int) -> tuple[Place, int]:
         (BATCH, LaneState(waiting=1, oldest=NOW - 500), READY),
         # messages from a future that a clock set back made: waited for no longer than `within`
         (BATCH, LaneState(waiting=1, oldest=NOW + 9000), later(NOW + 500)),
+        # one with a minimum: ready when it holds that
+        (EAGER_BATCH, LaneState(waiting=3, oldest=NOW), later(NOW + 500)),
+        (EAGER_BATCH, LaneState(waiting=4, oldest=NOW), READY),
+        (EAGER_BATCH, LaneState(waiting=3, oldest=NOW - 500), READY),
+        # a message that must begin soon: later, when there is just the lead left, or its age says
+        (PUNCTUAL_BATCH, LaneState(waiting=1, oldest=NOW, deadline=NOW + 200), later(NOW + 150)),
+        (PUNCTUAL_BATCH, LaneState(waiting=1, oldest=NOW, deadline=NOW + 51), later(NOW + 1)),
+        (PUNCTUAL_BATCH, LaneState(waiting=1, oldest=NOW, deadline=NOW + 50), READY),
+        (PUNCTUAL_BATCH, LaneState(waiting=1, oldest=NOW, deadline=1), READY),
+        (PUNCTUAL_BATCH, LaneState(waiting=1, oldest=NOW, deadline=NOW + 551), later(NOW + 500)),
+        (
+            PUNCTUAL_BATCH,
+            LaneState(waiting=1, oldest=NOW - 499, deadline=NOW + 200),
+            later(NOW + 1),
+        ),
+        (
+            PUNCTUAL_BATCH,
+            LaneState(waiting=1, oldest=NOW + 900, deadline=NOW + 9000),
+            later(NOW + 500),
+        ),
+        (PUNCTUAL_BATCH, LaneState(waiting=1, deadline=1, blocked=NOW + 9), later(NOW + 9)),
+        (PUNCTUAL_BATCH, LaneState(waiting=1, deadline=1, parked=True), NOWHERE),
+        (PLAIN, LaneState(waiting=1, oldest=NOW, deadline=NOW + 200), READY),
         # without a token: later, when there is one
         (RATED, LaneState(waiting=1, oldest=1, tat=NOW), READY),
         (RATED, LaneState(waiting=1, oldest=1, tat=NOW + 100), READY),
@@ -157,6 +183,53 @@ def test_a_batch_is_flushed_for_a_reason(
     assert flush(lane, BATCH, NOW) is reason
 
 
+@pytest.mark.parametrize(
+    ("waiting", "oldest", "deadline", "reason"),
+    [
+        (1, NOW, 0, None),
+        (1, NOW, NOW + 51, None),
+        (1, NOW, NOW + 50, Flush.DEADLINE),
+        (1, NOW, NOW - 1, Flush.DEADLINE),
+        # several reasons: what would have come without the deadline
+        (10, NOW, NOW, Flush.SIZE),
+        (1, NOW - 500, NOW, Flush.AGE),
+    ],
+)
+def test_a_batch_is_flushed_before_a_deadline(
+    waiting: int, oldest: int, deadline: int, reason: Flush | None
+) -> None:
+    lane = LaneState(waiting=waiting, oldest=oldest, deadline=deadline)
+    assert flush(lane, PUNCTUAL_BATCH, NOW) is reason
+
+
+def test_what_is_enough_flushes() -> None:
+    assert flush(LaneState(waiting=3, oldest=NOW), EAGER_BATCH, NOW) is None
+    assert flush(LaneState(waiting=4, oldest=NOW), EAGER_BATCH, NOW) is Flush.SIZE
+
+
+@pytest.mark.parametrize(
+    ("policy", "expires", "at"),
+    [
+        (BATCH, 0, 0),
+        (BATCH, 7, NOW + 7),
+        # nothing waits there for a batch to fill
+        (PLAIN, 7, 0),
+        (GroupPolicy(size=10), 7, 0),
+    ],
+)
+def test_a_message_counts_from_when_it_entered(policy: GroupPolicy, expires: int, at: int) -> None:
+    assert deadline_of(policy, NOW, expires) == at
+
+
+def test_a_lane_notes_the_earliest_deadline() -> None:
+    lane = LaneState()
+    noted = []
+    for at in (0, 70, 0, 90, 50):
+        lane.note_deadline(at)
+        noted.append(lane.deadline)
+    assert noted == [0, 70, 70, 70, 50]
+
+
 def test_bytes_flush_nothing_unless_declared() -> None:
     lane = LaneState(waiting=1, bytes=1 << 40, oldest=NOW)
     assert flush(lane, GroupPolicy(size=10, within=500), NOW) is None
@@ -176,6 +249,12 @@ def test_bytes_flush_nothing_unless_declared() -> None:
         (BATCH, 35, 100, Flush.SIZE, 30),
         (BATCH, 35, 25, Flush.SIZE, 20),
         (BATCH, 35, 10, Flush.SIZE, 10),
+        # a rest that is enough for a batch goes with them, unless more than there is room waits
+        (EAGER_BATCH, 4, 100, Flush.SIZE, 4),
+        (EAGER_BATCH, 13, 100, Flush.SIZE, 10),
+        (EAGER_BATCH, 14, 100, Flush.SIZE, 14),
+        (EAGER_BATCH, 20, 100, Flush.SIZE, 20),
+        (EAGER_BATCH, 30, 14, Flush.SIZE, 10),
         # less room than a batch: what fits
         (BATCH, 35, 7, Flush.SIZE, 7),
         # for every other reason, all there is
@@ -183,6 +262,7 @@ def test_bytes_flush_nothing_unless_declared() -> None:
         (BATCH, 9, 4, Flush.AGE, 4),
         (BATCH, 9, 100, Flush.BYTES, 9),
         (BATCH, 3, 100, Flush.DRAIN, 3),
+        (BATCH, 13, 100, Flush.DEADLINE, 13),
     ],
 )
 def test_a_claim_takes_what_it_has_room_for(

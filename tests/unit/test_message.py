@@ -301,7 +301,7 @@ def test_a_traceback_starts_with_the_users_code() -> None:
     assert lines[0] == "Traceback (most recent call last):"
     assert lines[1].endswith("in handler")
     assert "taskyard" not in lines[1].partition("tests")[2]
-    assert "worker/execution.py" not in failed.value.failure.traceback
+    assert "worker/carrying.py" not in failed.value.failure.traceback
 
 
 def test_what_taskyard_itself_raised_keeps_the_users_frames() -> None:

@@ -18,6 +18,7 @@ HEAVY = {
     "attrs",
     "click",
     "hiredis",
+    "multiprocessing",
     "opentelemetry",
     "prometheus_client",
     "pydantic",

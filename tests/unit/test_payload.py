@@ -750,6 +750,13 @@ def test_a_batch_handler_may_have_parameters_that_are_never_given() -> None:
     assert codec(fits_star, batch=True).decode_item(body([5])) == (ID, 5)
 
 
+def test_items_are_read_at_once_if_all_can_be() -> None:
+    subject = codec(fits_star, batch=True)
+    assert subject.decode_items([body([5]), body([6])]) == ([ID, ID], [5, 6])
+    assert subject.decode_items([body([5]), body(["six"])]) is None
+    assert subject.decode_items([body([5]), b"nothing"]) is None
+
+
 def test_results_of_a_batch_are_typed_by_element() -> None:
     for annotation in (list[Order], tuple[Order, ...], list[Order] | None, Sequence[Order]):
         subject = returning(annotation, batch=True)

@@ -278,6 +278,38 @@ def test_a_batch_of_one_waits_for_nobody() -> None:
     assert Batch(size=1).size == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"minimum": 0, "within": 1}, "batch minimum must be from 1 to 10,000, not 0"),
+        ({"minimum": 2.5, "within": 1}, "batch minimum must be a whole number, not 2.5"),
+        ({"minimum": 101, "within": 1}, "minimum of 101 messages, as its size is 100"),
+        ({"minimum": 50}, "without within= it never waits: give within= or drop minimum="),
+        ({"minimum": 1, "within": 1}, "within= never applies: drop both, or raise minimum="),
+        ({"lead": -1, "within": 1}, "batch lead must be at least 0 seconds, not -1"),
+        ({"lead": "1", "within": 1}, "batch lead must be a number of seconds or a timedelta"),
+        ({"lead": 1}, "without within= it never waits: give within= or drop lead="),
+    ],
+)
+def test_what_a_batch_cannot_wait_for(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(PolicyError, match=re.escape(text)):
+        Batch(100, **options)
+
+
+@pytest.mark.parametrize(
+    ("batch", "lead"),
+    [
+        (Batch(9, within=60), 1.0),
+        (Batch(9, within=0.25), 0.25),
+        (Batch(9), 0.0),
+        (Batch(9, within=60, lead=0), 0.0),
+        (Batch(9, within=60, lead=timedelta(seconds=90)), 90.0),  # type: ignore[arg-type]
+    ],
+)
+def test_the_lead_of_a_batch(batch: Batch, lead: float) -> None:
+    assert batch.lead_seconds == lead
+
+
 def test_a_policy_cannot_be_changed_afterwards() -> None:
     with pytest.raises(AttributeError):
         Policy().queue = "other"  # type: ignore[misc]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from datetime import UTC, datetime, timedelta
+import time
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -19,9 +20,12 @@ from taskyard.schedule import (
     RegularSchedule,
     When,
     cron,
+    described,
     due,
     every,
+    local_zone,
     rrule,
+    zone_name,
 )
 
 BERLIN = "Europe/Berlin"  # forward on 2026-03-29 at 2:00, back on 2026-10-25 at 3:00
@@ -66,6 +70,8 @@ ALL: list[When] = [
     RegularSchedule(),
     RegularSchedule(seconds={0, 30}, minutes={0, 30}, hours={2}, tz=BERLIN),
     RegularSchedule(seconds="*", minutes=0, hours=2, weekdays={6}, tz=LORD_HOWE),
+    RegularSchedule(hours={0, 23}, tz=LORD_HOWE),
+    cron("30 */3 * * *", tz=LORD_HOWE),
     RegularSchedule(days={13}, weekdays={4}, hours=0, minutes=0),
     rrule("FREQ=MINUTELY;INTERVAL=13", tz=BERLIN),
     rrule("FREQ=DAILY;BYHOUR=2;BYMINUTE=30", tz=BERLIN),
@@ -85,7 +91,7 @@ MOMENTS = st.one_of(
 
 
 @pytest.mark.parametrize("when", ALL, ids=str)
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(moment=MOMENTS)
 def test_both_directions_agree(when: When, moment: int) -> None:
     following, latest = when.following(moment), when.latest(moment)
@@ -148,6 +154,17 @@ def test_every_half_hour_goes_on_through_clock_changes(when: When) -> None:
         assert {later - earlier for earlier, later in itertools.pairwise(moments)} == {
             1800 * SECOND
         }
+
+
+def test_the_whole_hour_after_a_change_by_half_an_hour() -> None:
+    for change in ("2026-04-05", "2026-10-04"):
+        hour = RegularSchedule(hours=23, tz=LORD_HOWE)
+        begin = at(f"{change}T23:00", LORD_HOWE)
+        assert hour.following(at(f"{change}T00:30", LORD_HOWE)) == begin
+        assert hour.latest(begin + 59 * 60 * SECOND) == begin + 59 * 60 * SECOND
+    midnight = RegularSchedule(hours=0, tz=LORD_HOWE)
+    before = at("2026-10-04T00:44", LORD_HOWE)
+    assert midnight.latest(before + SECOND) == before
 
 
 def test_a_leap_day() -> None:
@@ -213,6 +230,16 @@ def test_a_regular_schedule_is_due_when_all_fields_match(
     assert not any(map(matches, between))
 
 
+@pytest.mark.timeout(20)  # walked through, its instants would take a minute
+def test_the_latest_of_millions_is_found() -> None:
+    when = rrule("FREQ=SECONDLY;BYMONTH=1", tz=BERLIN)
+    summer = micros(datetime(2026, 8, 1, tzinfo=UTC))
+    last = micros(datetime(2026, 1, 31, 22, 59, 59, tzinfo=UTC))
+    assert when.latest(summer) == last
+    assert when.latest(last) == last
+    assert when.latest(last - 1) == last - 1_000_000
+
+
 def test_a_rule_with_a_start_and_an_end() -> None:
     start = datetime(2026, 5, 1, 9, tzinfo=ZoneInfo(BERLIN))
     when = rrule("FREQ=DAILY;INTERVAL=3;COUNT=3", start=start, tz=BERLIN)
@@ -271,6 +298,34 @@ def test_a_clock_that_was_set_back_does_nothing_twice() -> None:
 # Wrong use
 
 
+def test_until_in_utc_is_meant_so() -> None:
+    start = datetime(2026, 7, 1, 9)  # noqa: DTZ001 - what the wall clock shows
+    nine_in_berlin = datetime(2026, 7, 3, 7, tzinfo=UTC)
+    for until, last in (
+        ("20260703T070000Z", nine_in_berlin),
+        ("20260703T065959Z", nine_in_berlin - timedelta(days=1)),
+        ("20260703T090000", nine_in_berlin),
+        ("20260703", nine_in_berlin - timedelta(days=1)),
+    ):
+        when = rrule(f"FREQ=DAILY;UNTIL={until}", start=start, tz=BERLIN)
+        end = micros(datetime(2026, 8, 1, tzinfo=UTC))
+        assert when.latest(end) == micros(last)
+        assert when.following(end) is None
+
+
+class Unnamed(tzinfo):
+    """A time zone that changes and tells no name."""
+
+    def utcoffset(self, moment: datetime | None) -> timedelta | None:
+        return None if moment is None else timedelta(hours=1)
+
+
+class Named(Unnamed):
+    """As pytz has them."""
+
+    zone = "Asia/Tokyo"
+
+
 @pytest.mark.parametrize(
     ("make", "match"),
     [
@@ -285,17 +340,25 @@ def test_a_clock_that_was_set_back_does_nothing_twice() -> None:
         (lambda: every(float("nan")), "number of seconds"),
         (lambda: every(0.0001), "a millisecond at least"),
         (lambda: every(1, start=datetime(2026, 1, 1)), "must have a time zone"),  # noqa: DTZ001
+        (lambda: every(1, start="2026-01-01"), "start must be a datetime"),  # type: ignore[arg-type]
+        (lambda: rrule("FREQ=DAILY", start="noon"), "start must be a datetime"),  # type: ignore[arg-type]
+        (lambda: RegularSchedule(hours=1.5), "hours must be numbers"),  # type: ignore[arg-type]
         (lambda: rrule("FREQ=SOMETIMES"), "no recurrence rule"),
         (lambda: rrule(""), "no recurrence rule"),
         (lambda: rrule("FREQ=DAILY;COUNT=3"), "start to count from"),
         (lambda: rrule("FREQ=DAILY;UNTIL=19990101"), "never due"),
         (lambda: rrule("FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=30"), "never due"),
         (lambda: rrule("RDATE:19970101"), "no recurrence rule"),
+        (lambda: rrule("FREQ=DAILY;UNTIL=20301399T000000Z"), "no recurrence rule"),
         (lambda: RegularSchedule(seconds=77), "seconds must be numbers from 0 to 59"),
         (lambda: RegularSchedule(minutes=set()), "minutes must be numbers"),
         (lambda: RegularSchedule(hours="noon"), "hours must be numbers"),
         (lambda: RegularSchedule(days=31, months={2, 4}), "never due"),
         (lambda: RegularSchedule(tz="Nowhere"), "no time zone"),
+        (lambda: RegularSchedule(tz="+24:00"), "no time zone"),
+        (lambda: RegularSchedule(tz="+9"), "no time zone"),
+        (lambda: zone_name(Unnamed()), "tells none"),
+        (lambda: zone_name("UTC"), "tells none"),  # type: ignore[arg-type]
     ],
 )
 def test_what_cannot_be_a_schedule_is_refused(make: Any, match: str) -> None:
@@ -307,3 +370,46 @@ def test_a_period_is_exact_over_many_years() -> None:
     when = every(0.1)
     assert when == Every(100_000)
     assert when.following(at("2400-01-01") + 1) == at("2400-01-01") + 100_000
+
+
+# Time zones
+
+
+@pytest.mark.parametrize(
+    ("zone", "name"),
+    [
+        (ZoneInfo("Europe/Berlin"), "Europe/Berlin"),
+        (Named(), "Asia/Tokyo"),
+        (UTC, "+00:00"),
+        (timezone(timedelta(hours=9), "JST"), "+09:00"),
+        (timezone(-timedelta(hours=3, minutes=30)), "-03:30"),
+    ],
+)
+def test_the_name_of_a_zone(zone: tzinfo, name: str) -> None:
+    assert zone_name(zone) == name
+    when = RegularSchedule(hours=9, minutes=15, tz=name)
+    assert name in described(when)
+    if not isinstance(zone, Named):
+        found = datetime.fromtimestamp(when.following(0) / 1e6, zone)  # type: ignore[operator]
+        assert (found.hour, found.minute) == (9, 15)
+
+
+def test_a_fixed_offset_for_all_kinds() -> None:
+    nine = 15 * 3600 * 1_000_000  # of the day before, in UTC
+    assert cron("0 0 * * *", tz="+09:00").following(0) == nine
+    assert RegularSchedule(hours=0, minutes=0, tz="+09:00").following(0) == nine
+    start = datetime(1970, 1, 1, tzinfo=timezone(timedelta(hours=9)))
+    assert rrule("FREQ=DAILY", start=start, tz="+09:00").following(0) == nine
+
+
+def test_the_zone_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", ":Asia/Tokyo")
+    time.tzset()
+    try:
+        assert local_zone() == "Asia/Tokyo"
+        monkeypatch.setenv("TZ", "XYZ-4:30")
+        time.tzset()
+        assert local_zone() == "+04:30"
+    finally:
+        monkeypatch.undo()
+        time.tzset()

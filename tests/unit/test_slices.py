@@ -67,13 +67,14 @@ def test_several_batches_are_claimed_together_when_they_are_fast() -> None:
         sizes.observe(FAST, 100, 1e-4)
     assert sizes.size(FAST, 100) == 1000
     assert sizes.size(FAST, 300) == 900
+    assert sizes.size(FAST, 512) == 1024  # nearer to a thousand than one of them
 
 
 @given(
     st.integers(1, 10_000),
     st.lists(st.tuples(st.integers(0, 10_000), st.floats(0, 1e6)), max_size=30),
 )
-def test_always_whole_calls_at_least_one_and_at_most_a_thousand_messages(
+def test_always_whole_calls_at_least_one_and_about_a_thousand_messages_at_most(
     batch: int, observed: list[tuple[int, float]]
 ) -> None:
     sizes = SliceSizes(0.05)
@@ -81,4 +82,4 @@ def test_always_whole_calls_at_least_one_and_at_most_a_thousand_messages(
         sizes.observe(FAST, messages, seconds)
         size = sizes.size(FAST, batch)
         assert size % batch == 0
-        assert batch <= size <= max(batch, 1000)
+        assert batch <= size <= max(batch, 1333)

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.conformance.harness import Clock, Harness, SyncRunner
 
 from taskyard.brokers.base import Dead
 from taskyard.brokers.sqlite import SQLiteBroker
 from taskyard.brokers.sqlite.gate import Gate, threading
 from taskyard.message import Failure
+from taskyard.testing.conformance.harness import Clock, Harness, SyncRunner
 
 MEGABYTE = 1 << 20
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.conformance.harness import Clock, Harness, SyncRunner, body
 
 from taskyard.brokers.base import Dead, Group, Put, Retried
 from taskyard.brokers.bounds import Bounds, Overflow
@@ -16,6 +15,7 @@ from taskyard.brokers.schedules import Schedule
 from taskyard.brokers.sqlite import SQLiteBroker
 from taskyard.brokers.unique import Mode
 from taskyard.message import Failure
+from taskyard.testing.conformance.harness import Clock, Harness, SyncRunner, body
 
 ORDERED = Group("orders", "ordered")
 BATCH = Group("orders", "batch")

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.conformance.harness import TASK, Clock, Harness, SyncRunner, micros
 
 from taskyard.brokers.rate import Limited, Rate
 from taskyard.brokers.sqlite import SQLiteBroker
+from taskyard.testing.conformance.harness import TASK, Clock, Harness, SyncRunner, micros
 
 SLOW = Rate(1, micros(1), 1)
 

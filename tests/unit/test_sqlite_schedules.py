@@ -9,11 +9,19 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
-from tests.conformance.harness import TASK, Clock, Harness, Sleeper, SyncRunner, body, micros
 
 from taskyard.brokers.base import Put
 from taskyard.brokers.schedules import DueSchedules, Schedule
 from taskyard.brokers.sqlite import SQLiteBroker
+from taskyard.testing.conformance.harness import (
+    TASK,
+    Clock,
+    Harness,
+    Sleeper,
+    SyncRunner,
+    body,
+    micros,
+)
 
 
 def open_harness(path: Path, busy: float = 30) -> Harness:

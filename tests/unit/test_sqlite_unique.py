@@ -6,12 +6,12 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from tests.conformance.harness import Clock, Harness, SyncRunner, names
 
 from taskyard.brokers.base import Dead, Discard, Outcome, Retried
 from taskyard.brokers.sqlite import SQLiteBroker
 from taskyard.brokers.unique import Mode
 from taskyard.message import Failure
+from taskyard.testing.conformance.harness import Clock, Harness, SyncRunner, names
 
 
 @pytest.mark.parametrize("concurrency", [0, 1])

@@ -15,11 +15,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.conformance.harness import TASK, AsyncRunner, Clock, Harness, Runner, SyncRunner, body
 
 from taskyard.brokers.base import Put
 from taskyard.brokers.sqlite import SQLiteBroker
 from taskyard.brokers.sqlite.wakeup import Doorbells
+from taskyard.testing.conformance.harness import (
+    TASK,
+    AsyncRunner,
+    Clock,
+    Harness,
+    Runner,
+    SyncRunner,
+    body,
+)
 
 OLD = 1_000_000_000
 

@@ -187,7 +187,7 @@ async def test_an_option_that_does_not_exist(
         save.enqueue(1, **{name: 5})
     with pytest.raises(TypeError, match=name):
         save.options(**{name: 5})  # type: ignore[arg-type]
-    with pytest.raises(EnqueueError, match=f"unknown option {name}; there are delay, due, id, "):
+    with pytest.raises(EnqueueError, match=f"unknown option {name}; there are delay, due, "):
         save.enqueue_many([1], **{name: 5})
     with pytest.raises(EnqueueError, match=f"unknown option {name}"):
         await save.aenqueue_many([1], **{name: 5})
@@ -755,3 +755,44 @@ def test_what_a_task_looks_like(yard: Recording, save: Task[[int], int]) -> None
     assert repr(save) == "<task 'save' of queue 'default'>"
     assert isinstance(yard.tasks, Mapping)
     assert yard.tasks["save"] is save
+
+
+def test_shards_and_priorities_may_be_lists_with_a_value_per_item(
+    yard: Recording, save: Task[[int], int]
+) -> None:
+    save.enqueue_many(range(4), shard=["x", 7, "x", None], priority=[1, 0, 1, 0])
+    assert [(put.shard, put.priority, len(put.bodies)) for put in yard.puts] == [
+        ("x", 1, 2),
+        ("7", 0, 1),
+        ("", 0, 1),
+    ]
+
+
+def test_lists_of_shards_go_on_from_chunk_to_chunk(yard: Recording, save: Task[[int], int]) -> None:
+    shards = [number % 3 for number in range(2500)]
+    save.enqueue_many(range(2500), shard=shards, unique_key=str)
+    assert len(yard.calls) == 3
+    for call in yard.calls:
+        for put in call:
+            numbers = [read_envelope(body).payload[0] for body in put.bodies]  # type: ignore[union-attr]
+            assert {str(number % 3) for number in numbers} == {put.shard}
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"shard": ["a"]}, "a list of shard= needs a value per item; it has 1, and there are more"),
+        ({"priority": [1]}, "a list of priority= needs a value per item"),
+        ({"priority": [1, True]}, "priority must be a whole number"),
+        ({"shard": ["a", [1]]}, "a shard key"),
+    ],
+)
+def test_wrong_lists_are_told(
+    yard: Recording, save: Task[[int], int], options: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(EnqueueError) as caught:
+        save.enqueue_many([1, 2], **options)
+    assert text in str(caught.value)
+    assert yard.puts == []
+    with pytest.raises(EnqueueError):
+        save.enqueue(1, **options)

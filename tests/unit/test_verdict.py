@@ -17,7 +17,7 @@ from taskyard.brokers.base import Back, Dead, Delivery, Discard, Outcome, Retrie
 from taskyard.context import MessageInfo
 from taskyard.errors import PolicyError, Verdict
 from taskyard.message import Reason
-from taskyard.worker.verdict import HandlerTimeout, WrongResults, backoff, outcome_of
+from taskyard.worker.verdict import HandlerTimeout, WrongResults, outcome_of
 
 LONGEST = 100 * 365 * 86_400
 
@@ -34,13 +34,13 @@ LONGEST = 100 * 365 * 86_400
 )
 def test_backoff(kind: Any, delays: list[float]) -> None:
     retry = Retry(None, kind, delay=2, jitter=0)
-    assert [backoff(retry, attempt, 0.5) for attempt in range(1, 6)] == delays
+    assert [retry.delay_after(attempt, 0.5) for attempt in range(1, 6)] == delays
 
 
 @pytest.mark.parametrize("kind", ["constant", "linear", "exponential"])
 @pytest.mark.parametrize("attempt", [1, 10, 64, 1025, 5000, 1_000_000])
 def test_backoff_is_never_longer_than_longest(kind: Any, attempt: int) -> None:
-    assert backoff(Retry(None, kind, delay=10, longest=7, jitter=0), attempt, 0) == 7
+    assert Retry(None, kind, delay=10, longest=7, jitter=0).delay_after(attempt, 0) == 7
 
 
 @given(
@@ -54,15 +54,15 @@ def test_backoff_is_never_longer_than_longest(kind: Any, attempt: int) -> None:
 def test_jitter_only_shortens_and_by_its_share_at_most(
     kind: Any, delay: float, longest: float, jitter: float, attempt: int, random: float
 ) -> None:
-    full = backoff(Retry(None, kind, delay, longest, jitter=0), attempt, random)
-    delayed = backoff(Retry(None, kind, delay, longest, jitter), attempt, random)
+    full = Retry(None, kind, delay, longest, jitter=0).delay_after(attempt, random)
+    delayed = Retry(None, kind, delay, longest, jitter).delay_after(attempt, random)
     assert 0 <= delayed <= full <= longest
     assert delayed >= full * (1 - jitter) - 1e-6
 
 
 def test_jitter_bounds_are_reached() -> None:
     retry = Retry(None, "constant", delay=10, jitter=0.2)
-    assert (backoff(retry, 1, 0.0), backoff(retry, 1, 1.0)) == (10, 8)
+    assert (retry.delay_after(1, 0.0), retry.delay_after(1, 1.0)) == (10, 8)
 
 
 # Outcomes

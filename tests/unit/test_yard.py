@@ -324,6 +324,18 @@ def test_results_by_id(yard: Yard) -> None:
         yard.result("nope").get(0)
 
 
+@pytest.mark.parametrize("message_id", [None, 5, "", "a\0b", "\ud800", "x" * 201])
+def test_what_can_be_no_id_is_refused(yard: Yard, message_id: Any) -> None:
+    task = yard.task(results_of_ids, name="known")
+    for look in (yard.result, yard.progress, yard.cancel, yard.explain, task.result):
+        with pytest.raises(EnqueueError, match="id must be a text of 1 to 200 characters"):
+            look(message_id)
+
+
+def results_of_ids() -> int:
+    return 1
+
+
 def test_results_come_typed_by_the_task_and_plain_by_the_yard(yard: Yard) -> None:
     def path(name: str) -> Path:
         return Path(name)

@@ -16,6 +16,7 @@ from taskyard import Yard
 from taskyard.brokers.base import Broker
 from taskyard.brokers.memory import MemoryBroker
 from taskyard.brokers.sqlite import SQLiteBroker
+from taskyard.scheduling import ScheduleTerms
 from taskyard.worker import Worker, WorkerSettings
 from taskyard.worker.groups import QueueTerms
 
@@ -94,7 +95,7 @@ class WorkerThread:
             yard.tasks.values(),
             WorkerSettings(**settings),
             progress=self._progressed,
-            plans=yard.plans,
+            schedules=ScheduleTerms(yard.plans, yard.owned_schedules),
             queues=QueueTerms(yard.queue_rates, yard.queue_bounds),
             middleware=yard.middleware,
         )

@@ -25,6 +25,13 @@ from taskyard import (
     current_context,
 )
 from taskyard.errors import NotFound, ResultNotKept
+from taskyard.worker import worker
+
+
+@pytest.fixture(autouse=True)
+def quick_pulse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker hears of what is cancelled soon."""
+    monkeypatch.setattr(worker, "PULSE", 0.05)
 
 
 def is_seen(holds: Callable[[], bool]) -> None:

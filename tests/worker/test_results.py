@@ -6,6 +6,7 @@ import asyncio
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from tests.worker.support import Clock, wait_for, working
 
 from taskyard import Result, ResultTimeout, Retry, State, TaskDiscarded, TaskFailed, Yard
-from taskyard.errors import NotFound, ResultNotKept, ResultWaitRefused
+from taskyard.errors import EnqueueError, NotFound, ResultNotKept, ResultWaitRefused
 
 
 def test_a_result_is_waited_for(yard: Yard) -> None:
@@ -333,3 +334,51 @@ def test_helper_threads_of_a_handler_are_their_own(yard: Yard) -> None:
     result = outer.enqueue(1)
     yard.run_worker(burst=True)
     assert result.get(0) == "not found"
+
+
+# Kept for a time of its own
+
+
+def test_a_result_is_kept_for_as_long_as_its_call_says(yard: Yard, clock: Clock) -> None:
+    @yard.task(name="echo", result_ttl=100)
+    def echo(number: int) -> int:
+        return number
+
+    short = echo.enqueue(1, result_ttl=10)
+    many = echo.enqueue_many([2, 3], result_ttl=timedelta(seconds=1000))
+    usual = echo.enqueue(4)
+    yard.run_worker(burst=True)
+    clock.forward(11)
+    assert [result.status() for result in (*many, usual)] == [State.DONE] * 3
+    with pytest.raises(NotFound):
+        short.get(0)
+    clock.forward(100)
+    assert [result.get(0) for result in many] == [2, 3]
+    with pytest.raises(NotFound):
+        usual.get(0)
+
+
+def test_a_task_that_keeps_no_results_keeps_none_of_a_call_either(yard: Yard) -> None:
+    @yard.task(name="nothing")
+    def nothing() -> None: ...
+
+    with pytest.raises(EnqueueError, match="keeps no results"):
+        nothing.enqueue(result_ttl=10)
+    with pytest.raises(EnqueueError, match="result_ttl must be more than 0 seconds"):
+        yard.task(name="one")(lambda: 1).enqueue(result_ttl=0)
+
+
+def test_the_dead_letter_of_a_message_is_found(yard: Yard) -> None:
+    @yard.task(name="bad", queue="q", retry=0)
+    def bad(number: int) -> int:
+        raise ValueError(number)
+
+    results = bad.enqueue_many(range(3))
+    yard.run_worker(burst=True)
+    for number, result in enumerate(results):
+        letter = yard.dead.find(result.id, queue="q")
+        assert letter is not None
+        assert (letter.id, letter.failure.message) == (result.id, str(number))
+        assert yard.dead.find(result.id) == letter
+    assert yard.dead.find(results[0].id, queue="other") is None
+    assert yard.dead.find("nobody") is None

@@ -30,6 +30,7 @@ from taskyard.errors import (
     PolicyConflict,
     WorkerError,
 )
+from taskyard.message import Failure
 from taskyard.worker import Worker, WorkerSettings
 
 NAN = float("nan")
@@ -125,6 +126,20 @@ def test_fail_fast(yard: Yard) -> None:
     with pytest.raises(WorkerError, match="message n-0 of task 'do', failed: ValueError: no 0"):
         yard.run_worker(burst=True, concurrency=1, fail_fast=True)
     assert yard.counts()[0].waiting == 4
+
+
+def test_failing_at_some_dead_letters_only(yard: Yard) -> None:
+    @yard.task(name="do", retry=0)
+    def do(number: int) -> None:
+        if number % 2:
+            raise ValueError(f"no {number}")
+
+    def serious(failure: Failure) -> bool:
+        return failure.message == "no 3"
+
+    do.enqueue_many(range(10), id=lambda number: f"n-{number}")
+    with pytest.raises(WorkerError, match="stopped at a dead letter: message n-3 of task 'do'"):
+        yard.run_worker(burst=True, concurrency=1, fail_fast=serious)
 
 
 # Stopping
@@ -708,6 +723,23 @@ def test_what_was_not_started_is_given_back_at_once_when_stopped(yard: Yard) -> 
         until(lambda: yard.counts()[0].running <= 1)
         assert yard.counts()[0].waiting == 499
         may_end.set()
+
+
+def test_what_ended_is_settled_though_the_last_of_its_claim_takes_long(yard: Yard) -> None:
+    may_end = threading.Event()
+
+    @yard.task(name="do")
+    def do(number: int) -> int:
+        if number == 999:
+            may_end.wait(30)
+        return number
+
+    results = do.enqueue_many(range(1000))
+    with working(yard, concurrency=1):
+        assert results[998].get(20) == 998
+        until(lambda: yard.counts()[0].running == 1)
+        may_end.set()
+        assert results[999].get(20) == 999
 
 
 def test_a_handler_sees_that_its_message_was_given_back(yard: Yard) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from tests.worker.support import Another, Clock, wait_for, working
 
-from taskyard import Batch, RegularSchedule, Yard, cron, current_context, every, rrule
+from taskyard import Batch, RegularSchedule, Unique, Yard, cron, current_context, every, rrule
 from taskyard.brokers.schedules import Schedule
 from taskyard.errors import NotFound, PayloadError, PolicyError
+from taskyard.schedule import Cron
+from taskyard.scheduling import Plan
 
 
 class Noted:
@@ -219,6 +221,19 @@ def test_results_of_scheduled_messages(yard: Yard, clock: Clock) -> None:
     assert double.result(id_).get(timeout=5) == 8
 
 
+def test_one_whose_times_mean_nothing_here_hinders_no_other(
+    yard: Yard, noted: Noted, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    rule = Plan(Cron("0 4 LW * *"), "default", "note", b"").packed()
+    strange = Schedule("strange", rule, clock())
+    yard.driver.run(yard.broker.schedules.change(Schedule("strange", b"", 0), strange))
+    yard.schedules.add(noted.task, "x", when=every(60))
+    clock.forward(60)
+    burst(yard)
+    assert noted.calls == ["x"]
+    assert "schedule strange cannot be carried out here" in caplog.text
+
+
 def test_one_that_cannot_be_read_hinders_no_other(
     yard: Yard, noted: Noted, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -263,6 +278,8 @@ def test_wrong_declarations_are_refused(yard: Yard, noted: Noted, options: Any, 
 def test_wrong_arguments_and_options_are_refused(yard: Yard, noted: Noted) -> None:
     with pytest.raises(PayloadError, match="note"):
         yard.schedule(noted.task, 5, when=every(5))
+    with pytest.raises(PolicyError, match=r"a schedule is one of a task, .* not of 'note'"):
+        yard.schedule("note", "x", when=every(5))  # type: ignore[arg-type]
     with pytest.raises(PolicyError, match="delay= says nothing"):
         yard.schedule(noted.task.options(delay=3), "x", when=every(5))
     yard.schedule(noted.task, "x", when=every(5))
@@ -270,10 +287,48 @@ def test_wrong_arguments_and_options_are_refused(yard: Yard, noted: Noted) -> No
         yard.schedule(noted.task, "y", when=every(6))
 
 
+def test_jitter_of_a_debounced_task_is_refused(yard: Yard) -> None:
+    debounced = yard.task(unique=Unique(mode="debounce", delay=1), name="debounced")(print_nothing)
+    yard.schedules.add(debounced, when=every(5))
+    with pytest.raises(PolicyError, match="jitter= says nothing of a debounced task"):
+        yard.schedules.add(debounced, when=every(5), jitter=3)
+
+
+def print_nothing() -> None: ...
+
+
 def test_what_is_not_there(yard: Yard) -> None:
     for change in (yard.schedules.pause, yard.schedules.resume, yard.schedules.fire):
         with pytest.raises(NotFound, match="no schedule 'x'"):
             change("x")
+
+
+def test_what_a_program_owns_and_declares_no_more_is_removed(
+    yard: Yard, noted: Noted, another: Another
+) -> None:
+    names = ["mine", "mine/", "mine/a", "mine/b", "mine/c", "mine0", "other/a"]
+    for name in names:
+        yard.schedules.add(noted.task, "x", when=every(3600), name=name)
+    program = another()
+    program.schedule(Noted(program).task, "x", when=every(3600), name="mine/b")
+    program.own_schedules("mine/")
+    burst(program)
+    left = [info.name for info in yard.schedules.list()]
+    assert left == ["mine", "mine/", "mine/b", "mine0", "other/a"]
+    with pytest.raises(PolicyError, match="printable"):
+        program.own_schedules("")
+
+
+def test_many_that_are_owned_are_removed(yard: Yard, noted: Noted, another: Another) -> None:
+    for number in range(5):
+        yard.schedules.add(noted.task, "x", when=every(3600), name=f"mine/{number}")
+    program = another()
+    Noted(program)
+    program.own_schedules("mine/")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("taskyard.scheduling.PAGE", 2)
+        burst(program)
+    assert yard.schedules.list() == []
 
 
 def test_a_worker_without_schedules(yard: Yard, noted: Noted, clock: Clock) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tests.worker.support import Clock, wait_for, working
 
-from taskyard import Retry, State, TaskFailed, Yard, current_context
+from taskyard import Batch, Retry, State, TaskFailed, Yard, current_context
 
 # Delays
 
@@ -110,6 +110,45 @@ def test_a_message_that_waited_too_long_is_not_run(
     assert len(yard.dead.list()) == 1
 
 
+@pytest.mark.parametrize(("task_allows", "call_allows"), [(None, 60), (10, 60), (3600, 60)])
+def test_a_message_may_have_a_time_of_its_own(
+    yard: Yard, clock: Clock, task_allows: float | None, call_allows: float
+) -> None:
+    @yard.task(name="note", expires=task_allows)
+    def note(number: int) -> int:
+        return number
+
+    late = note.options(expires=call_allows).enqueue(1)
+    clock.forward(50)
+    in_time = note.enqueue(2, expires=timedelta(seconds=call_allows))
+    many = note.enqueue_many([3], expires=call_allows)
+    clock.forward(20)
+    yard.run_worker(burst=True)
+    assert (in_time.get(0), many[0].get(0)) == (2, 3)
+    failure = late.failure()
+    assert failure is not None
+    assert failure.reason == "expired"
+    assert failure.message.endswith("; its call allows 60 s")
+
+
+def test_a_batch_is_handed_out_before_a_message_expires(yard: Yard, clock: Clock) -> None:
+    batches: list[list[int]] = []
+    ran = threading.Event()
+
+    @yard.task(name="note", batch=Batch(10, within=3600, lead=5))
+    def note(numbers: list[int]) -> None:
+        batches.append(numbers)
+        ran.set()
+
+    note.enqueue(1)
+    note.enqueue(2, expires=60)
+    clock.forward(56)
+    with working(yard):
+        wait_for(ran)
+    assert batches == [[1, 2]]
+    assert yard.counts()[0].totals["flush_deadline"] == 1
+
+
 def test_a_delay_is_no_waiting(yard: Yard, clock: Clock) -> None:
     @yard.task(name="note", expires=60)
     def note(number: int) -> int:
@@ -146,7 +185,7 @@ def test_an_async_handler_is_cancelled(yard: Yard, retries: int) -> None:
     assert failure.reason == "timeout"
     assert failure.message == "it took longer than the task's timeout of 0.03 s"
     assert "await asyncio.sleep(60)" in failure.traceback  # where it was
-    assert "worker/execution.py" not in failure.traceback
+    assert "worker/carrying.py" not in failure.traceback
 
 
 def test_an_async_handler_that_is_in_time(yard: Yard) -> None:

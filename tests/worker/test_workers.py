@@ -12,10 +12,19 @@ import pytest
 from tests.worker.support import Another, Clock, until, wait_for, working
 
 from taskyard import Batch, State, Yard
-from taskyard.brokers.base import Broker
-from taskyard.brokers.workers import KEPT, SILENT, Command, WorkerInfo, WorkerState, knows
+from taskyard.brokers.base import AsyncDriver, Broker, Listener, Operation
+from taskyard.brokers.workers import (
+    KEPT,
+    SILENT,
+    Command,
+    ControlMessage,
+    Report,
+    WorkerInfo,
+    WorkerState,
+    knows,
+)
 from taskyard.errors import NotFound, TaskyardError, WorkerError
-from taskyard.worker.attendance import paused_after, state_of
+from taskyard.worker.attendance import Attendance, paused_after, report_of, state_of
 
 SILENCE, EXPIRY = SILENT / 1e6, KEPT / 1e6
 
@@ -271,6 +280,26 @@ def test_shutdown_lets_what_runs_end_and_gives_the_rest_back(yard: Yard) -> None
     assert yard.workers() == []
 
 
+def test_a_queue_is_left_for_good_and_the_last_one_ends_the_worker(yard: Yard) -> None:
+    one, other = (yard.task(name=name, queue=name)(note) for name in ("one", "other"))
+    with working(yard, queues={"one": 1, "other": 1}) as thread:
+        yard.tell(only(yard).id, "shutdown", "nowhere")
+        yard.tell(thread.worker.owner, "shutdown", "one")
+        only(yard, lambda info: info.paused == ["one"])
+        yard.tell("all", "resume")
+        yard.tell("all", "pause", "other")
+        only(yard, state(WorkerState.PAUSED))
+        yard.tell("all", "resume")
+        only(yard, lambda info: info.paused == ["one"])
+        left = one.enqueue(1)
+        assert other.enqueue(2).get(20) == 2
+        yard.tell("all", "shutdown", "other")
+        thread.join()
+        assert thread.worker.dismissed
+    assert left.status() is State.WAITING
+    assert yard.workers() == []
+
+
 def test_another_run_is_not_concerned(yard: Yard) -> None:
     task = yard.task(name="note")(note)
     with working(yard) as thread:
@@ -317,10 +346,12 @@ def test_unknown_commands_are_dropped(yard: Yard, caplog: pytest.LogCaptureFixtu
 def test_wrong_use_says_what_is_right(yard: Yard) -> None:
     with pytest.raises(WorkerError, match="told shutdown, pause, resume, not 'stop'"):
         yard.tell("all", "stop")
-    with pytest.raises(WorkerError, match="leave queue out"):
-        yard.tell("all", "shutdown", "q")
     with pytest.raises(TaskyardError):
         yard.tell("all", "pause", "")
+    nobody: list[Any] = [None, 1, ["x", None], [[]]]
+    for whom in nobody:
+        with pytest.raises(WorkerError, match="told by its id"):
+            yard.tell(whom, "pause")
     with pytest.raises(NotFound, match="no worker x, y"):
         yard.tell(["x", "y"], "pause")
     assert yard.tell("all", "pause") == []
@@ -357,6 +388,72 @@ def test_it_is_there_again_when_the_broker_is(
     assert "refused" in caplog.text
     assert "away" not in caplog.text
     assert yard.workers() == []
+
+
+def test_it_leaves_though_it_is_stopped_while_it_is_being_registered(
+    yard: Yard, broker: Broker
+) -> None:
+    async def stop_while_it_is_stored() -> None:
+        attendance = Attendance(Host("w1"), broker.workers, driver := Slow(broker.async_driver()))
+        running = asyncio.ensure_future(attendance.run(lambda: 60.0))
+        await driver.asked.wait()
+        running.cancel()
+        await asyncio.wait({running})
+        driver.may_answer.set()
+        await attendance.leave()
+        await driver.close()
+
+    asyncio.run(stop_while_it_is_stored())
+    assert yard.workers() == []
+
+
+class Host:
+    """What an attendance needs of a worker."""
+
+    is_paused = False
+
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
+
+    def report(self) -> Report:
+        return report_of(
+            serves={"q": ["note"]},
+            slots=1,
+            started=0.0,
+            progressed=None,
+            paused=(),
+            stopping=False,
+            executions=(),
+        )
+
+    def obey(self, message: ControlMessage, command: Command) -> None:
+        raise AssertionError("nobody told it anything")
+
+    def note_progress(self, messages: int = 0) -> None:
+        raise AssertionError("it is not paused")
+
+
+class Slow:
+    """A driver whose first operation is done, but answered only when that is wanted."""
+
+    def __init__(self, driver: AsyncDriver) -> None:
+        self._driver = driver
+        self.asked, self.may_answer = asyncio.Event(), asyncio.Event()
+
+    async def run(self, operation: Operation[Any]) -> Any:
+        answer = await self._driver.run(operation)
+        self.asked.set()
+        await self.may_answer.wait()
+        return answer
+
+    def listener(self) -> Listener:
+        return self._driver.listener()
+
+    async def close(self) -> None:
+        await self._driver.close()
+
+    def shut_down(self) -> None:
+        self._driver.shut_down()
 
 
 # What follows from what

@@ -11,7 +11,7 @@ All times are whole microseconds of the broker's clock since 1970. Bodies are op
 `taskyard.message.Envelope`; a broker opens one only to learn the id of a message that it must
 bury by itself.
 
-What every broker promises, and `tests/conformance` checks:
+What every broker promises, and `taskyard.testing.conformance` checks:
 
 - A put is stored whole or not at all, before the call returns.
 - Within a lane and priority, messages are claimed in order of their sequence; a message that is
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from taskyard.brokers.cancelling import Cancellation
     from taskyard.brokers.facts import Facts
     from taskyard.brokers.inboxes import Inboxes
+    from taskyard.brokers.looking import Waiting
     from taskyard.brokers.schedules import Schedules
     from taskyard.brokers.workers import Workers
 
@@ -105,6 +106,7 @@ class Put(msgspec.Struct):
         record_ttl: microseconds that a finished record is kept.
         member: the task, in an order group: only workers that know it get the group's messages.
         unique: the unique keys of the messages; None: they have none. The broker answers there.
+        expires: microseconds that each may wait in its lane; 0: what their task says.
     """
 
     group: Group
@@ -117,6 +119,26 @@ class Put(msgspec.Struct):
     record_ttl: int = 0
     member: str = ""
     unique: Keys | None = None
+    expires: int = 0
+
+    @property
+    def way(self) -> Hashable:
+        """All in which puts have to agree to be made one, of the bodies of all.
+
+        Puts with unique keys agree with no other: each has an answer of its own.
+        """
+        return (
+            self.group,
+            self.shard,
+            self.priority,
+            self.delay,
+            self.due,
+            self.ids is None,
+            self.record_ttl,
+            self.member,
+            self.expires,
+            None if self.unique is None else id(self),
+        )
 
 
 class Delivery(msgspec.Struct, array_like=True, gc=False):
@@ -131,6 +153,7 @@ class Delivery(msgspec.Struct, array_like=True, gc=False):
         cap: with how many others it may be claimed at most, after losses; 0: any number.
         body: the bytes that were put.
         mark: the unique key that it takes with it (see `brokers/unique.py`); "": none.
+        expires: microseconds that it may wait in its lane; 0: what its task says.
     """
 
     sequence: int
@@ -141,6 +164,7 @@ class Delivery(msgspec.Struct, array_like=True, gc=False):
     cap: int
     body: bytes
     mark: str = ""
+    expires: int = 0
 
 
 class ClaimedLane(msgspec.Struct, array_like=True):
@@ -416,6 +440,7 @@ TOTALS = (
     "flush_size",
     "flush_bytes",
     "flush_age",
+    "flush_deadline",
     "flush_drain",
 )
 """The names of the counters: first those of messages, then those of batches."""
@@ -581,6 +606,22 @@ class Broker(Protocol):
         """
         ...
 
+    def cancel_key(self, group: Group, shard: str, key: str) -> Operation[Cancellation]:
+        """Cancel the message that holds a unique key, as `cancel` does.
+
+        Never one that takes the key later. The key is free afterwards, unless the message runs and
+        holds it until it is done, or had ended (see `taskyard.brokers.cancelling.frees_key`).
+
+        Arguments:
+            group: whose key it is.
+            shard: the same.
+            key: its text, as `Keys` has it.
+
+        Returns:
+            What became of the message; `Cancelled.UNKNOWN`: nobody holds the key.
+        """
+        ...
+
     def explain(self, id_: str, *, search: int = ...) -> Operation[Facts]:
         """Find what keeps a message from running; nothing is changed.
 
@@ -656,6 +697,39 @@ class Broker(Protocol):
 
     def release(self, group: Group, shard: str) -> Operation[bool]:
         """Release a parked lane; say whether it was parked."""
+        ...
+
+    def waiting(self, group: Group, shard: str | None = None) -> Operation[list[Waiting]]:
+        """Count what waits in lanes, sorted; what is delayed or claimed does not count.
+
+        Arguments:
+            group: the owner of the lanes.
+            shard: only this lane; None: all that have messages.
+        """
+        ...
+
+    def peek(
+        self, group: Group, shard: str, priority: int, *, first: int = ..., limit: int = ...
+    ) -> Operation[list[Delivery]]:
+        """Read messages that wait in a lane, in order; nothing is changed.
+
+        Arguments:
+            group: the owner of the lane.
+            shard: its key.
+            priority: only messages of this one.
+            first: how many to pass over.
+            limit: how many are read at most.
+        """
+        ...
+
+    def withdraw(
+        self, group: Group, shard: str, priority: int, sequences: Sequence[int]
+    ) -> Operation[list[int]]:
+        """Take messages that wait out of a lane: they end as cancelled.
+
+        Returns:
+            The sequences of those that were there.
+        """
         ...
 
     def set_gate(self, queue: str, gate: Gate) -> Operation[Gate]:

@@ -131,6 +131,12 @@ def _option(shard: str | None) -> str:
     return "--max-length" if shard is None else "--shard-max-length"
 
 
+def _part(bounds: Bounds, shard: str | None, limit: int) -> str:
+    if shard is not None or limit >= bounds.length:
+        return ""
+    return f" (this partition's part of {bounds.length})"
+
+
 def full_error(
     bounds: Bounds,
     queue: str,
@@ -151,8 +157,7 @@ def full_error(
     """
     what = "wait" if shard is not None else "wait or are delayed"
     text = f"{_named(queue, shard)} is full: {length} messages {what}, of {limit} at most"
-    if shard is None and limit < bounds.length:
-        text += f" (this partition's part of {bounds.length})"
+    text += _part(bounds, shard, limit)
     if bounds.overflow is Overflow.DROP:
         text += ", and what is left is delayed or held up, so it cannot be dropped"
     text += (
@@ -172,17 +177,19 @@ def full_error(
 
 
 def too_large_error(
+    bounds: Bounds,
     queue: str,
     shard: str | None,
     brought: int,
     limit: int,
     fate: str = "nothing of the call was stored",
 ) -> QueueFull:
-    """Say that a call brings more than there is ever room for."""
+    """Say that a call brings more than there is ever room for; see `full_error`."""
+    part = _part(bounds, shard, limit)
     return QueueFull(
-        f"{_named(queue, shard)} holds {limit} messages at most, and this call brings {brought} at"
-        f" once; {fate}. Put fewer by one call, or allow more with `taskyard bound {queue}"
-        f" {_option(shard)} …`",
+        f"{_named(queue, shard)} holds {limit} messages at most{part}, and this call brings"
+        f" {brought} at once; {fate}. Put fewer by one call, or allow more with"
+        f" `taskyard bound {queue} {_option(shard)} …`",
         queue=queue,
         shard=shard,
         length=brought,

@@ -12,7 +12,17 @@ from enum import StrEnum
 
 import msgspec
 
-__all__ = ["NOTED", "Cancellation", "Cancelled", "blocked_after", "is_noted", "joined"]
+from taskyard.brokers.unique import Mode
+
+__all__ = [
+    "NOTED",
+    "Cancellation",
+    "Cancelled",
+    "blocked_after",
+    "frees_key",
+    "is_noted",
+    "joined",
+]
 
 NOTED = 7 * 86_400 * 1_000_000
 """Microseconds after which a note of a cancelled id is forgotten."""
@@ -30,7 +40,7 @@ class Cancelled(StrEnum):
     ENDED = "ended"
     """It had ended before; nothing was changed."""
     UNKNOWN = "unknown"
-    """There is no record of it; nothing was changed."""
+    """There is no record of it, or nobody holds the key; nothing was changed."""
 
 
 class Cancellation(msgspec.Struct, frozen=True):
@@ -62,6 +72,21 @@ def is_noted(note: int, sequence: int, now: int) -> bool:
         now: the broker's time, microseconds.
     """
     return sequence < note and now < note + NOTED
+
+
+def frees_key(mode: Mode, outcome: Cancelled) -> bool:
+    """Whether a cancellation by a unique key frees it, though no message gives it back now.
+
+    What is removed releases its key by itself, and what runs does so at its end. But what is noted
+    would only do so when its turn comes, and a window is released by no message.
+
+    Arguments:
+        mode: for how long the key is held.
+        outcome: what became of the message that holds it.
+    """
+    if mode is Mode.WINDOW:
+        return outcome in (Cancelled.REMOVED, Cancelled.TOLD, Cancelled.NOTED)
+    return outcome is Cancelled.NOTED
 
 
 def blocked_after(blocked: int, due: int) -> int:

@@ -13,12 +13,12 @@ from taskyard.brokers.base import DeadLetter, DeadQuery, Operation
 from taskyard.brokers.cancelling import NOTED
 from taskyard.brokers.explanation import Explanation, Why
 from taskyard.brokers.facts import COUNTED, SEARCHED, Facts, Head, Holder, Where
-from taskyard.brokers.lane import Gate, flush
+from taskyard.brokers.lane import Gate, flush, patience_ends
 from taskyard.brokers.rate import Scope, token_at
 from taskyard.brokers.workers import WorkerInfo, Workers, WorkerState, knows, look
 from taskyard.message import Reason, State, is_text
 
-__all__ = ["explain", "explained"]
+__all__ = ["explain", "explained", "find_letter"]
 
 PAGE = 100
 """Dead letters that are fetched at a time."""
@@ -44,18 +44,26 @@ def explain(broker: _Broker, id_: str) -> Generator[Any, Any, Explanation]:
         return Explanation(id_, Why.UNKNOWN)
     facts = yield from broker.explain(id_)
     if facts.group is None:
-        letter, all_read = yield from _find_letter(broker, id_)
+        letter, all_read = yield from find_letter(broker, id_)
         if letter is not None:
             return _of_letter(id_, letter)
         return explained(id_, facts, [], all_letters=all_read)
     return explained(id_, facts, (yield from look(broker.workers)))
 
 
-def _find_letter(broker: _Broker, id_: str) -> Generator[Any, Any, tuple[DeadLetter | None, bool]]:
-    """Look for a dead letter of an id, and say whether all were looked at."""
+def find_letter(
+    broker: _Broker, id_: str, queue: str | None = None
+) -> Generator[Any, Any, tuple[DeadLetter | None, bool]]:
+    """Look for a dead letter of an id, and say whether all were looked at.
+
+    Arguments:
+        broker: whose.
+        id_: the message's.
+        queue: look only among those of this queue.
+    """
     after = 0
     for _ in range(SEARCHED // PAGE):
-        letters = yield from broker.dead(DeadQuery(after=after, limit=PAGE))
+        letters = yield from broker.dead(DeadQuery(queue=queue, after=after, limit=PAGE))
         for letter in letters:
             if letter.id == id_:
                 return letter, True
@@ -230,7 +238,7 @@ def _filling(facts: Facts) -> _Found:
         return None
     if flush(lane, policy, now) is not None:
         return None
-    return Why.FILLING, {"until": _time(min(lane.oldest, now) + policy.within)}
+    return Why.FILLING, {"until": _time(patience_ends(lane, policy, now))}
 
 
 def _unserved(facts: Facts, knowing: Sequence[WorkerInfo]) -> _Found:

@@ -4,6 +4,9 @@ An inbox is a list of raw values outside the queue. Whoever serves the queue mov
 by lot: `collect` gives a lot, and the same one again until it was confirmed; `store` takes what
 became of its values, and ignores a lot that it has had. So a lot is stored once, wherever one of
 those who move it is killed, and however many of them there are.
+
+A queue has two: its inbox, and for producers that know nothing of taskyard its *bare* inbox, a list
+that is named like the queue and nothing else. It is emptied only where that is asked for.
 """
 
 from __future__ import annotations
@@ -26,12 +29,14 @@ class Lot(msgspec.Struct, frozen=True):
         number: its own; rises with each lot of the inbox.
         epoch: of the queue's placement when it was collected first.
         values: as they were pushed, oldest first.
+        bare: whether they come from the queue's bare inbox.
     """
 
     queue: str
     number: int
     epoch: int
     values: Sequence[bytes]
+    bare: bool = False
 
 
 class Misfit(msgspec.Struct, frozen=True):
@@ -51,17 +56,20 @@ class Misfit(msgspec.Struct, frozen=True):
 class Inboxes(Protocol):
     """The inboxes of a broker's queues."""
 
-    def name(self, queue: str) -> str:
-        """What other programs push to; "" if the queue cannot have an inbox."""
+    def name(self, queue: str, *, bare: bool = False) -> str:
+        """What other programs push to; "" if the queue cannot have such an inbox."""
         ...
 
-    def collect(self, queue: str, courier: str, done: int = 0) -> Operation[Lot | None]:
+    def collect(
+        self, queue: str, courier: str, done: int = 0, *, bare: bool = False
+    ) -> Operation[Lot | None]:
         """Confirm a lot and give the next one.
 
         Arguments:
             queue: its name.
             courier: who asks; for a while nobody else is given the same lot.
             done: the number of a lot that was stored.
+            bare: from which of the queue's inboxes.
 
         Returns:
             The lot. None: there is nothing. One without values: somebody else is at it.
@@ -83,12 +91,13 @@ class Inboxes(Protocol):
         """
         ...
 
-    def watch(self, queue: str, courier: str) -> Watch:
+    def watch(self, queue: str, courier: str, *, bare: bool = False) -> Watch:
         """Make something that waits for the next value of an inbox.
 
         Arguments:
             queue: its name.
             courier: who waits.
+            bare: at which of the queue's inboxes.
         """
         ...
 

@@ -20,12 +20,14 @@ __all__ = [
     "Place",
     "cap_after_loss",
     "conflict_text",
+    "deadline_of",
     "draining_text",
     "flush",
     "is_given_up",
     "is_held_up",
     "limits",
     "merged",
+    "patience_ends",
     "place",
     "take",
     "with_member",
@@ -62,6 +64,7 @@ class Flush(StrEnum):
     SIZE = "size"
     BYTES = "bytes"
     AGE = "age"
+    DEADLINE = "deadline"
     DRAIN = "drain"
 
 
@@ -84,6 +87,8 @@ class GroupPolicy(msgspec.Struct, frozen=True):
         limit_set_at: the last sequence that its broker gave out before the limit of all its
             messages became what it is.
         shard_limit_set_at: the same for each lane.
+        minimum: messages of a batch that need not wait to fill any more; 0: those of a full one.
+        lead: microseconds before a message's own deadline at which its batch waits no more.
     """
 
     size: int = 1
@@ -98,6 +103,13 @@ class GroupPolicy(msgspec.Struct, frozen=True):
     changed_shard_rate: Rate | None = None
     limit_set_at: int = 0
     shard_limit_set_at: int = 0
+    minimum: int = 0
+    lead: int = 0
+
+    @property
+    def enough(self) -> int:
+        """The messages with which a batch is ready."""
+        return self.minimum or self.size
 
     @property
     def limit(self) -> Rate | None:
@@ -144,6 +156,9 @@ class LaneState(msgspec.Struct):
         blocked: microseconds until which its head backs off; 0: it does not.
         parked: held until somebody releases it.
         tat: when its rate limit is as good as unused (see rate.py); 0: it is.
+        deadline: no message in it must begin before that, microseconds; 0: none has a time. It is
+            noted only where batches wait to fill, and stays when messages are taken, until the lane
+            is empty: to look too early does no harm.
     """
 
     waiting: int = 0
@@ -155,6 +170,26 @@ class LaneState(msgspec.Struct):
     blocked: int = 0
     parked: bool = False
     tat: int = 0
+    deadline: int = 0
+
+    def note_deadline(self, at: int) -> None:
+        """Note when a message must begin; 0: at any time."""
+        if at and (self.deadline == 0 or at < self.deadline):
+            self.deadline = at
+
+
+def deadline_of(policy: GroupPolicy, sequence: int, expires: int) -> int:
+    """Say when a message in a lane must begin.
+
+    Arguments:
+        policy: its group's policy.
+        sequence: its own, which says when it entered the lane.
+        expires: microseconds that it may wait there; 0: any time.
+
+    Returns:
+        The microsecond; 0: at any time, or its lane waits for nothing that this could change.
+    """
+    return sequence + expires if expires and policy.within else 0
 
 
 def place(lane: LaneState, policy: GroupPolicy, now: int) -> tuple[Place, int]:
@@ -178,9 +213,15 @@ def place(lane: LaneState, policy: GroupPolicy, now: int) -> tuple[Place, int]:
     if lane.tat > now and (at := _token_at(lane, policy, now)) > now:
         return Place.LATER, at
     if policy.within and flush(lane, policy, now) is None:
-        # min(): a clock that was set back must not make the batch wait for longer than `within`.
-        return Place.LATER, min(lane.oldest, now) + policy.within
+        return Place.LATER, patience_ends(lane, policy, now)
     return Place.READY, 0
+
+
+def patience_ends(lane: LaneState, policy: GroupPolicy, now: int) -> int:
+    """Say until when a batch that is not ready waits to fill, microseconds."""
+    # min(): a clock that was set back must not make the batch wait for longer than `within`.
+    by_age = min(lane.oldest, now) + policy.within
+    return min(by_age, lane.deadline - policy.lead) if lane.deadline else by_age
 
 
 def is_held_up(lane: LaneState, policy: GroupPolicy, now: int) -> bool:
@@ -204,12 +245,14 @@ def flush(lane: LaneState, policy: GroupPolicy, now: int) -> Flush | None:
     Returns:
         The reason; None when the batch still waits to fill.
     """
-    if lane.waiting >= policy.size:
+    if lane.waiting >= policy.enough:
         return Flush.SIZE
     if policy.bytes and lane.bytes >= policy.bytes:
         return Flush.BYTES
     if min(lane.oldest, now) + policy.within <= now:
         return Flush.AGE
+    if lane.deadline and lane.deadline - policy.lead <= now:
+        return Flush.DEADLINE
     return None
 
 
@@ -227,16 +270,18 @@ def take(
 
     Returns:
         A number of messages. A lane that waits for full batches gives only full ones while its
-        rest may still fill. 0: a full batch does not fit any more, so the claim is full. The bytes
-        of a batch are counted where the bodies are read.
+        rest may still fill; a rest that is enough for a batch goes with them. 0: a full batch does
+        not fit any more, so the claim is full. The bytes of a batch are counted where the bodies
+        are read.
     """
     count = min(lane.waiting, room)
     if reason is not Flush.SIZE or not policy.within:
         return count
     if begun and room < min(lane.waiting, policy.size):
         return 0
-    if count > policy.size:
-        count -= count % policy.size
+    rest = count % policy.size
+    if count > policy.size and (count < lane.waiting or rest < policy.enough):
+        count -= rest
     return count
 
 

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import cast
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from taskyard.brokers.base import Broker
 from taskyard.errors import BrokerError, MissingExtra, UnknownScheme
 
-__all__ = ["LOCAL_URL", "open_broker", "open_client", "start_for"]
+__all__ = [
+    "LOCAL_URL",
+    "REDIS_HOST",
+    "REDIS_PASSWORD",
+    "REDIS_PORT",
+    "broker_of",
+    "open_broker",
+    "redis_url",
+    "start_for",
+]
 
-LOCAL_URL = "redis://127.0.0.1:6379/0"
+REDIS_HOST = "127.0.0.1"
+REDIS_PORT = 6379
+LOCAL_URL = f"redis://{REDIS_HOST}:{REDIS_PORT}/0"
 """Where a server of one's own is started if nothing else is said."""
+REDIS_PASSWORD = "TASKYARD_REDIS_PASS"  # noqa: S105 - only the name of the variable
+"""The environment variable of the password for a Redis that is named by its host and port."""
+
+_HOST = re.compile(r"[^\s/?#@\[\]]+")
 
 _LATER = {"postgresql": "postgres", "postgres": "postgres"}
 
@@ -112,18 +130,61 @@ def open_broker(url: str) -> Broker:
         raise _missing(f"{scheme}://", error, extra) from error
 
 
-def open_client(client: object) -> Broker | None:
-    """Make the broker of the server that a client object of redis-py speaks to.
+def redis_url(host: str = REDIS_HOST, port: int = REDIS_PORT, password: str | None = None) -> str:
+    """Make the URL of a Redis.
 
     Arguments:
-        client: a `Redis` or `RedisCluster`, of `redis` or of `redis.asyncio`.
+        host: a name or an address.
+        port: there.
+        password: None: that of the environment variable `TASKYARD_REDIS_PASS`, if there is one.
 
     Returns:
-        The broker; None if it is no such object.
+        The URL, with the password: not to be printed.
 
     Raises:
-        BrokerError: it has a setting that cannot be carried over.
+        BrokerError: the host or the password is none. A port is looked at when the URL is opened.
     """
+    _check_place(host, password)
+    secret = os.environ.get(REDIS_PASSWORD) if password is None else password
+    login = f":{quote(secret, safe='')}@" if secret else ""
+    return f"redis://{login}{f'[{host}]' if ':' in host else host}:{port}/0"
+
+
+def _check_place(host: object, password: object) -> None:
+    if not isinstance(host, str) or not _HOST.fullmatch(host):
+        # Not what it is: there may be a password in it.
+        kind = "no URL" if isinstance(host, str) else f"not of type {type(host).__name__}"
+        raise BrokerError(f"a host is a name or an address, as in {REDIS_HOST}, {kind}")
+    if not isinstance(password, str | None):
+        raise BrokerError(f"a password is a text, not of type {type(password).__name__}")
+
+
+def broker_of(given: object) -> Broker:
+    """Make a broker of what a program names it by.
+
+    Arguments:
+        given: a URL, a broker, or a client object of redis-py (`Redis` or
+            `RedisCluster`, of `redis` or of `redis.asyncio`).
+
+    Raises:
+        UnknownScheme: there is no broker for the URL.
+        MissingExtra: its broker needs a package that is not installed.
+        BrokerError: it is none of them, or has a setting that is wrong or cannot be carried over.
+    """
+    if isinstance(given, str):
+        return open_broker(given)
+    if hasattr(given, "async_driver"):
+        return cast("Broker", given)
+    found = _of_client(given)
+    if found is None:
+        raise BrokerError(
+            f"a broker is a URL (sqlite:///yard.db), a broker or a client of redis-py,"
+            f" not {given!r}"
+        )
+    return found
+
+
+def _of_client(client: object) -> Broker | None:
     if not any(kind.__module__.partition(".")[0] == "redis" for kind in type(client).__mro__):
         return None
     from taskyard.brokers.redis import RedisBroker, from_client

@@ -8,59 +8,72 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import click
 import msgspec
 
 from taskyard.cli.lines import LONGEST, LineTooLong, read_lines
-from taskyard.cli.options import broker_option, opened
+from taskyard.cli.options import broker_option, log_options, opened
 from taskyard.cli.output import console, printable, shorten
 from taskyard.errors import BrokerError, PayloadError
+from taskyard.plain import remote_plain
 from taskyard.task import Task
 from taskyard.yard import Yard
 
-__all__ = ["add"]
+__all__ = ["add", "add_options", "add_values"]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 MESSAGES = 500
 BYTES = 1 << 20
 """What one transaction holds at most, so that it is known exactly what is stored when one fails."""
 
 
+def add_options(command: F) -> F:
+    """Add what says which messages are added; goes with `add_values`."""
+    options = (
+        click.option(
+            "-t",
+            "--task",
+            "tasks",
+            nargs=2,
+            multiple=True,
+            metavar="QUEUE JSON",
+            help="A queue, and a message for it. Can be given several times.",
+        ),
+        click.option(
+            "-n",
+            "--num",
+            "number",
+            type=click.IntRange(min=1),
+            default=1,
+            show_default=True,
+            help="Add each message so many times.",
+        ),
+        click.option(
+            "--stdin",
+            "queue",
+            metavar="QUEUE",
+            help="Add a message per line of stdin to this queue; empty lines are skipped.",
+        ),
+        click.option(
+            "--skip-invalid",
+            is_flag=True,
+            help="With --stdin: skip and count lines that cannot be added, instead of stopping "
+            "there.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @click.command(short_help="Add messages, each a JSON value, to queues.")
-@click.option(
-    "-t",
-    "--task",
-    "tasks",
-    nargs=2,
-    multiple=True,
-    metavar="QUEUE JSON",
-    help="A queue, and a message for it. Can be given several times.",
-)
-@click.option(
-    "-n",
-    "--num",
-    "number",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Add each message so many times.",
-)
-@click.option(
-    "--stdin",
-    "queue",
-    metavar="QUEUE",
-    help="Add a message per line of stdin to this queue; empty lines are skipped.",
-)
-@click.option(
-    "--skip-invalid",
-    is_flag=True,
-    help="With --stdin: skip and count lines that cannot be added, instead of stopping there.",
-)
+@add_options
 @broker_option
-def add(
-    tasks: Sequence[tuple[str, str]], number: int, queue: str | None, skip_invalid: bool, url: str
-) -> None:
+@log_options
+def add(**options: Any) -> None:
     """Add messages, each a JSON value, to queues that `taskyard start` serves.
 
     With --stdin, lines are stored as they come, many in a transaction, so there may be millions.
@@ -73,6 +86,30 @@ def add(
       taskyard add --stdin q1 < values.jsonl
       tail -f events.jsonl | taskyard add --stdin q1 --skip-invalid
     """
+    add_values(**options)
+
+
+def add_values(
+    *,
+    tasks: Sequence[tuple[str, str]],
+    number: int,
+    queue: str | None,
+    skip_invalid: bool,
+    url: str,
+) -> None:
+    """Add messages, as a command was told to.
+
+    Arguments:
+        tasks: queues, and a JSON value for each.
+        number: how many times each is added.
+        queue: the queue that gets the lines of stdin, if these are added.
+        skip_invalid: whether lines that cannot be added are skipped.
+        url: the broker.
+
+    Raises:
+        UsageError: there is nothing to add, or a value is wrong.
+        TaskyardError: they could not be stored.
+    """
     if bool(tasks) == (queue is not None):
         raise click.UsageError("give messages with -t, or a queue with --stdin")
     if queue is None and skip_invalid:
@@ -84,10 +121,6 @@ def add(
             _add_values(yard, tasks, number)
         else:
             _add_lines(yard, queue, skip_invalid)
-
-
-def _task(yard: Yard, queue: str) -> Task[..., Any]:
-    return yard.remote(queue, queue=queue, batch=True)
 
 
 class _Invalid(Exception):
@@ -131,7 +164,7 @@ def _check(task: Task[..., Any], value: Any) -> None:
 def _add_values(yard: Yard, tasks: Sequence[tuple[str, str]], number: int) -> None:
     values = []
     for queue, text in tasks:
-        task = _task(yard, queue)
+        task = remote_plain(yard, queue)
         try:
             value = _parse(text)
             _check(task, value)
@@ -219,7 +252,7 @@ class _Inlet:
 
 
 def _add_lines(yard: Yard, queue: str, skip_invalid: bool) -> None:
-    inlet = _Inlet(_task(yard, queue), skip_invalid=skip_invalid)
+    inlet = _Inlet(remote_plain(yard, queue), skip_invalid=skip_invalid)
     stream = sys.stdin.buffer
     number = 0
     try:

@@ -9,7 +9,7 @@ import click
 from taskyard.cli.output import printable
 from taskyard.errors import TaskyardError
 
-__all__ = ["taskyard"]
+__all__ = ["Commands", "taskyard"]
 
 
 class _Failed(click.ClickException):
@@ -55,13 +55,28 @@ COMMANDS = {
     "release": "release",
     "cancel": "cancel",
     "explain": "explain",
+    "run": "run",
+    "report": "report",
+    "compare": "compare",
     "split": "split",
     "doctor": "doctor",
 }
 """The commands, in the order of the help, and the modules that they are in."""
 
 
-class _Commands(click.Group):
+class Commands(click.Group):
+    """A group of commands, whose errors are told in a line."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except TaskyardError as error:
+            raise _Failed(str(error) or type(error).__name__) from error
+        except KeyboardInterrupt:
+            raise _Interrupted from None
+
+
+class _Lazy(Commands):
     """Loads the command that is asked for, not all of them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -76,17 +91,9 @@ class _Commands(click.Group):
         command: click.Command = getattr(module, cmd_name)
         return command
 
-    def invoke(self, ctx: click.Context) -> object:
-        try:
-            return super().invoke(ctx)
-        except TaskyardError as error:
-            raise _Failed(str(error) or type(error).__name__) from error
-        except KeyboardInterrupt:
-            raise _Interrupted from None
-
 
 @click.group(
-    cls=_Commands,
+    cls=_Lazy,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(package_name="taskyard", message="taskyard %(version)s")
@@ -109,5 +116,5 @@ def taskyard() -> None:
     by default the file taskyard.db in the current directory.
 
     Exit codes: 0: fine. 1: it failed, or what was asked for is not there. 2: wrong usage.
-    130: Ctrl-C.
+    3: the numbers of a run are not good enough. 130: Ctrl-C.
     """

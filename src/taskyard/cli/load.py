@@ -17,7 +17,7 @@ from typing import Any
 from taskyard.errors import WorkerError
 from taskyard.yard import Yard
 
-__all__ = ["load_function", "load_yard"]
+__all__ = ["load_function", "load_object", "load_yard"]
 
 
 def load_function(name: str) -> Any:
@@ -29,18 +29,29 @@ def load_function(name: str) -> Any:
     Raises:
         WorkerError: there is no such thing, it cannot be called, or its module fails.
     """
-    if ":" not in name:
-        if not hasattr(builtins, name):
-            raise WorkerError(
-                f"no builtin function is called {name!r}; write module:function or "
-                f"path/file.py:function for another one"
-            )
-        found = getattr(builtins, name)
-    else:
-        found = _attribute(*_split(name))
+    found = load_object(name)
     if not callable(found):
         raise WorkerError(f"{name} is {_article(found)}, which cannot be called")
     return found
+
+
+def load_object(name: str) -> Any:
+    """Load anything that has a name.
+
+    Arguments:
+        name: a builtin's name, `module:attribute.attribute` or `path/file.py:attribute`.
+
+    Raises:
+        WorkerError: there is no such thing, or its module fails.
+    """
+    if ":" in name:
+        return _attribute(*_split(name))
+    if not hasattr(builtins, name):
+        raise WorkerError(
+            f"no builtin function is called {name!r}; write module:function or "
+            f"path/file.py:function for another one"
+        )
+    return getattr(builtins, name)
 
 
 def load_yard(name: str) -> Yard:

@@ -10,7 +10,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-__all__ = ["LEVELS", "JsonFormatter", "TextFormatter", "configure"]
+__all__ = ["LEVELS", "JsonFormatter", "TextFormatter", "configure", "formatter_of"]
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
@@ -61,18 +61,35 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, default=str)
 
 
+def formatter_of(form: str) -> logging.Formatter:
+    """Make what writes a record.
+
+    Arguments:
+        form: "text", "json", or a format of Python's `logging`, as in "%(asctime)s %(message)s".
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    if form == "text":
+        return TextFormatter()
+    if form == "json":
+        return JsonFormatter()
+    return logging.Formatter(form)
+
+
 def configure(level: str, file: str | None, form: str) -> None:
     """Send everything that is logged to stderr, or to a file.
 
     Arguments:
         level: one of `LEVELS`.
         file: its path; None: stderr. Log rotation may move it away, processes may share it.
-        form: "text" or "json".
+        form: see `formatter_of`.
     """
+    formatter = formatter_of(form)
     handler: logging.Handler = logging.StreamHandler(sys.stderr)
     if file is not None:
         handler = logging.handlers.WatchedFileHandler(file, encoding="utf-8")
-    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    handler.setFormatter(formatter)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger("asyncio").setLevel(logging.WARNING)  # it tells of selectors
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,8 +11,10 @@ from urllib.parse import quote
 import click
 from click.core import ParameterSource
 
+from taskyard.brokers.started import start_here, started_here
+from taskyard.brokers.urls import REDIS_HOST, REDIS_PASSWORD, REDIS_PORT, redis_url
 from taskyard.cli.logs import LEVELS, configure
-from taskyard.errors import BrokerError, MissingExtra
+from taskyard.errors import BrokerError
 from taskyard.yard import Yard
 
 if TYPE_CHECKING:
@@ -21,23 +22,21 @@ if TYPE_CHECKING:
 
 __all__ = [
     "broker_option",
+    "broker_options",
     "default_url",
     "json_option",
     "log_options",
     "opened",
     "own_server",
     "own_server_options",
+    "refuse_options",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_FILE = "taskyard.db"
-NOTE = "taskyard.redis"
-"""A file in the current directory, as long as a server runs that was started there: its folder."""
-
-REDIS_HOST = "127.0.0.1"
-REDIS_PORT = 6379
-PASSWORD = "TASKYARD_REDIS_PASS"  # noqa: S105 - only the name of the variable
+PLACE = "taskyard.cli.redis"
+"""Under this a running command knows host, port and password of its Redis."""
 
 
 # The broker
@@ -50,16 +49,21 @@ def default_url() -> str:
         The URL of the server that `taskyard start --redis-start` has running in the current
         directory; without one, that of a file there.
     """
-    found = _started_here()
+    found = started_here()
     if found:
-        return _redis_url(found, os.environ.get(PASSWORD))
+        host, _, port = found.rpartition(":")
+        return redis_url(host.strip("[]"), int(port))
     return f"sqlite:///{quote(str(Path.cwd() / DEFAULT_FILE))}"
 
 
-def broker_option(command: F) -> F:
+def broker_options(default: Callable[[], str], shown: str) -> Callable[[F], F]:
     """Add `--broker`, and `--redis-host`, `--redis-port` and `--redis-pass`, which make it a URL.
 
     The command gets `url`.
+
+    Arguments:
+        default: gives the broker that is used when none is named.
+        shown: how the help describes it.
     """
     options = (
         click.option(
@@ -68,8 +72,8 @@ def broker_option(command: F) -> F:
             metavar="URL",
             envvar="TASKYARD_BROKER",
             show_envvar=True,
-            default=default_url,
-            show_default=f"sqlite:///{DEFAULT_FILE}",
+            default=default,
+            show_default=shown,
             callback=_choose_broker,
             help="Where messages wait.",
         ),
@@ -94,16 +98,25 @@ def broker_option(command: F) -> F:
             "-p",
             "--redis-pass",
             metavar="PASSWORD",
-            envvar=PASSWORD,
+            envvar=REDIS_PASSWORD,
             show_envvar=True,
             is_eager=True,
             help="The password for it. Others on this machine see it here; the variable they "
             "do not.",
         ),
     )
-    for option in reversed(options):
-        command = option(command)
-    return command
+
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+def broker_option(command: F) -> F:
+    """Add the `broker_options` of the commands of `taskyard`."""
+    return broker_options(default_url, f"sqlite:///{DEFAULT_FILE}")(command)
 
 
 def _choose_broker(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -112,23 +125,18 @@ def _choose_broker(ctx: click.Context, parameter: click.Parameter, value: str) -
     given = [name for name in names if _is_typed(ctx, name)]
     host, port, password = (ctx.params.pop(name) for name in names)
     host, port = host or REDIS_HOST, port or REDIS_PORT
-    ctx.meta[NOTE] = (host, port, password)
+    ctx.meta[PLACE] = (host, port, password)
     if not given:
         return value
     if _is_typed(ctx, parameter.name or ""):
         flag = f"--{given[0].replace('_', '-')}"
         raise click.UsageError(f"{flag} and --broker both say where messages wait: give one")
-    return _redis_url(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", password)
+    return redis_url(host, port, password)
 
 
 def _is_typed(ctx: click.Context, name: str) -> bool:
     """Whether an option was given on the command line, not by a default or the environment."""
     return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
-
-
-def _redis_url(address: str, password: str | None) -> str:
-    login = f":{quote(password, safe='')}@" if password else ""
-    return f"redis://{login}{address}/0"
 
 
 # A server of one's own
@@ -178,31 +186,9 @@ def own_server(*, redis_start: bool, redis_datadir: str | None) -> Iterator[OwnS
         return
     if _is_typed(ctx, "url"):
         raise click.UsageError("--redis-start starts the broker: leave out --broker")
-    try:
-        from taskyard.brokers.redis.server import OwnServer
-    except ModuleNotFoundError as error:
-        raise MissingExtra(
-            f"--redis-start needs the package {error.name}: pip install 'taskyard[redis]'"
-        ) from error
-    host, port, password = ctx.meta[NOTE]
-    with OwnServer(host, port, redis_datadir, password) as server:
-        note = Path(NOTE).absolute()
-        note.write_text(f"{server.datadir}\n")
-        try:
-            yield server
-        finally:
-            note.unlink(missing_ok=True)
-
-
-def _started_here() -> str | None:
-    """The address of the server that runs for this directory, if one does."""
-    try:
-        folder = Path(NOTE).read_text().rstrip("\n")
-    except OSError:
-        return None
-    from taskyard.brokers.redis.server import running_server
-
-    return running_server(folder)
+    host, port, password = ctx.meta[PLACE]
+    with start_here(host, port, redis_datadir, password, what="--redis-start") as server:
+        yield server
 
 
 # Others
@@ -223,10 +209,17 @@ def log_options(command: F) -> F:
     def apply(ctx: click.Context, parameter: click.Parameter, value: str) -> None:
         # Eager parameters are processed first, so the other two have their values by now.
         del parameter
+        form = ctx.params.pop("log_format")
         try:
-            configure(value, ctx.params.pop("log_file"), ctx.params.pop("log_format"))
+            configure(value, ctx.params.pop("log_file"), form)
         except OSError as error:
             raise click.BadParameter(str(error), param_hint="--log-file") from error
+        except ValueError as error:
+            raise click.BadParameter(
+                f"{form!r} is neither text nor json, nor a format as in "
+                f"'%(asctime)s %(levelname)s %(message)s': {error}",
+                param_hint="--log-format",
+            ) from error
 
     options = (
         click.option(
@@ -249,16 +242,27 @@ def log_options(command: F) -> F:
         click.option(
             "-F",
             "--log-format",
-            type=click.Choice(["text", "json"]),
+            metavar="text | json | FORMAT",
             default="text",
             show_default=True,
             is_eager=True,
-            help="A line of text, or a JSON object, per record.",
+            help="A line of text, or a JSON object, per record; or a format of Python's logging.",
         ),
     )
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def refuse_options(ctx: click.Context) -> None:
+    """Say where the options of a group belong that stand before one of its commands."""
+    for parameter in ctx.command.params:
+        name = parameter.name or ""
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(
+                f"{parameter.opts[-1]} stands behind the command: taskyard {ctx.info_name} "
+                f"{ctx.invoked_subcommand} {parameter.opts[-1]}…"
+            )
 
 
 @contextlib.contextmanager

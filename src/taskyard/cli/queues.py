@@ -11,7 +11,7 @@ import click
 
 from taskyard.brokers.base import Counts, Group
 from taskyard.brokers.bounds import Bounds
-from taskyard.brokers.lane import Gate
+from taskyard.brokers.lane import Flush, Gate
 from taskyard.brokers.rate import Limits, Rate, Scope
 from taskyard.cli.options import broker_option, json_option, opened
 from taskyard.cli.output import (
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["queues", "rates"]
 
 COLUMNS = "queue task waiting delayed running dead shards parked oldest done"
-FLUSHES = ("size", "bytes", "age", "drain")
+FLUSHES = tuple(map(str, Flush))
 Rates = Mapping[Group, float]
 
 
@@ -77,7 +77,7 @@ def queues(watch: float | None, as_json: bool, url: str) -> None:
        "bounds": null or {"max_length": number or null, "shard_max_length": number or null,
        "overflow": "raise", "block" or "drop", "block_timeout": seconds or null},
        "totals": {"put", "done", "retried", "dead", "discarded", "redelivered", "lost", ...},
-       "flushes": {"size", "bytes", "age", "drain"}, "rate": per second or null}]}
+       "flushes": {"size", "bytes", "age", "deadline", "drain"}, "rate": per second or null}]}
 
     \b
     Examples:

@@ -7,7 +7,7 @@ import click
 from taskyard.cli.options import broker_option, opened
 from taskyard.errors import NotFound
 
-__all__ = ["park", "release"]
+__all__ = ["group_of", "park", "release"]
 
 
 @click.command(short_help="Hold a shard until it is released.")
@@ -21,7 +21,7 @@ def park(task: str, shard: str, url: str) -> None:
     Examples:
       taskyard park default/notify user-42
     """
-    queue, name = _group_of(task)
+    queue, name = group_of(task)
     with opened(url) as yard:
         what = f"shard {shard!r} of {task}" if shard else task
         parked = yard.park(yard.remote(name, queue=queue), shard)
@@ -39,7 +39,7 @@ def release(task: str, shard: str, url: str) -> None:
     Examples:
       taskyard release default/notify user-42
     """
-    queue, name = _group_of(task)
+    queue, name = group_of(task)
     with opened(url) as yard:
         what = f"shard {shard!r} of {task}" if shard else task
         if not yard.release(yard.remote(name, queue=queue), shard):
@@ -47,7 +47,12 @@ def release(task: str, shard: str, url: str) -> None:
         click.echo(f"released {what}")
 
 
-def _group_of(task: str) -> tuple[str, str]:
+def group_of(task: str) -> tuple[str, str]:
+    """Queue and name of a task as `taskyard queues` shows it.
+
+    Raises:
+        UsageError: it is not QUEUE/TASK.
+    """
     queue, slash, name = task.rpartition("/")
     if not slash or not queue or not name:
         raise click.UsageError(f"{task!r}: write QUEUE/TASK, as `taskyard queues` shows them")

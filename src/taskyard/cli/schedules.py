@@ -7,15 +7,18 @@ from typing import Any
 
 import click
 
-from taskyard.cli.options import broker_option, json_option, opened
+from taskyard.cli.options import broker_option, json_option, opened, refuse_options
 from taskyard.cli.output import age, console, print_json, shorten, table
 from taskyard.timetable import ScheduleInfo
 
 __all__ = ["schedules"]
 
 
-@click.group()
-def schedules() -> None:
+@click.group(invoke_without_command=True)
+@json_option("JSON objects, a line each.")
+@broker_option
+@click.pass_context
+def schedules(ctx: click.Context, url: str, as_json: bool) -> None:
     """Look at what is run again and again; pause, resume, fire or remove it.
 
     Workers store what their program declares with `yard.schedule(...)` when they start, and any
@@ -23,23 +26,31 @@ def schedules() -> None:
 
     \b
     Examples:
-      taskyard schedules list
+      taskyard schedules
       taskyard schedules pause nightly-report
       taskyard schedules fire nightly-report
     """
+    if ctx.invoked_subcommand is None:
+        _list(url, as_json=as_json)
+    else:
+        refuse_options(ctx)
 
 
 @schedules.command("list")
 @broker_option
 @json_option("JSON objects, a line each.")
 def list_(url: str, as_json: bool) -> None:
-    """List all schedules by name, with their last and next instants.
+    """List all schedules by name, with their last and next instants; so does `taskyard schedules`.
 
     \b
     With --json, each line is:
       {"name", "task", "queue", "when", "next", "last", "paused", "catch_up"}
     where "next" and "last" are times, or null.
     """
+    _list(url, as_json=as_json)
+
+
+def _list(url: str, *, as_json: bool) -> None:
     with opened(url) as yard:
         found = yard.schedules.list()
     if as_json:

@@ -119,6 +119,12 @@ def _address(
     help="Take in what other programs push into the queues' inboxes (Redis only).",
 )
 @click.option(
+    "--bare-inboxes/--no-bare-inboxes",
+    default=False,
+    show_default=True,
+    help="With these, also what they push into lists that are named like the queues.",
+)
+@click.option(
     "--schedules/--no-schedules",
     default=True,
     show_default=True,

@@ -7,10 +7,9 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import click
-from click.core import ParameterSource
 
 from taskyard.brokers.workers import Command, RunningCall, WorkerInfo
-from taskyard.cli.options import broker_option, json_option, opened
+from taskyard.cli.options import broker_option, json_option, opened, refuse_options
 from taskyard.cli.output import age, console, print_json, table
 
 __all__ = ["workers"]
@@ -49,7 +48,7 @@ def workers(ctx: click.Context, url: str, as_json: bool) -> None:
       taskyard workers resume --all
     """
     if ctx.invoked_subcommand is not None:
-        _refuse_options(ctx)
+        refuse_options(ctx)
         return
     with opened(url) as yard:
         found = yard.workers()
@@ -63,17 +62,6 @@ def workers(ctx: click.Context, url: str, as_json: bool) -> None:
         console().print(table(columns, rows, right="pid running", cut="queues"))
     else:
         click.echo("no workers", err=True)
-
-
-def _refuse_options(ctx: click.Context) -> None:
-    for parameter in ctx.command.params:
-        name = parameter.name or ""
-        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            command = ctx.invoked_subcommand
-            raise click.UsageError(
-                f"{parameter.opts[-1]} stands behind the command: taskyard workers {command} "
-                f"{parameter.opts[-1]}…"
-            )
 
 
 def _whom(command: F) -> F:
@@ -94,19 +82,26 @@ def _queue_option(command: F) -> F:
 
 @workers.command(short_help="Let workers stop as after SIGTERM.")
 @_whom
+@click.option(
+    "-q",
+    "--queue",
+    metavar="NAME",
+    help="Leave only this queue, for good. [default: all that it serves]",
+)
 @broker_option
-def shutdown(ids: Sequence[str], everybody: bool, url: str) -> None:
+def shutdown(ids: Sequence[str], everybody: bool, queue: str | None, url: str) -> None:
     """Let workers stop as after SIGTERM: what runs may end, the rest is given back.
 
     A process under a supervisor is not replaced; when its last one is shut down, the supervisor
-    ends too, with exit code 0.
+    ends too, with exit code 0. With --queue they take nothing from that queue any more, and stop
+    when it was their last one.
 
     \b
     Examples:
       taskyard workers shutdown web-1:5f3a9c01d2e4
       taskyard workers shutdown --all
     """
-    _tell(url, ids, everybody, Command.SHUTDOWN, None)
+    _tell(url, ids, everybody, Command.SHUTDOWN, queue)
 
 
 @workers.command(short_help="Let workers take no messages for a while.")

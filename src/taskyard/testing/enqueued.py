@@ -32,6 +32,7 @@ class Enqueued:
         delay: seconds for which it is put off, from when it was enqueued.
         at: when it was enqueued, by the yard's clock.
         headers: what middleware gave to it.
+        expires: seconds that it may wait for its first attempt; None: what its task says.
     """
 
     task: str
@@ -44,6 +45,7 @@ class Enqueued:
     delay: float
     at: datetime
     headers: Mapping[str, str] = field(default_factory=dict)
+    expires: float | None = None
 
 
 def read_noted(yard: Yard, noted: NotedPut) -> Iterator[Enqueued]:
@@ -73,6 +75,7 @@ def read_noted(yard: Yard, noted: NotedPut) -> Iterator[Enqueued]:
             delay / 1e6,
             moment_of(at),
             read_headers(body),
+            put.expires / 1e6 if put.expires else None,
         )
 
 

@@ -84,7 +84,6 @@ class Attendance:
         self._changed = asyncio.Event()
         self._stale = False
         self._asked: asyncio.Future[list[ControlMessage]] | None = None
-        self._present = False
 
     async def run(self, pause: Callable[[], float]) -> None:
         """Work until cancelled; `leave` follows.
@@ -102,13 +101,9 @@ class Attendance:
             while self._obey(await self._attend()):
                 pass  # so that others see what it does now
         except BrokerUnavailable as error:  # others tell of that
-            self._present = False
             log.debug("the worker is not registered: %s", error)
         except BrokerError as error:
-            self._present = False
             log.warning("the worker cannot be registered, trying again: %s", error)
-        else:
-            self._present = True
 
     async def wait(self, seconds: float) -> None:
         """Do what the worker is told, until the next refresh.
@@ -130,14 +125,14 @@ class Attendance:
         self._changed.set()
 
     async def leave(self) -> None:
-        """Remove the entry, if the broker answered when it was refreshed last."""
+        """Remove the entry, if the broker answered when it was asked last to keep it."""
         if self._listener is not None:
             self._listener.close()
         if self._asked is None:
             return
         # One that arrives behind the removal would make the entry again.
         await asyncio.wait({self._asked})
-        if self._present and not self._asked.cancelled() and self._asked.exception() is None:
+        if not self._asked.cancelled() and self._asked.exception() is None:
             try:
                 await self._driver.run(self._workers.retire([self._host.owner]))
             except BrokerError as error:

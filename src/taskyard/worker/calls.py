@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from taskyard.brokers.base import Delivery
+import msgspec
+
+from taskyard.brokers.base import Claim, Dead, Delivery, Outcome
 from taskyard.context import Context, MessageInfo
 from taskyard.errors import BatchFailed, Verdict
-from taskyard.message import read_headers
+from taskyard.message import Failure, Reason, read_envelope, read_headers
 from taskyard.policy import Batch
 from taskyard.task import Task
 from taskyard.values import brief
 from taskyard.worker.verdict import WrongResults
 
-__all__ = ["BatchRun", "Call", "Entry", "Invocation", "batches"]
+__all__ = ["BatchRun", "Call", "Entry", "Invocation", "batches", "plan"]
 
 
 class Invocation(NamedTuple):
@@ -40,8 +42,8 @@ class Call(NamedTuple):
         return self.task.policy.claims_per_shard == 1
 
 
-class Entry(NamedTuple):
-    """A message of a batch that could be read."""
+class Entry(msgspec.Struct, gc=False):
+    """A message of a batch that could be read. Nothing that it holds refers to it."""
 
     priority: int
     message: Delivery
@@ -147,17 +149,66 @@ def batches(
     messages: Sequence[tuple[int, Delivery]], batch: Batch
 ) -> list[list[tuple[int, Delivery]]]:
     """Cut messages into batches of the policy's size and bytes."""
+    if batch.bytes is None:
+        size = batch.size
+        return [list(messages[first : first + size]) for first in range(0, len(messages), size)]
     made: list[list[tuple[int, Delivery]]] = []
     total = 0
     for entry in messages:
         length = len(entry[1].body)
-        full = made and (
-            len(made[-1]) >= batch.size
-            or (batch.bytes is not None and total + length > batch.bytes)
-        )
+        full = made and (len(made[-1]) >= batch.size or total + length > batch.bytes)
         if not made or full:
             made.append([])
             total = 0
         made[-1].append(entry)
         total += length
     return made
+
+
+def plan(
+    claim: Claim, tasks: Mapping[str, Task[..., Any]]
+) -> tuple[list[Call], dict[int, Outcome]]:
+    """Make the calls of a claim.
+
+    Arguments:
+        claim: what was claimed.
+        tasks: the tasks of its group, by name.
+
+    Returns:
+        The calls, and what becomes of messages that are of none, by sequence.
+    """
+    calls: list[Call] = []
+    strays: dict[int, Outcome] = {}
+    only = tasks.get(claim.group.name) if len(tasks) == 1 else None
+    for lane in claim.lanes:
+        if only is not None:
+            runs = [(only, lane.messages)]
+        else:
+            runs = _runs_of_tasks(lane.messages, tasks, strays)
+        for task, messages in runs:
+            if task.policy.batch is None:
+                parts = [[entry] for entry in messages]
+            else:
+                parts = batches(messages, task.policy.batch)
+            calls.extend(Call(task, lane.shard, part) for part in parts)
+    return calls, strays
+
+
+def _runs_of_tasks(
+    messages: Sequence[tuple[int, Delivery]],
+    tasks: Mapping[str, Task[..., Any]],
+    strays: dict[int, Outcome],
+) -> list[tuple[Task[..., Any], list[tuple[int, Delivery]]]]:
+    """Cut the messages of an order group where the task changes."""
+    runs: list[tuple[Task[..., Any], list[tuple[int, Delivery]]]] = []
+    for entry in messages:
+        envelope = read_envelope(entry[1].body)
+        task = tasks.get(envelope.task) if envelope is not None else None
+        if task is None:
+            text = "the message names no task of its order group"
+            strays[entry[1].sequence] = Dead(Failure(Reason.UNREADABLE, message=text))
+        elif runs and runs[-1][0] is task:
+            runs[-1][1].append(entry)
+        else:
+            runs.append((task, [entry]))
+    return runs

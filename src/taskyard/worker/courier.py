@@ -61,6 +61,7 @@ class Courier:
         driver: runs their operations.
         queue: its name.
         tasks: those of its tasks that the worker knows.
+        bare: whether it is the queue's bare inbox.
     """
 
     def __init__(
@@ -70,12 +71,16 @@ class Courier:
         driver: AsyncDriver,
         queue: str,
         tasks: Iterable[Task[..., Any]],
+        *,
+        bare: bool = False,
     ) -> None:
         self.drained = -1
         self._host = host
         self._inboxes = inboxes
         self._driver = driver
         self._queue = queue
+        self._bare = bare
+        self._called = f"the {'bare ' if bare else ''}inbox of queue {queue}"
         self._reader = Reader(queue, tasks)
         self._name = secrets.token_urlsafe(9)
         self._changed = asyncio.Event()
@@ -89,7 +94,7 @@ class Courier:
             burst: look whenever `notify` is called, instead of waiting for values.
         """
         self._burst = burst
-        watch = self._inboxes.watch(self._queue, self._name)
+        watch = self._inboxes.watch(self._queue, self._name, bare=self._bare)
         delay, failing = RECONNECT[0], False
         lot: Lot | None = None
         try:
@@ -107,14 +112,14 @@ class Courier:
                     raise
                 except Exception as error:  # whatever it is: nobody else looks
                     if not failing:
-                        text = "the inbox of queue %s fails, trying again: %s"
+                        text = "%s fails, trying again: %s"
                         known = isinstance(error, BrokerError)
-                        log.error(text, self._queue, error, exc_info=None if known else error)
+                        log.error(text, self._called, error, exc_info=None if known else error)
                     await asyncio.sleep(delay)
                     delay, failing = min(delay * 2, RECONNECT[1]), True
                 else:
                     if failing:
-                        log.info("the inbox of queue %s is served again", self._queue)
+                        log.info("%s is served again", self._called)
                     delay, failing = RECONNECT[0], False
         finally:
             watch.close()
@@ -152,12 +157,12 @@ class Courier:
             misfits = await self._driver.run(self._inboxes.store(lot, items))
         except QueueDraining as error:
             if self._closed_until is None:
-                log.warning("the inbox of queue %s keeps what it has: %s", self._queue, error)
+                log.warning("%s keeps what it has: %s", self._called, error)
             self._hold_back()
             return False
         except QueueFull as error:
             if not self._full:
-                log.info("the inbox of queue %s waits for room: %s", self._queue, error)
+                log.info("%s waits for room: %s", self._called, error)
             self._full = True
             if not self._burst:  # in a burst, whatever ends makes it look again
                 self._closed_until = time.monotonic() + FULL
@@ -176,18 +181,19 @@ class Courier:
 
     def _note_open(self) -> None:
         if self._closed_until is not None:
-            log.info("the inbox of queue %s is served again", self._queue)
+            log.info("%s is served again", self._called)
             self._closed_until = None
 
     async def _collect(self, done: int) -> Lot | None:
-        return await self._driver.run(self._inboxes.collect(self._queue, self._name, done))
+        collecting = self._inboxes.collect(self._queue, self._name, done, bare=self._bare)
+        return await self._driver.run(collecting)
 
     def _note(self, misfits: Iterable[Misfit]) -> None:
         for misfit in misfits:
             task, failure = misfit.dead.task or misfit.group.name, misfit.dead.failure
             log.error(
-                "a value from the inbox of queue %s is dead: %s (%s)",
-                self._queue,
+                "a value from %s is dead: %s (%s)",
+                self._called,
                 failure.reason,
                 failure.kind,  # its text may tell of the payload
                 extra={

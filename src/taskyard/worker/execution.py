@@ -2,21 +2,17 @@
 
 What is run, in which order, and what follows from each call is a generator that yields handler
 calls (`Invocation`) and is sent what they returned or raised. A thread and an event loop each
-carry it out, so there is one logic for synchronous and asynchronous handlers.
+carry it out (`carrying.py`), so there is one logic for synchronous and asynchronous handlers.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence, Set
-from contextvars import Context as Variables
-from types import CoroutineType
-from typing import Any, TypeAlias, TypeVar, cast
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence, Set
+from typing import Any, TypeAlias, TypeVar
 
 from taskyard.brokers.base import (
     Back,
@@ -34,23 +30,19 @@ from taskyard.message import Failure, Reason, read_envelope, read_id
 from taskyard.result import encode_progress
 from taskyard.task import Task
 from taskyard.worker.bisect import bisect, bisect_ordered
-from taskyard.worker.calls import BatchRun, Call, Entry, Invocation, batches
+from taskyard.worker.calls import BatchRun, Call, Entry, Invocation, plan
+from taskyard.worker.carrying import OnLoop, Reply, Script, run_here
 from taskyard.worker.hooks import Hooks
 from taskyard.worker.lease import Lease
-from taskyard.worker.own_context import OwnContext, variables_for
-from taskyard.worker.verdict import HandlerTimeout, outcome_of, wait_for_another
+from taskyard.worker.logs import log_park, log_retry, log_unopened
+from taskyard.worker.verdict import outcome_of, wait_for_another
 
 __all__ = ["Execution", "Timing"]
 
-log = logging.getLogger("taskyard.worker")
-
 T = TypeVar("T")
 
-Reply: TypeAlias = tuple[Any, BaseException | None]
 Instances: TypeAlias = Mapping[tuple[str, str], Any]
 
-
-Script: TypeAlias = Generator[Invocation, Reply, None]
 Timing: TypeAlias = tuple[float, float]
 """Seconds for which a message waited, and that its call took."""
 
@@ -99,71 +91,37 @@ class Execution:
         self.instances: Instances = {}
         self._clock_offset = now / 1e6 - time.monotonic()
         self._lock = threading.Lock()
-        self._outcomes: dict[int, Outcome] = {}
         self._results: dict[int, tuple[str, bytes]] = {}
         self._retry_ids: dict[int, str] = {}
         self._blocked: set[str] = set()
         self._given_up = False
         self._stopped: set[int] = set()  # messages that were cancelled
-        self._cancels = 0  # of the call on the event loop, because of that
+        self._on_loop = OnLoop(self._hooks)  # its calls, if it is run there
         self._told: dict[str, Progress] = {}
         self._current: Call | None = None
         self._context: Context | None = None
         self._call_began = 0.0
         self._invoked = 0.0
-        self._calls = deque(self._plan())
+        calls, self._outcomes = plan(claim, tasks)
+        self._calls = deque(calls)
 
     def knows(self, task: str) -> bool:
         """Whether there is a task of this name among those of its group."""
         return task in self._tasks
 
-    # Planning
-
-    def _plan(self) -> list[Call]:
-        calls: list[Call] = []
-        for lane in self.claim.lanes:
-            if len(self._tasks) > 1 or self.claim.group.name not in self._tasks:
-                runs = self._runs_of_tasks(lane.messages)
-            else:
-                runs = [(self._tasks[self.claim.group.name], lane.messages)]
-            for task, messages in runs:
-                if task.policy.batch is None:
-                    calls.extend(Call(task, lane.shard, [entry]) for entry in messages)
-                else:
-                    calls.extend(
-                        Call(task, lane.shard, part)
-                        for part in batches(messages, task.policy.batch)
-                    )
-        return calls
-
-    def _runs_of_tasks(
-        self, messages: Sequence[tuple[int, Delivery]]
-    ) -> list[tuple[Task[..., Any], list[tuple[int, Delivery]]]]:
-        """Cut the messages of an order group where the task changes."""
-        runs: list[tuple[Task[..., Any], list[tuple[int, Delivery]]]] = []
-        for entry in messages:
-            envelope = read_envelope(entry[1].body)
-            task = self._tasks.get(envelope.task) if envelope is not None else None
-            if task is None:
-                text = "the message names no task of its order group"
-                failure = Failure(Reason.UNREADABLE, message=text)
-                self._outcomes[entry[1].sequence] = Dead(failure)
-            elif runs and runs[-1][0] is task:
-                runs[-1][1].append(entry)
-            else:
-                runs.append((task, [entry]))
-        return runs
-
     # Asked by the worker's loop, while a thread may be running calls
 
-    def hand_back(self) -> Settlement | None:
+    def hand_back(self, unsettled: int) -> Settlement | None:
         """Give up what has not been started, because what runs now takes too long.
 
+        Arguments:
+            unsettled: messages of the claim that were not settled so far.
+
         Returns:
-            A settlement of everything but the running call; None if there is nothing to give up.
+            A settlement of everything but the running call; None if there is nothing else.
         """
         with self._lock:
-            if not self._calls or self._current is None:
+            if self._current is None or unsettled == len(self._current.messages):
                 return None
             self._give_up_unstarted()
             return self._settlement(keep=self._current)
@@ -202,7 +160,7 @@ class Execution:
             concerned = any(message.sequence in new for _, message in self._current.messages)
             if not (concerned and self._context.was_cancelled):
                 return False
-            self._cancels += 1
+            self._on_loop.expect_cancel()
             return True
 
     def _without_stopped(self, call: Call) -> Call | None:
@@ -281,95 +239,15 @@ class Execution:
     def _is_lost(self) -> bool:
         return self._given_up or self.lease.is_over()
 
-    # Carrying the script out
+    # Carried out
 
     def run(self) -> None:
         """Run the calls in this thread."""
-        script = self._script()
-        call = self._call if self._hooks is None else self._call_within
-        try:
-            invocation = next(script)
-            while True:
-                invocation = script.send(call(invocation, variables_for(invocation.context)))
-        except StopIteration:
-            pass
+        run_here(self._script(), self._hooks)
 
-    def _call(self, invocation: Invocation, variables: Variables) -> Reply:
-        try:
-            value = variables.run(invocation.function, *invocation.args, **invocation.kwargs)
-            reply: Reply = (value, None)
-            if type(value) is CoroutineType:
-                reply = (None, _not_awaited(value))
-        except BaseException as error:  # noqa: BLE001 - a handler may raise what it likes
-            reply = (None, error)
-        if invocation.context.timed_out:
-            reply = (None, _late(invocation, reply[1]))
-        return reply
-
-    def _call_within(self, invocation: Invocation, variables: Variables) -> Reply:
-        """Call a handler within the middleware."""
-        hooks = cast("Hooks", self._hooks)
-        around = variables.run(hooks.enter, invocation.context)
-        reply = self._call(invocation, variables)
-        variables.run(hooks.leave, around, reply[1])
-        return reply
-
-    async def run_async(self) -> None:
-        """Run the calls on this event loop."""
-        script = self._script()
-        call = self._await if self._hooks is None else self._await_within
-        try:
-            invocation = next(script)
-            while True:
-                invocation = script.send(await call(invocation, variables_for(invocation.context)))
-        except StopIteration:
-            pass
-
-    async def _await_within(self, invocation: Invocation, variables: Variables) -> Reply:
-        hooks = cast("Hooks", self._hooks)
-        around = variables.run(hooks.enter, invocation.context)
-        error: BaseException | None = None
-        try:
-            reply = await self._await(invocation, variables)
-            error = reply[1]
-            return reply
-        except BaseException as raised:
-            error = raised
-            raise
-        finally:
-            variables.run(hooks.leave, around, error)
-
-    async def _await(self, invocation: Invocation, variables: Variables) -> Reply:
-        function, args, kwargs, context, timeout = invocation
-        call = OwnContext(variables, function, args, kwargs)
-        try:
-            if timeout is None:
-                return await call, None
-            limit = asyncio.timeout(timeout)
-            try:
-                async with limit:
-                    return await call, None
-            except TimeoutError as error:
-                if not limit.expired():
-                    return None, error
-                context.time_out()
-                return None, _late(invocation, error)
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling() > self._cancels:
-                raise
-            return None, error  # its message was cancelled, or something inside the handler
-        except BaseException as error:  # noqa: BLE001 - a handler may raise what it likes
-            return None, error
-        finally:
-            self._forget_cancels()
-
-    def _forget_cancels(self) -> None:
-        """A message was cancelled, not what runs it: others follow."""
-        task = asyncio.current_task()
-        while self._cancels and task is not None:
-            self._cancels -= 1
-            task.uncancel()
+    def run_async(self) -> Coroutine[Any, Any, None]:
+        """Run the calls on this event loop, when awaited."""
+        return self._on_loop.run(self._script())
 
     # The script
 
@@ -478,7 +356,7 @@ class Execution:
         self, batch: BatchRun, first: int, last: int
     ) -> Generator[Invocation, Reply, BaseException | None]:
         call, part = batch.call, batch.entries[first:last]
-        if self._stopped.issuperset(entry.message.sequence for entry in part):
+        if self._stopped and self._stopped.issuperset(one.message.sequence for one in part):
             return TaskCancelled("all of these messages were cancelled")
         context = self._make_context(call, lambda: [entry.info for entry in part])
         items = call.task.codec.sequence(entry.item for entry in part)
@@ -516,6 +394,8 @@ class Execution:
 
     def _readable(self, call: Call) -> tuple[list[Entry], bool]:
         """The messages of a batch to run, and whether its shard must wait behind them."""
+        if (all_entries := self._all_readable(call)) is not None:
+            return all_entries, False
         entries: list[Entry] = []
         for index, (priority, message) in enumerate(call.messages):
             try:
@@ -534,6 +414,19 @@ class Execution:
                 entries.append(entry)
         return entries, False
 
+    def _all_readable(self, call: Call) -> list[Entry] | None:
+        """The same for the common case, at once: all can be read, none may be late."""
+        messages = call.messages
+        if call.task.policy.expires is not None or any(one.expires for _, one in messages):
+            return None
+        found = call.task.codec.decode_items([message.body for _, message in messages])
+        if found is None:
+            return None
+        return [
+            Entry(priority, message, id_, item)
+            for (priority, message), id_, item in zip(messages, *found, strict=True)
+        ]
+
     def _unread(self, call: Call, message: Delivery, error: PayloadError) -> bool:
         """Say what becomes of a message that cannot be read; True: it waits for another worker."""
         envelope = read_envelope(message.body)
@@ -547,7 +440,7 @@ class Execution:
             self._outcomes[message.sequence] = waits
             if call.task.result_ttl:
                 self._retry_ids[message.sequence] = message_id
-        _log_unopened(call.task, message_id, error, waits)
+        log_unopened(call.task, message_id, error, waits)
         return True
 
     def _give_back(self, messages: Sequence[tuple[int, Delivery]]) -> None:
@@ -556,12 +449,15 @@ class Execution:
                 self._outcomes[message.sequence] = Back()
 
     def _expired(self, task: Task[..., Any], entry: Entry) -> bool:
-        if task.policy.expires is None or entry.message.attempts:
+        own = entry.message.expires
+        allowed = own / 1e6 if own else task.policy.expires
+        if allowed is None or entry.message.attempts:
             return False  # after a failed attempt, the retry policy says how long it is tried
         waited = time.monotonic() + self._clock_offset - entry.message.since / 1e6
-        if waited <= task.policy.expires:
+        if waited <= allowed:
             return False
-        text = f"it waited {waited:.1f} s; the task allows {task.policy.expires:g} s"
+        who = "its call" if own else "the task"
+        text = f"it waited {waited:.1f} s; {who} allows {allowed:g} s"
         with self._lock:
             self._outcomes[entry.message.sequence] = Dead(
                 Failure(Reason.EXPIRED, message=text), entry.id, task.name
@@ -589,9 +485,9 @@ class Execution:
         if self.errors is not None:
             self.errors[sequence] = error
         if isinstance(outcome, Back):
-            _log_park(call, entry, error)
+            log_park(call, entry, error)
         if isinstance(outcome, Retried):
-            _log_retry(call.task, entry, error, outcome)
+            log_retry(call.task, entry, error, outcome)
             if call.task.result_ttl:
                 self._retry_ids[sequence] = entry.id
         if call.is_exclusive and isinstance(outcome, (Retried, Back)):
@@ -602,6 +498,10 @@ class Execution:
         with self._lock:
             if self._current is not call:
                 return  # given back meanwhile: the grace time is over
+            is_whole = not batch.failed and batch.end == len(batch.entries)
+            if is_whole and call.shard not in self._blocked and not call.task.result_ttl:
+                self._current = None
+                return
             for index, entry in enumerate(batch.entries):
                 # In an exclusive lane nothing overtakes what is to be run again.
                 behind = call.is_exclusive and call.shard in self._blocked
@@ -618,50 +518,6 @@ class Execution:
     def _unfinished(self, entry: Entry) -> Outcome:
         stopped = entry.message.sequence in self._stopped
         return Stopped(entry.id) if stopped else Back(started=True)
-
-
-def _log_park(call: Call, entry: Entry, error: BaseException) -> None:
-    log.error(
-        "shard %r of task %s is parked: its head %s failed with %s",
-        call.shard,
-        call.task.name,
-        entry.id,
-        type(error).__name__,  # its text may tell of the payload
-        extra={"message_id": entry.id, "task": call.task.name, "shard": call.shard},
-    )
-
-
-def _log_unopened(
-    task: Task[..., Any], message_id: str, error: PayloadError, waits: Retried
-) -> None:
-    text = "message %s of task %s is put off by %.0f s, as it cannot be read here: %s"
-    fields = {"message_id": message_id, "task": task.name, "queue": task.policy.queue}
-    log.warning(text, message_id, task.name, waits.delay / 1e6, error, extra=fields)
-
-
-def _log_retry(task: Task[..., Any], entry: Entry, error: BaseException, outcome: Retried) -> None:
-    fields = {
-        "message_id": entry.id,
-        "task": task.name,
-        "queue": task.policy.queue,
-        "attempt": entry.message.attempts + 1,
-        "error": type(error).__name__,  # its text may tell of the payload
-    }
-    text = "message %s of task %s failed in attempt %s with %s; again in %.1f s"
-    attempt, kind, delay = fields["attempt"], fields["error"], outcome.delay / 1e6
-    log.info(text, entry.id, task.name, attempt, kind, delay, extra=fields)
-
-
-def _not_awaited(value: CoroutineType[Any, Any, Any]) -> TypeError:
-    """A decorator around an async function hid that it is one; nothing of it has run."""
-    value.close()
-    return TypeError("the handler is no async function, but returned an awaitable")
-
-
-def _late(invocation: Invocation, error: BaseException | None) -> HandlerTimeout:
-    late = HandlerTimeout(f"it took longer than the task's timeout of {invocation.timeout:g} s")
-    late.__cause__ = error
-    return late
 
 
 def _raiser(error: BaseException) -> Callable[..., Any]:

@@ -55,13 +55,24 @@ class Instances:
             By task and shard the instance, or the error that `create` or `start` raised.
         """
         # All are held before the first is waited for: a cancelled claim releases all.
-        needed = {
-            (task.name, lane.shard): self._hold((claim.group, task.name, lane.shard), task)
-            for task in tasks.values()
-            if task.is_class
-            for lane in claim.lanes
-        }
+        needed = {name: self._hold(key, task) for name, key, task in _needed(claim, tasks)}
         return {key: await self._started(held) for key, held in needed.items()}
+
+    def acquire_ready(
+        self, claim: Claim, tasks: Mapping[str, Task[..., Any]]
+    ) -> dict[tuple[str, str], Any] | None:
+        """The instances for a claim, if all are started already; None: `acquire` them.
+
+        Arguments:
+            claim: whose shards.
+            tasks: the tasks of its group.
+        """
+        needed = _needed(claim, tasks)
+        for _, key, _ in needed:
+            held = self._held.get(key)
+            if held is None or held.handler is None or isinstance(held.handler, BaseException):
+                return None
+        return {name: self._hold(key, task).handler for name, key, task in needed}
 
     def _hold(self, key: Key, task: Task[..., Any]) -> _Held:
         held = self._held.get(key)
@@ -104,17 +115,13 @@ class Instances:
     def release(self, claim: Claim, tasks: Mapping[str, Task[..., Any]]) -> None:
         """Let go of a claim's instances; each is stopped when it was idle for `linger`."""
         loop = asyncio.get_running_loop()
-        for task in tasks.values():
-            if not task.is_class:
-                continue
-            for lane in claim.lanes:
-                key = (claim.group, task.name, lane.shard)
-                held = self._held.get(key)
-                if held is None:
-                    continue  # cancelled before it was acquired
-                held.users -= 1
-                if held.users == 0:
-                    held.timer = loop.call_later(task.policy.linger, self._retire, key)
+        for _, key, task in _needed(claim, tasks):
+            held = self._held.get(key)
+            if held is None:
+                continue  # cancelled before it was acquired
+            held.users -= 1
+            if held.users == 0:
+                held.timer = loop.call_later(task.policy.linger, self._retire, key)
 
     def _retire(self, key: Key) -> None:
         held = self._held.get(key)
@@ -142,3 +149,15 @@ class Instances:
                 self._retire(key)
         if self._stopping:
             await asyncio.gather(*self._stopping)
+
+
+def _needed(
+    claim: Claim, tasks: Mapping[str, Task[..., Any]]
+) -> list[tuple[tuple[str, str], Key, Task[..., Any]]]:
+    """What a claim needs instances of: task and shard, the key of the instance, the task."""
+    return [
+        ((task.name, lane.shard), (claim.group, task.name, lane.shard), task)
+        for task in tasks.values()
+        if task.is_class
+        for lane in claim.lanes
+    ]

@@ -28,6 +28,7 @@ from taskyard.worker.hooks import Hooks
 from taskyard.worker.instances import Instances
 from taskyard.worker.isolation import Isolation
 from taskyard.worker.lease import Lease
+from taskyard.worker.quota import Quota
 from taskyard.worker.settings import WorkerSettings
 from taskyard.worker.slices import SliceSizes
 
@@ -57,6 +58,7 @@ class Host(Protocol):
     isolation: Isolation
     hooks: Hooks | None
     paused: frozenset[str]
+    quota: Quota
 
     @property
     def stopping(self) -> bool:
@@ -98,6 +100,7 @@ class Run:
         self.can_cancel = False
         self.kept: frozenset[int] | None = None  # what is left after a partial settlement
         self.began = time.monotonic()
+        self.unsettled = len(execution.claim)
 
     def lose(self) -> None:
         """The lease was lost: tell the handler, and cancel it if that is possible."""
@@ -134,6 +137,7 @@ class Pool:
         self._broker = host.broker
         self._settings = host.settings
         self._hooks = host.hooks
+        self._quota = host.quota
         self.groups = groups
         self._sizes = SliceSizes(host.settings.slice)
         self._settlements: list[Settlement] = []
@@ -222,20 +226,24 @@ class Pool:
             groups = [group for group in groups if group.queue not in self._host.paused]
             if not groups:
                 return None
+        left = self._quota.left_for(self)
+        if left is not None and left <= 0:
+            return None
         return Want(
-            [self._group_want(group) for group in groups],
+            [self._group_want(group, left) for group in groups],
             self._host.owner,
             round(self._settings.lease * 1e6),
-            claims=free,
+            claims=free if left is None else 1,  # each could hold all that is left
             drain=self._settings.burst,
             alone=self._host.isolation.is_idle,
             listener=listener,
         )
 
-    def _group_want(self, group: Group) -> GroupWant:
+    def _group_want(self, group: Group, left: int | None) -> GroupWant:
         tasks = self._host.tasks_of(group)
         batch = max(task.policy.batch.size if task.policy.batch else 1 for task in tasks.values())
-        return GroupWant(group, self._sizes.size(group, batch), frozenset(tasks))
+        size = self._sizes.size(group, batch)
+        return GroupWant(group, size if left is None else min(size, left), frozenset(tasks))
 
     async def _exchange(self, want: Want | None) -> Step:
         settlements, self._settlements = self._settlements, []
@@ -243,14 +251,18 @@ class Pool:
             return await self._step(settlements, None)
         isolation, step = self._host.isolation, None
         isolation.asks(want)
+        asked, came = max(group.messages for group in want.groups), 0
+        self._quota.take(asked)
         try:
             step = await self._step(settlements, want)
             for claim in step.claims:
+                came += len(claim)
                 self._launch(claim, step.now, self._asked)
             if step.claims and time.monotonic() - self._asked > self._settings.lease / 3:
                 self._host.renew()  # the answer took so long that the next time may be too late
         finally:
             isolation.is_answered(self, want, step)
+            self._quota.give_back(asked - came)
         return step
 
     async def _step(self, settlements: list[Settlement], want: Want | None) -> Step:
@@ -343,7 +355,10 @@ class Pool:
         execution = run.execution
         classes = any(task.is_class for task in tasks.values())
         try:
-            if classes:
+            ready = self._instances.acquire_ready(claim, tasks) if classes else None
+            if ready is not None:
+                execution.instances = ready
+            elif classes:
                 starting = asyncio.ensure_future(self._instances.acquire(claim, tasks))
                 run.work, run.can_cancel = starting, True
                 await asyncio.wait({starting})
@@ -361,7 +376,9 @@ class Pool:
         self._sizes.observe(claim.group, execution.started, elapsed)
         del self.held[claim.token]
         self._host.isolation.has_ended(claim.token)
-        if not execution.lease.lost:
+        if execution.lease.lost:
+            self._quota.lose(run.unsettled)
+        else:
             self._settle(run, execution.settlement())
         self._host.note_progress(execution.started)
         self._changed.set()
@@ -402,13 +419,15 @@ class Pool:
         return min(left, shortest) if left > 0 else shortest
 
     def _hand_back(self, run: Run) -> None:
-        partial = run.execution.hand_back()
+        partial = run.execution.hand_back(run.unsettled)
         if partial is not None:
             self._settle(run, partial)
             self._changed.set()
 
     def _settle(self, run: Run, settlement: Settlement) -> None:
         self._settlements.append(settlement)
+        self._quota.settle(run.unsettled - len(settlement.keep), settlement)
+        run.unsettled = len(settlement.keep)
         self._note_outcomes(run.execution.claim, settlement)
         if self._hooks is not None:
             self._hooks.note(run.execution, settlement, run.kept)

@@ -8,8 +8,10 @@ import logging
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from multiprocessing.process import BaseProcess
 from typing import Any, Protocol, TypeAlias
 
 from taskyard.brokers.base import Broker
@@ -17,7 +19,7 @@ from taskyard.brokers.bounds import Bounds
 from taskyard.errors import WorkerError
 from taskyard.middleware import Middleware
 from taskyard.policy import RateLimit
-from taskyard.scheduling import Plan
+from taskyard.scheduling import Plan, ScheduleTerms
 from taskyard.task import Task
 from taskyard.worker.groups import QueueTerms
 from taskyard.worker.settings import WorkerSettings
@@ -27,12 +29,15 @@ __all__ = [
     "HARD",
     "STOPPING",
     "Prepare",
+    "ShouldReplace",
     "Signals",
     "TaskSource",
     "check_shared",
     "prepare_nothing",
+    "run_with",
     "run_worker",
     "serve",
+    "stopped_by_signals",
 ]
 
 log = logging.getLogger("taskyard.worker")
@@ -55,11 +60,15 @@ class Signals:
     Arguments:
         stop: called with whether to wait for nothing.
         supervised: whether this process is below a supervisor.
+
+    Attributes:
+        first: the one that came first; None: none did.
     """
 
     MOMENT = 0.5
 
     def __init__(self, stop: Callable[[bool], None], *, supervised: bool = False) -> None:
+        self.first: signal.Signals | None = None
         self._stop = stop
         self._supervised = supervised
         self._count = 0
@@ -75,6 +84,7 @@ class Signals:
     def hear(self, number: int, frame: object = None) -> None:
         """Take a signal."""
         del frame
+        self.first = self.first or signal.Signals(number)
         if self._supervised:
             self._stop(number == HARD)
             return
@@ -93,6 +103,7 @@ class TaskSource(Protocol):
     broker: Broker
     tasks: dict[str, Task[..., Any]]
     plans: dict[str, Plan]
+    owned_schedules: list[str]
     middleware: list[Middleware]
     queue_rates: dict[str, RateLimit | None]
     queue_bounds: dict[str, Bounds]
@@ -101,6 +112,9 @@ class TaskSource(Protocol):
         """Close what is open."""
         ...
 
+
+ShouldReplace: TypeAlias = Callable[[BaseProcess], bool]
+"""Whether a worker process is to be replaced by a new one; asked every second."""
 
 Prepare: TypeAlias = Callable[[Any, int], None]
 """Gets a process ready to work: given its source of tasks, and its number from 0."""
@@ -115,8 +129,9 @@ def run_worker(
     *,
     queues: Mapping[str, int] | Sequence[str] | None = None,
     concurrency: int | None = None,
+    should_replace: ShouldReplace | None = None,
     **settings: Any,
-) -> None:
+) -> signal.Signals | None:
     """Run a worker until it is told to stop; see `Yard.run_worker`."""
     given = dict(settings, queues=queues)
     if concurrency is not None:
@@ -127,17 +142,39 @@ def run_worker(
         raise WorkerError(
             f"a worker has no setting {', '.join(unknown)}; there are {', '.join(known)}"
         )
-    chosen = WorkerSettings(**given)
+    return run_with(source, WorkerSettings(**given), should_replace)
+
+
+def run_with(
+    source: TaskSource, chosen: WorkerSettings, should_replace: ShouldReplace | None = None
+) -> signal.Signals | None:
+    """Run a worker until it is told to stop.
+
+    Arguments:
+        source: its tasks and broker.
+        chosen: how to work.
+        should_replace: which processes are to be replaced; None: those that died.
+
+    Returns:
+        The signal that ended it; None: something else did.
+
+    Raises:
+        WorkerError: it cannot start, or go on.
+    """
     if chosen.processes == 0:
-        serve(source, chosen)
-        return
+        if should_replace is not None:
+            raise WorkerError(
+                "should_replace is asked by the supervisor, which processes=0 does without: use "
+                "processes=1 or more"
+            )
+        return serve(source, chosen).stopped_by
     check_shared(source)
     Worker(source.broker, source.tasks.values(), chosen)  # complain before there are children
     from taskyard.worker.supervisor import Supervisor
 
-    supervisor = Supervisor(lambda: source, chosen)
+    supervisor = Supervisor(lambda: source, chosen, should_replace=should_replace)
     source.close()  # an open connection must not be carried into children
-    supervisor.run()
+    return supervisor.run()
 
 
 def check_shared(source: TaskSource) -> None:
@@ -179,38 +216,92 @@ def serve(
         settings,
         owner=owner,
         progress=progress,
-        plans=source.plans,
+        schedules=ScheduleTerms(source.plans, source.owned_schedules),
         middleware=source.middleware,
         queues=QueueTerms(source.queue_rates, source.queue_bounds),
     )
 
     async def main() -> None:
-        with _stopped_by_signals(worker, supervised=supervisor is not None):
+        with stopped_by_signals(worker, supervised=supervisor is not None) as signals:
             if supervisor is not None:
                 _stop_without(supervisor, worker)
-            await worker.run()
+            try:
+                await worker.run()
+            finally:
+                worker.stopped_by = signals.first
 
     asyncio.run(main())
     return worker
 
 
-@contextlib.contextmanager
-def _stopped_by_signals(worker: Worker, *, supervised: bool) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    loop = asyncio.get_running_loop()
-    signals = Signals(lambda hard: worker.stop(hard=hard), supervised=supervised)
-    previous = {number: signal.getsignal(number) for number in signals.numbers()}
-    for number in previous:
-        loop.add_signal_handler(number, signals.hear, number)
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            loop.remove_signal_handler(number)
+class _Stoppable(Protocol):
+    def stop(self, *, hard: bool = False) -> None: ...
+
+
+class _Listening:
+    """Who is stopped by signals on one event loop."""
+
+    def __init__(self, *, supervised: bool) -> None:
+        self.workers: list[_Stoppable] = []
+        self.signals = Signals(self._stop, supervised=supervised)
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def _stop(self, hard: bool) -> None:
+        for worker in list(self.workers):
+            worker.stop(hard=hard)
+
+    def begin(self, numbers: Sequence[signal.Signals]) -> None:
+        self._previous = {number: signal.getsignal(number) for number in numbers}
+        for number in self._previous:
+            asyncio.get_running_loop().add_signal_handler(number, self.signals.hear, number)
+
+    def end(self) -> None:
+        for number, handler in self._previous.items():
+            asyncio.get_running_loop().remove_signal_handler(number)
             if handler is not None:  # it was not set from Python
                 signal.signal(number, handler)
+
+
+_listening: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Listening] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+@contextlib.contextmanager
+def stopped_by_signals(
+    worker: _Stoppable,
+    numbers: Sequence[signal.Signals] | None = None,
+    *,
+    supervised: bool = False,
+) -> Iterator[Signals]:
+    """Let signals stop a worker within a block, with all others of the same event loop.
+
+    The second signal stops them without waiting for anything. Only the main thread hears any.
+
+    Arguments:
+        worker: what has a `stop(hard=…)`.
+        numbers: the signals, for the first worker of the loop; those of `Signals`, if left out.
+        supervised: whether this process is below a supervisor.
+
+    Yields:
+        Those that were heard.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield Signals(lambda _: None)
+        return
+    loop = asyncio.get_running_loop()
+    listening = _listening.get(loop)
+    if listening is None:
+        listening = _listening[loop] = _Listening(supervised=supervised)
+        listening.begin(listening.signals.numbers() if numbers is None else numbers)
+    listening.workers.append(worker)
+    try:
+        yield listening.signals
+    finally:
+        listening.workers.remove(worker)
+        if not listening.workers:
+            del _listening[loop]
+            listening.end()
 
 
 def _stop_without(supervisor: int, worker: Worker) -> None:
@@ -219,7 +310,7 @@ def _stop_without(supervisor: int, worker: Worker) -> None:
     def on_end() -> None:
         # Nothing is ever sent this way.
         loop.remove_reader(supervisor)
-        log.error("the supervisor is gone")
+        log.error("the process that started this worker is gone")
         worker.stop()
 
     loop.add_reader(supervisor, on_end)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
 
 from taskyard.brokers.base import AsyncDriver
 from taskyard.brokers.schedules import Schedule, Schedules
 from taskyard.errors import BrokerError, EnqueueError, MissingExtra, PolicyError
-from taskyard.scheduling import Plan, fire, read_plan, store
+from taskyard.scheduling import ScheduleTerms, fire, prune, read_plan, store
 from taskyard.worker.pool import LONGEST_SLEEP, PERMANENT, RECONNECT
 
 __all__ = ["Scheduler"]
@@ -31,15 +30,20 @@ class Scheduler:
     Arguments:
         schedules: of the broker.
         driver: runs their operations.
-        plans: the schedules that the program declares, by name.
+        terms: what the program declares.
     """
 
     def __init__(
-        self, schedules: Schedules, driver: AsyncDriver, plans: Mapping[str, Plan]
+        self,
+        schedules: Schedules,
+        driver: AsyncDriver,
+        terms: ScheduleTerms,
     ) -> None:
         self._schedules = schedules
         self._driver = driver
-        self._undeclared = dict(plans)
+        self._plans = terms.plans
+        self._undeclared = dict(terms.plans)
+        self._unpruned = list(terms.owned)
         self._unreadable: set[str] = set()
 
     async def run(self) -> None:
@@ -76,11 +80,14 @@ class Scheduler:
             pass
 
     async def declare(self) -> None:
-        """Store what the program declares, unless it is stored like this."""
+        """Store what the program declares, unless it is stored like this; remove what it owned."""
         while self._undeclared:
             name, plan = next(iter(self._undeclared.items()))
             await self._driver.run(store(self._schedules, name, plan))
             del self._undeclared[name]
+        while self._unpruned:
+            await self._driver.run(prune(self._schedules, self._unpruned[-1], self._plans))
+            self._unpruned.pop()
 
     async def _fire_due(self, listener: str | None) -> float:
         """Do what is due; returns the seconds to wait if there is nothing that could be done."""
@@ -101,7 +108,8 @@ class Scheduler:
         try:
             plan = read_plan(schedule)
             moved, put = fire(schedule, plan, now)
-        except (PolicyError, MissingExtra) as error:
+        except (PolicyError, MissingExtra, ValueError, OverflowError) as error:
+            # The latter two: what its times say means nothing to the library that is here.
             if schedule.name not in self._unreadable:
                 self._unreadable.add(schedule.name)
                 log.error("schedule %s cannot be carried out here: %s", schedule.name, error)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from taskyard.errors import WorkerError
+from taskyard.message import Failure
 
 __all__ = ["WorkerSettings"]
 
@@ -31,8 +32,15 @@ class WorkerSettings:
         health_file: a file that is touched while every process makes progress; needs a supervisor.
         inboxes: take in what other programs push into the inboxes of the queues, where the broker
             has some.
+        bare_inboxes: with these, also the lists that are named like the queues and nothing else,
+            as producers push to that know nothing of taskyard.
         schedules: do what is due by schedules, those of the yard and all others in the broker.
-        fail_fast: a message that ends as a dead letter ends the worker, with an error.
+        fail_fast: a message that ends as a dead letter ends the worker, with an error; or a
+            function that says so of each, by why it died.
+        limit: the worker ends when exactly so many messages have ended here, well or badly. It
+            never takes more; what is tried again or given back does not count. Needs processes=0.
+        idle: the worker ends when its queues have been empty for so many seconds: nothing waits,
+            is delayed, or runs anywhere. Needs processes=0.
     """
 
     queues: Mapping[str, int] | Sequence[str] | None = None
@@ -46,8 +54,11 @@ class WorkerSettings:
     max_memory: int | None = None
     health_file: str | None = None
     inboxes: bool = True
+    bare_inboxes: bool = False
     schedules: bool = True
-    fail_fast: bool = False
+    fail_fast: bool | Callable[[Failure], bool] = False
+    limit: int | None = None
+    idle: float | None = None
 
     def __post_init__(self) -> None:
         _whole("concurrency", self.concurrency, 1, 10_000)
@@ -59,6 +70,7 @@ class WorkerSettings:
             _whole("max_messages", self.max_messages, 1, 1 << 62)
         if self.max_memory is not None:
             _whole("max_memory", self.max_memory, 1, 1 << 40)
+        self._check_end()
         queues: object = () if self.queues is None else self.queues
         if (
             isinstance(queues, str)
@@ -75,6 +87,18 @@ class WorkerSettings:
             if name is not None:
                 _whole(f"the concurrency of queue {name!r}", count, 1, 10_000)
 
+    def _check_end(self) -> None:
+        if self.limit is not None:
+            _whole("limit", self.limit, 1, 1 << 62)
+        if self.idle is not None:
+            _seconds("idle", self.idle, 0, 86_400)
+        for name in ("limit", "idle"):
+            if self.processes and getattr(self, name) is not None:
+                raise WorkerError(
+                    f"{name} ends one worker, but a supervisor replaces those that end: "
+                    f"use processes=0, or leave {name} out"
+                )
+
     def pools(self) -> dict[str | None, int]:
         """Slots per queue; under None the slots that are common to all queues."""
         if isinstance(self.queues, Mapping):
@@ -84,6 +108,10 @@ class WorkerSettings:
         if self.queues is not None and not self.queues:
             raise WorkerError("queues is empty: name at least one, or leave it out for all")
         return {None: self.concurrency}
+
+    def ends_with(self, failure: Failure) -> bool:
+        """Whether a message that died of this ends the worker."""
+        return self.fail_fast(failure) if callable(self.fail_fast) else self.fail_fast
 
 
 def _whole(name: str, value: object, least: int, most: int) -> None:

@@ -34,10 +34,10 @@ class SliceSizes:
             batch: messages of one call.
 
         Returns:
-            At least one full call, at most a thousand messages (or one call, if it is larger).
+            Whole calls, at least one, and at most as many as come nearest to a thousand messages.
         """
         calls = max(1, self._sizes.get(group, 1) // batch)
-        return max(batch, min(MOST // batch, calls) * batch)
+        return min(max(1, round(MOST / batch)), calls) * batch
 
     def observe(self, group: Group, messages: int, seconds: float) -> None:
         """Learn from a claim.

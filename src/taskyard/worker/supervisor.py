@@ -10,17 +10,21 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from taskyard.brokers.base import Driver
 from taskyard.brokers.common import SUPERVISED
 from taskyard.errors import TaskyardError, WorkerError
+from taskyard.message import Failure, Reason
 from taskyard.worker.run import (
     HARD,
     STOPPING,
     Prepare,
+    ShouldReplace,
     Signals,
     TaskSource,
     check_shared,
@@ -51,6 +55,8 @@ HEALTHY = 30.0
 BACKOFF = (0.1, 10.0)
 """Seconds before a child that died young is started again: at first, at most."""
 YOUNG = 5.0
+ASK_EVERY = 1.0
+"""Seconds after which is asked again which children are to be replaced."""
 KILL_AFTER = 5.0
 """Seconds that a child gets beyond the grace time before it is killed."""
 
@@ -70,6 +76,7 @@ class _Child:
         self.started = 0.0
         self.start_at = self.progress = time.monotonic()
         self.stuck = False
+        self.kill_at: float | None = None
 
     @property
     def pid(self) -> int | None:
@@ -85,13 +92,20 @@ class Supervisor:
             process imports nothing of the user's and stays able to fork.
         settings: how the children work.
         prepare: called in each child before it works, with what `load` gave and its number.
+        should_replace: asked every second of each child; one that it says yes to is stopped as by
+            SIGTERM, and another one is started in its place.
 
     Raises:
         WorkerError: this system cannot fork, or this is not the main thread.
     """
 
     def __init__(
-        self, load: Load, settings: WorkerSettings, prepare: Prepare = prepare_nothing
+        self,
+        load: Load,
+        settings: WorkerSettings,
+        prepare: Prepare = prepare_nothing,
+        *,
+        should_replace: ShouldReplace | None = None,
     ) -> None:
         if "fork" not in multiprocessing.get_all_start_methods():
             raise WorkerError("worker processes need fork; on this system use processes=0")
@@ -103,34 +117,40 @@ class Supervisor:
         self._load = load
         self._prepare = prepare
         self._settings = settings
+        self._should_replace = should_replace
+        self._ask_at = time.monotonic() + ASK_EVERY
         self._fork = multiprocessing.get_context("fork")
         self._children = [_Child(number, BACKOFF[0]) for number in range(settings.processes)]
         self._stopping = False
-        self._kill_at: float | None = None
         self._refusal = ""
 
-    def run(self) -> None:
+    def run(self) -> signal.Signals | None:
         """Run the children until a signal, or (burst) until they have ended by themselves.
+
+        Returns:
+            The signal; None: there was none.
 
         Raises:
             WorkerError: a child said that it cannot work, or cannot go on; in its words.
         """
-        with self._signal_pipe() as signalled:
+        signals = Signals(self._stop)
+        with self._signal_pipe(signals) as signalled:
             while self._children:
                 self._start_due()
                 self._watch(signalled)
+                self._replace()
                 self._write_health()
                 self._kill_late()
         if self._refusal:
             raise WorkerError(self._refusal)
+        return signals.first
 
     # Signals
 
     @contextlib.contextmanager
-    def _signal_pipe(self) -> Iterator[int]:
+    def _signal_pipe(self, signals: Signals) -> Iterator[int]:
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
-        signals = Signals(self._stop)
         previous_fd = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         previous = {number: signal.signal(number, signals.hear) for number in signals.numbers()}
         # That it arrives is enough: it ends the wait, so that the death of a child is noticed.
@@ -146,14 +166,36 @@ class Supervisor:
             os.close(writing)
 
     def _stop(self, hard: bool) -> None:
-        if hard or not self._stopping:
-            grace = 0 if hard else self._settings.grace
-            self._kill_at = time.monotonic() + grace + KILL_AFTER
+        first = hard or not self._stopping
         self._stopping = True
         for child in self._children:
-            if child.pid is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(child.pid, HARD if hard else signal.SIGTERM)
+            self._tell_to_stop(child, hard=hard, first=first)
+
+    def _tell_to_stop(self, child: _Child, *, hard: bool = False, first: bool = True) -> None:
+        if child.pid is None:
+            return
+        if first:
+            grace = 0 if hard else self._settings.grace
+            child.kill_at = time.monotonic() + grace + KILL_AFTER
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child.pid, HARD if hard else signal.SIGTERM)
+
+    def _replace(self) -> None:
+        """Stop the children that are to be replaced; when they have ended, others are started."""
+        if self._should_replace is None or self._stopping or time.monotonic() < self._ask_at:
+            return
+        self._ask_at = time.monotonic() + ASK_EVERY
+        for child in self._children:
+            if child.process is None or child.kill_at is not None:
+                continue
+            try:
+                replaced = self._should_replace(child.process)
+            except Exception:
+                log.exception("should_replace failed; worker process %s goes on", child.pid)
+                continue
+            if replaced:
+                log.info("worker process %s is to be replaced", child.pid)
+                self._tell_to_stop(child)
 
     # Children
 
@@ -213,8 +255,9 @@ class Supervisor:
     def _patience(self) -> float:
         now = time.monotonic()
         times = [child.start_at - now for child in self._children if child.process is None]
-        if self._kill_at is not None:
-            times.append(self._kill_at - now)
+        times += [child.kill_at - now for child in self._children if child.kill_at is not None]
+        if self._should_replace is not None:
+            times.append(self._ask_at - now)
         return max(0.0, min([*times, 5.0]))
 
     def _hear(self, child: _Child) -> None:
@@ -233,7 +276,10 @@ class Supervisor:
             return
         child.ending = told[:1]
         if child.ending == REFUSED:
-            self._refusal = self._refusal or told[1:].decode(errors="replace")
+            self._refuse(told[1:])
+
+    def _refuse(self, why: bytes) -> None:
+        self._refusal = self._refusal or why.decode(errors="replace")
 
     def _ended(self, child: _Child, code: int) -> None:
         self._bury(child)
@@ -251,7 +297,7 @@ class Supervisor:
         if child.pipe is not None:
             child.pipe.close()
         # A signal may come in between: it must not find a process that is closed.
-        process, child.process, child.pipe = child.process, None, None
+        process, child.process, child.pipe, child.kill_at = child.process, None, None, None
         if process is not None:
             process.close()
         child.start_at = time.monotonic()
@@ -270,17 +316,25 @@ class Supervisor:
 
     def _give_back(self, owner: str) -> None:
         # In a child of its own: this process must never hold a connection when it forks.
-        reaper = self._fork.Process(target=_reaper_main, args=(self._load, owner))
-        with _signals_blocked():
-            reaper.start()
-        reaper.join(self._settings.lease)
+        reading, writing = self._fork.Pipe(duplex=False)
+        with reading:
+            reaper = self._fork.Process(
+                target=_reaper_main, args=(self._load, owner, self._settings, writing)
+            )
+            with _signals_blocked():
+                reaper.start()
+            writing.close()
+            reaper.join(self._settings.lease)
+            with contextlib.suppress(EOFError):
+                if reading.poll():
+                    self._refuse(reading.recv_bytes())
+                    self._stop(hard=False)
 
     def _kill_late(self) -> None:
-        if self._kill_at is None or time.monotonic() < self._kill_at:
-            return
-        self._kill_at = None
+        now = time.monotonic()
         for child in self._children:
-            if child.process is not None:
+            if child.process is not None and child.kill_at is not None and child.kill_at <= now:
+                child.kill_at = now + KILL_AFTER
                 log.error("worker process %s does not end; killing it", child.process.pid)
                 child.process.kill()
 
@@ -384,15 +438,32 @@ class _Reporter:
                 self._pipe.send_bytes(PROGRESS)
 
 
-def _reaper_main(load: Load, owner: str) -> None:
+def _reaper_main(load: Load, owner: str, settings: WorkerSettings, pipe: Connection) -> None:
     _leave_signals(signal.SIG_IGN)
     try:
         source = load()
         driver = source.broker.driver()
+        before = _buried(source, driver)
         driver.run(source.broker.reap([owner]))
         driver.run(source.broker.workers.retire([owner]))
+        dead = _buried(source, driver) - before
         driver.close()
+        for queue, number in dead.items():
+            log.error("%s of queue %s dead: %s", number, queue, Reason.WORKER_LOST)
+        if dead and settings.ends_with(Failure(Reason.WORKER_LOST)):
+            why = f"stopped at the first dead letter: of queue {min(dead)!r}, {Reason.WORKER_LOST}"
+            pipe.send_bytes(why.encode())
     except Exception:
         log.exception("the claims of a dead worker process could not be given back at once")
     logging.shutdown()
     os._exit(0)
+
+
+def _buried(source: TaskSource, driver: Driver) -> Counter[str]:
+    """How many dead letters each queue of the source has had."""
+    queues = {task.policy.queue for task in source.tasks.values()}
+    buried: Counter[str] = Counter()
+    for counts in driver.run(source.broker.counts()):
+        if counts.group.queue in queues:
+            buried[counts.group.queue] += counts.totals.get("dead", 0)
+    return buried

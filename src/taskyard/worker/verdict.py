@@ -14,7 +14,7 @@ from taskyard.message import Failure, Reason
 from taskyard.policy import LONGEST, Retry, RetryFunction
 from taskyard.task import Task
 
-__all__ = ["HandlerTimeout", "WrongResults", "backoff", "outcome_of", "wait_for_another"]
+__all__ = ["HandlerTimeout", "WrongResults", "outcome_of", "wait_for_another"]
 
 Random = Callable[[], float]
 
@@ -56,31 +56,10 @@ def outcome_of(
     if not exhausted and callable(retry.backoff):
         return _by_function(retry.backoff, error, task, context, message_id)
     if not exhausted:
-        return Retried(_us(backoff(retry, attempt, random())))
+        return Retried(_us(retry.delay_after(attempt, random())))
     if task.policy.on_error == "park":
         return Back(started=True, park=True)
     return Dead(Failure.of(error, _reason(error)), message_id, task.name)
-
-
-def backoff(retry: Retry, attempt: int, random: float) -> float:
-    """The delay before the next attempt.
-
-    Arguments:
-        retry: the policy.
-        attempt: the attempt that failed, from 1.
-        random: from 0 to 1.
-
-    Returns:
-        Seconds.
-    """
-    match retry.backoff:
-        case "linear":
-            delay = retry.delay * attempt
-        case "exponential":
-            delay = retry.delay * 2.0 ** min(attempt - 1, 60)
-        case _:
-            delay = retry.delay
-    return min(delay, retry.longest) * (1 - retry.jitter * random)
 
 
 def wait_for_another(message: Delivery) -> Retried | None:
@@ -94,7 +73,7 @@ def wait_for_another(message: Delivery) -> Retried | None:
     """
     if UNOPENED.count is not None and message.attempts >= UNOPENED.count:
         return None
-    return Retried(_us(backoff(UNOPENED, message.attempts + 1, 0.0)))
+    return Retried(_us(UNOPENED.delay_after(message.attempts + 1, 0.0)))
 
 
 def _by_function(

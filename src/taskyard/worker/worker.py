@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import random
 import secrets
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,7 +27,7 @@ from taskyard.errors import (
 )
 from taskyard.middleware import Middleware
 from taskyard.result import encode_progress
-from taskyard.scheduling import Plan
+from taskyard.scheduling import ScheduleTerms
 from taskyard.task import Task
 from taskyard.worker.attendance import Attendance, paused_after, report_of
 from taskyard.worker.courier import Courier
@@ -34,6 +36,7 @@ from taskyard.worker.hooks import make_hooks
 from taskyard.worker.instances import Instances
 from taskyard.worker.isolation import Isolation
 from taskyard.worker.pool import PARTING, RECONNECT, Pool, Run
+from taskyard.worker.quota import Quota
 from taskyard.worker.scheduler import Scheduler
 from taskyard.worker.settings import WorkerSettings
 
@@ -42,6 +45,8 @@ __all__ = ["Worker", "make_owner"]
 log = logging.getLogger("taskyard.worker")
 
 TIDY_EVERY = 30.0
+LOOK = 0.5
+"""Seconds after which a worker that ends when idle looks again at queues that are not empty."""
 PULSE = 0.5
 """Seconds after which a worker asks again whether what it runs is cancelled."""
 
@@ -60,12 +65,14 @@ class Worker:
         settings: how to work.
         owner: its name in the broker.
         progress: called after every successful exchange with the broker.
-        plans: the schedules that the program declares, by name.
+        schedules: what the program declares of schedules.
         middleware: what is told of messages, the outermost first.
         queues: what the program declares of queues.
 
     Attributes:
         paused: the queues from which it was told to take nothing.
+        left: those of them that it was told to leave: it takes nothing from them again.
+        stopped_by: the signal that stopped it; None: none did.
         dismissed: whether it was told to shut down, by a control message.
 
     Raises:
@@ -80,13 +87,13 @@ class Worker:
         *,
         owner: str | None = None,
         progress: Callable[[], None] = lambda: None,
-        plans: Mapping[str, Plan] | None = None,
+        schedules: ScheduleTerms | None = None,
         middleware: Sequence[Middleware] = (),
         queues: QueueTerms | None = None,
     ) -> None:
         self.broker = broker
         self.hooks = make_hooks(middleware)
-        self._plans = plans or {}
+        self._schedules = schedules or ScheduleTerms()
         self._terms = queues or QueueTerms()
         self.settings = settings
         self.owner = owner or make_owner()
@@ -96,11 +103,14 @@ class Worker:
         for task in tasks:
             if task.known:
                 self._groups.setdefault(task.group, {})[task.name] = task
+        self.quota = Quota(settings.limit)
         self._pools = self._make_pools()
         self._couriers: dict[Courier, asyncio.Task[None]] = {}
         self.isolation = Isolation(self._held)
         self._driver: AsyncDriver | None = None
         self.paused: frozenset[str] = frozenset()
+        self.left: frozenset[str] = frozenset()
+        self.stopped_by: signal.Signals | None = None
         self.dismissed = False
         self._serves = self._make_serves()
         self._attendance: Attendance | None = None
@@ -136,7 +146,10 @@ class Worker:
         return serves
 
     async def run(self) -> None:
-        """Work until `stop`, or with `burst` until nothing is left that can be done now.
+        """Work until `stop`, with `burst` until nothing is left that can be done now.
+
+        With `limit` until so many messages have ended, with `idle` until there was nothing for so
+        long.
 
         Raises:
             PolicyConflict: a task is stored with another concurrency per shard.
@@ -159,6 +172,8 @@ class Worker:
                 asyncio.create_task(self._attendance.run(_next_round)),
                 asyncio.create_task(self._end_grace()),
             ]
+            if self.settings.idle is not None:
+                helpers.append(asyncio.create_task(self._end_idle(driver, self.settings.idle)))
             if self.settings.schedules:
                 helpers += await self._start_scheduler(driver)
             try:
@@ -259,6 +274,9 @@ class Worker:
             if self.paused and self.is_paused and self._attendance and not self._held():
                 self._attendance.note_change()  # it was pausing
         self._progress()
+        if self.quota.is_used_up and not self.stopping:
+            log.info("worker %s ends: its limit of messages is reached", self.owner)
+            self.stop()
         most = self.settings.max_messages
         if most is not None and self.messages >= most and not self.stopping:
             log.info("worker %s is replaced after %s messages", self.owner, self.messages)
@@ -266,9 +284,10 @@ class Worker:
 
     def note_dead(self, task: str, dead: Dead) -> None:
         """Note a dead letter; with `fail_fast`, it ends the worker."""
-        if self.settings.fail_fast and not self._failure:
+        if not self._failure and self.settings.ends_with(dead.failure):
+            which = "the first" if self.settings.fail_fast is True else "a"
             self._failure = (
-                f"stopped at the first dead letter: message {dead.id or '(unreadable)'} of task "
+                f"stopped at {which} dead letter: message {dead.id or '(unreadable)'} of task "
                 f"{task!r}, {dead.failure.reason}: {dead.failure.summary()}"
             )
             self.stop()
@@ -328,11 +347,14 @@ class Worker:
         """Do what it is told by a control message."""
         what = f"{command} {message.queue}".strip()
         log.info("worker %s was told: %s", self.owner, what)
+        served = frozenset(self._serves)
         if command is Command.SHUTDOWN:
-            self.dismissed = True
-            self.stop()
-            return
-        paused = paused_after(self.paused, frozenset(self._serves), command, message.queue)
+            self.left |= {message.queue} & served if message.queue else served
+            if self.left == served:
+                self.dismissed = True
+                self.stop()
+                return
+        paused = self.left | paused_after(self.paused, served, command, message.queue)
         if paused != self.paused:
             self.paused = paused
             for pool in self._pools:
@@ -341,7 +363,7 @@ class Worker:
     # Beside the pools
 
     async def _start_scheduler(self, driver: AsyncDriver) -> list[asyncio.Task[None]]:
-        scheduler = Scheduler(self.broker.schedules, driver, self._plans)
+        scheduler = Scheduler(self.broker.schedules, driver, self._schedules)
         if self.settings.burst:
             await scheduler.fire_due()
             return []
@@ -354,11 +376,13 @@ class Worker:
         tasks: dict[str, list[Task[..., Any]]] = {}
         for group in {group for pool in self._pools for group in pool.groups}:
             tasks.setdefault(group.queue, []).extend(self._groups[group].values())
-        for queue in sorted(tasks):
-            if inboxes.name(queue):
-                made.append(Courier(self, inboxes, driver, queue, tasks[queue]))
+        kinds = (False, True) if self.settings.bare_inboxes else (False,)
+        for queue, bare in itertools.product(sorted(tasks), kinds):
+            if inboxes.name(queue, bare=bare):
+                made.append(Courier(self, inboxes, driver, queue, tasks[queue], bare=bare))
             else:
-                log.warning("queue %s has no inbox, because of the brace in its name", queue)
+                kind = "bare inbox" if bare else "inbox"
+                log.warning("queue %s has no %s, because of its name", queue, kind)
         return made
 
     def _recall_couriers(self) -> None:
@@ -449,6 +473,31 @@ class Worker:
         if most is not None and not self.stopping and (used := _megabytes()) > most:
             log.info("worker %s is replaced: it uses %s MB", self.owner, used)
             self.stop()
+
+    async def _end_idle(self, driver: AsyncDriver, idle: float) -> None:
+        """End when the queues have been empty for so long, as far as looks at them tell."""
+        since, seen = time.monotonic(), -1
+        while not self.stopping:
+            if self._held() or self.messages != seen or not await self._are_empty(driver):
+                since, seen = time.monotonic(), self.messages
+                await asyncio.sleep(min(max(idle, 0.05), LOOK))
+            elif (left := since + idle - time.monotonic()) > 0:
+                await asyncio.sleep(left)
+            else:
+                log.info("worker %s ends: its queues are empty", self.owner)
+                self.stop()
+
+    async def _are_empty(self, driver: AsyncDriver) -> bool:
+        try:
+            counts = await driver.run(self.broker.counts())
+        except BrokerError as error:
+            log.debug("it is not known whether the queues are empty: %s", error)
+            return False
+        return not any(
+            one.waiting or one.delayed or one.running
+            for one in counts
+            if one.group.queue in self._serves and one.group in self._groups
+        )
 
     async def _end_grace(self) -> None:
         await self._stopping.wait()

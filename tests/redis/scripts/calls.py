@@ -14,6 +14,7 @@ __all__ = [
     "GROUP",
     "TAG",
     "BytesLike",
+    "Item",
     "call",
     "claim",
     "dead",
@@ -59,9 +60,13 @@ def declare(
     max_deliveries: int = 3,
     members: Sequence[str] = (),
     replace: bool = True,
+    minimum: int = 0,
+    lead: int = 0,
 ) -> Call:
     """Declare a group; by default the policy of a plain task."""
     policy = (group, size, within, bytes_, concurrency, max_deliveries, members, replace)
+    if minimum or lead:
+        policy += (1, False, False, 1, minimum, lead)
     return call("declare", _pack(policy))
 
 
@@ -80,9 +85,12 @@ def item(
     ids: Sequence[str] = (),
     unsure: bool = False,
     unique: Sequence[object] = (),
+    expires: int = 0,
 ) -> Item:
     """Messages of one lane and priority, as a put stores them; `unsure`: whether they go here."""
     head = (group, shard, priority, delay, due, len(bodies), ttl, member, ids)
+    if expires:
+        return (*head, 1, unsure, unique or False, expires), bodies
     if unique:
         return (*head, 1, unsure, unique), bodies
     return (*head, 1, True) if unsure else head, bodies

@@ -63,6 +63,7 @@ class Entry(NamedTuple):
     recorded: bool
     body: bytes
     mark: bytes = b""
+    expires: int = 0
 
 
 class Due(NamedTuple):
@@ -78,7 +79,7 @@ class Due(NamedTuple):
 class Policy(NamedTuple):
     """What is declared of a group; `split`: where it is, if its queue was split; its gate; `rates`:
     as shared/limits.lua says, but `set_at`: when its limits became what they are, if that is not
-    all 0; `bounds`: as shared/bounds.lua says."""
+    all 0; `bounds`: as shared/bounds.lua says; `minimum`, `lead`: of its batches."""
 
     key: str
     size: int = 1
@@ -92,6 +93,8 @@ class Policy(NamedTuple):
     gate: str = "open"
     rates: tuple[Any, ...] = ()
     bounds: tuple[Any, ...] = ()
+    minimum: int = 0
+    lead: int = 0
     set_at: tuple[int, ...] = ()
 
 
@@ -106,6 +109,7 @@ class Lane(NamedTuple):
     oldest: int = 0
     back: tuple[int, ...] = ()
     tat: int = 0
+    deadline: int = 0
 
 
 class Claimed(NamedTuple):
@@ -150,15 +154,17 @@ def fresh(sequence: int, body: bytes | str, *, recorded: bool = False, **history
 def read_entry(data: bytes) -> Entry:
     """Decode an entry, as shared/entry.lua describes it."""
     sequence, flags = struct.unpack_from(">QB", data)
-    assert flags < 8, data
+    assert flags < 16, data
     history: tuple[int, ...] = (sequence, 0, 0, 0, 0)
-    head, mark = 9, b""
+    head, mark, expires = 9, b"", 0
     if flags & 1:
         history, head = struct.unpack_from(">QIIII", data, 9), 33
     if flags & 4:
         (length,) = struct.unpack_from(">H", data, head)
         mark, head = data[head + 2 : head + 2 + length], head + 2 + length
-    return Entry(sequence, *history, bool(flags & 2), data[head:], mark)
+    if flags & 8:
+        (expires,), head = struct.unpack_from(">Q", data, head), head + 8
+    return Entry(sequence, *history, bool(flags & 2), data[head:], mark, expires)
 
 
 class Container:
@@ -342,12 +348,13 @@ def _groups(name: str, found: dict[bytes, bytes]) -> Pairs:
         more = msgspec.msgpack.decode(packed)[8:]
         split, gate = more[:4], more[4] if more[4:] and more[4] else "open"
         rates = _tuple(more[5]) if more[5:] and more[5] else ()
-        bounds = tuple(more[6]) if more[6:] else ()
+        bounds = tuple(more[6]) if more[6:] and more[6] else ()
         if split == 4 * [False]:  # it is not split, but not open either
             split = []
         set_at = rates[7:] if any(rates[7:]) else ()
-        where = (tuple(split), gate, rates[:7], bounds, set_at)
-        policy = Policy(key.decode(), *numbers, tuple(members), declared, *where)
+        where = (tuple(split), gate, rates[:7], bounds, *more[7:])
+        declaration = (key.decode(), *numbers, tuple(members), declared)
+        policy = Policy(*declaration, *where, set_at=set_at)
         yield f"policy {gid}", policy
 
 

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import pytest
-from tests.redis.scripts.calls import call, claim, declare, envelope, item, put, settle, step, want
+from tests.redis.scripts.calls import (
+    GROUP,
+    call,
+    claim,
+    declare,
+    envelope,
+    item,
+    put,
+    settle,
+    step,
+    want,
+)
 from tests.redis.scripts.container import NOW, Claimed, Container, fresh
+from tests.redis.scripts.splits import MOVES, STAYS, leave
 from tests.redis.scripts.test_bounds import commands
 
 from taskyard.brokers.redis.calls import Call
@@ -137,3 +150,93 @@ def test_what_is_put_after_a_note_costs_nothing(box: Container) -> None:
         box.run(put(*map(envelope, "abcdefgh")))
         found.append(commands(box, claim()))
     assert found[0] == found[1]
+
+
+# By unique keys
+
+
+def cancel_key(key: str, *, shard: str = "a", note: bool = True, id_: str = "") -> Call:
+    return call("cancel", id_, int(note), GROUP, shard, key)
+
+
+def unique(mode: str, key: str, id_: str, **more: Any) -> Call:
+    return put(envelope(id_), unique=(mode, TTL * 10**6, 3 * TTL * 10**6, key), **more)
+
+
+NOBODY = [b"unknown", b"", b"", b""]
+
+
+@pytest.mark.parametrize("mode", "sdwb")
+def test_who_holds_a_key_is_removed(box: Container, mode: str) -> None:
+    box.run(unique(mode, "k", "x", ids=["x"], ttl=TTL))
+    reply, changed = box.trace(cancel_key("k"))
+    assert reply == [b"removed", b"", b"x", mode.encode()]
+    assert changed["key 1 a k"] is None
+    assert changed["record x"]["state"] == "cancelled"
+    assert changed["count 1 cancelled"] == 1
+    assert box.trace(cancel_key("k")) == (NOBODY, {})
+
+
+@pytest.mark.parametrize("mode", "sdw")
+def test_who_holds_a_key_is_noted_and_the_key_is_free(box: Container, mode: str) -> None:
+    box.run(unique(mode, "k", "x"))
+    reply, changed = box.trace(cancel_key("k"))
+    assert reply == [b"noted", b"", b"x", mode.encode()]
+    assert changed.pop("key 1 a k") is None
+    assert changed.keys() == {"note x", "meta note", "meta sequence"}
+
+
+def test_a_debounced_message_says_itself_where_it_is(box: Container) -> None:
+    box.run(unique("b", "k", "x"))
+    reply, changed = box.trace(cancel_key("k"))
+    assert reply == [b"removed", b"", b"x", b"b"]
+    assert changed[f"due {NOW}"] is None
+    assert changed["count 1 delayed"] is None
+    assert changed["key 1 a k"] is None
+
+
+@pytest.mark.parametrize("mode", "dw")
+def test_who_holds_a_key_is_told(box: Container, mode: str) -> None:
+    box.run(unique(mode, "k", "x", ids=["x"], ttl=TTL))
+    (token,) = box.tokens(claim())
+    reply, changed = box.trace(cancel_key("k"))
+    assert reply == [b"told", b"ann", b"x", mode.encode()]
+    kept = {"w": {"key 1 a k"}, "d": set()}
+    assert changed.keys() == {f"held {token}"} | kept[mode]
+
+
+def test_the_window_of_what_ended_stays(box: Container) -> None:
+    box.run(unique("w", "k", "x", ids=["x"], ttl=TTL))
+    (token,) = box.tokens(claim())
+    box.run(settle(token, None, b"said", results=[("x", 5)]))
+    assert box.trace(cancel_key("k")) == ([b"ended", b"", b"x", b"w"], {})
+
+
+def test_who_does_not_hold_the_key_any_more(box: Container) -> None:
+    box.run(unique("d", "k", "x"))
+    assert box.trace(cancel_key("k", id_="y")) == (NOBODY, {})
+    assert box.run(cancel_key("k", id_="x"))[0] == b"noted"
+
+
+def test_a_window_is_not_noted_where_its_message_may_not_be(box: Container) -> None:
+    box.run(unique("w", "k", "x"))
+    box.run(unique("d", "l", "y"))
+    assert box.trace(cancel_key("k", note=False)) == ([b"unknown", b"", b"x", b"w"], {})
+    assert box.run(cancel_key("l", note=False)) == [b"noted", b"", b"y", b"d"]
+
+
+def test_keys_that_leave(box: Container) -> None:
+    for shard in (MOVES, STAYS):
+        box.run(unique("d", "k", f"d{shard}", shard=shard, ids=[f"d{shard}"], ttl=TTL))
+        box.run(unique("w", "l", f"w{shard}", shard=shard, ids=[f"w{shard}"], ttl=TTL))
+    leave(box)
+    reply, changed = box.trace(cancel_key("k", shard=MOVES))
+    assert reply[0] == b"removed"
+    assert "gone" in changed, "the other container is told of it"
+    assert box.trace(cancel_key("l", shard=MOVES)) == (NOBODY, {}), "it counts there alone"
+    assert box.run(cancel_key("l", shard=STAYS))[0] == b"removed"
+
+
+def test_a_key_costs_one_look(box: Container) -> None:
+    box.run(unique("d", "k", "x"))
+    assert commands(box, cancel_key("other"))["hget"] <= 3

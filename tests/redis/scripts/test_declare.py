@@ -42,6 +42,16 @@ def test_another_policy(box: Container, other: dict[str, int]) -> None:
     assert (reply, changed) == ([1], {"policy 1": stored(**{**FULL, **other})})
 
 
+def test_how_long_batches_wait(box: Container) -> None:
+    patient = {**FULL, "minimum": 3, "lead": 20}
+    box.run(declare(**FULL))
+    reply, changed = box.trace(declare(**patient))
+    assert (reply, changed) == ([1], {"policy 1": stored(**patient)})
+    assert box.trace(declare(**patient)) == ([0], {})
+    reply, changed = box.trace(declare(**FULL))
+    assert (reply, changed) == ([1], {"policy 1": stored(**FULL)})
+
+
 def test_members_are_joined_while_messages_are_there(box: Container) -> None:
     box.run(declare(members=["a"]))
     box.run(put("1"))

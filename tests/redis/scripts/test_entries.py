@@ -27,14 +27,19 @@ UTC = dt.UTC
 sequences = st.integers(1, 2**53 - 1)
 counts = st.integers(0, 3) | st.integers(0, 2**32 - 1)
 marks = st.just(b"") | st.text(min_size=1, max_size=20).map(str.encode)
+expiries = st.just(0) | st.integers(1, 2**53 - 1)
+bodies = st.binary(max_size=40) | st.text(max_size=40).map(
+    lambda id_: msgspec.msgpack.encode((id_, None))
+)
 fresh = st.builds(
-    lambda sequence, recorded, body, mark: Entry(
-        sequence, sequence, 0, 0, 0, 0, recorded, body, mark
+    lambda sequence, recorded, body, mark, expires: Entry(
+        sequence, sequence, 0, 0, 0, 0, recorded, body, mark, expires
     ),
     sequences,
     st.booleans(),
-    st.binary(max_size=40),
+    bodies,
     marks,
+    expiries,
 )
 old = st.builds(
     Entry,
@@ -45,8 +50,9 @@ old = st.builds(
     counts,
     counts,
     st.booleans(),
-    st.binary(max_size=40),
+    bodies,
     marks,
+    expiries,
 )
 
 
@@ -58,9 +64,11 @@ def writing(redis_server: RedisServer) -> Fragment:
         """
         local message = {sequence = case[1], since = case[2], deliveries = case[3],
             attempts = case[4], losses = case[5], cap = case[6], recorded = case[7],
-            body = case[8], mark = case[9] ~= '' and case[9] or nil}
+            body = case[8], mark = case[9] ~= '' and case[9] or nil,
+            expires = (case[10] or 0) > 0 and case[10] or nil}
         return write_entry(message)
         """,
+        head=text_of("shared/fresh"),
     )
 
 
@@ -75,10 +83,16 @@ def reading(redis_server: RedisServer) -> Fragment:
         assert(entry_sequence(entry) == message.sequence)
         assert(entry_body_size(entry) == #message.body)
         assert(write_entry(message) == entry)
+        if message.mark then
+            assert(entry_mark(entry) == message.mark)
+            assert(entry_mode(entry) == message.mark:byte(1))
+            assert(entry_id(entry) == body_id(message.body))
+        end
         return {message.sequence, message.since, message.deliveries, message.attempts,
             message.losses, message.cap, message.recorded and 1 or 0, message.body,
-            message.mark or ''}
+            message.mark or '', message.expires or 0}
         """,
+        head=text_of("shared/fresh"),
     )
 
 
@@ -93,13 +107,16 @@ def test_what_scripts_write_is_read(
     writing: Fragment, reading: Fragment, entries: list[Entry]
 ) -> None:
     written = writing(
-        *((*entry[:7], as_text(entry.body), as_text(entry.mark)) for entry in entries)
+        *(
+            (*entry[:7], as_text(entry.body), as_text(entry.mark), entry.expires)
+            for entry in entries
+        )
     )
     assert [*map(read_entry, written)] == entries
     parts = msgspec.msgpack.encode([["s", "", 0, len(entries)]])
     claim = read_claim([9, b"q\0t", 5, parts, *written], Group("q", "t"), 9)
     assert [delivery for _, delivery in claim.lanes[0].messages] == [
-        Delivery(*entry[:6], entry.body, entry.mark.decode()) for entry in entries
+        Delivery(*entry[:6], entry.body, entry.mark.decode(), entry.expires) for entry in entries
     ]
     assert reading(*([as_text(data)] for data in written)) == [[*entry] for entry in entries]
 
@@ -116,13 +133,17 @@ def test_a_fresh_entry_has_nothing_but_its_body(writing: Fragment) -> None:
 
 @pytest.fixture
 def ids(redis_server: RedisServer) -> Fragment:
-    return Fragment(redis_server.client(), "entry", "return body_id(case[1])")
+    head = text_of("shared/fresh")
+    return Fragment(redis_server.client(), "entry", "return body_id(case[1])", head=head)
 
 
 @pytest.fixture
 def tasks(redis_server: RedisServer) -> Fragment:
     return Fragment(
-        redis_server.client(), "envelope", "return body_task(case[1])", head=text_of("shared/entry")
+        redis_server.client(),
+        "envelope",
+        "return body_task(case[1])",
+        head=text_of("shared/fresh") + text_of("shared/entry"),
     )
 
 

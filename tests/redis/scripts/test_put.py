@@ -233,6 +233,32 @@ def test_a_batch_waits_to_fill(box: Container) -> None:
     }
 
 
+def test_a_batch_waits_no_longer_than_a_message_may(box: Container) -> None:
+    box.run(declare(size=3, within=1000, lead=30))
+    _, changed = box.trace(put("one", expires=200))
+    assert changed == {
+        **met(NOW, 0),
+        "list 1 0 a": [fresh(NOW, "one", expires=200)],
+        "lane 1 a": Lane(bytes=3, oldest=NOW, deadline=NOW + 200),
+        "later 1 a": NOW + 170,
+        "filling 1 a": NOW + 170,
+        **counted(put=1, waiting=1, lanes=1),
+    }
+    _, changed = box.trace(put("two", expires=900))
+    assert changed["lane 1 a"].deadline == NOW + 200
+    _, changed = box.trace(put("three"))
+    assert changed["ready 1 a"] == (0, 1)
+    _, changed = box.trace(claim(3))
+    assert changed["lane 1 a"] is None
+
+
+def test_a_plain_lane_has_no_deadline(box: Container) -> None:
+    box.run(put("one"))
+    _, changed = box.trace(put("two", expires=200))
+    assert changed["list 1 0 a"] == [fresh(NOW, "one"), fresh(NOW + 1, "two", expires=200)]
+    assert "lane 1 a" not in changed
+
+
 def test_a_batch_is_full_by_its_bytes(box: Container) -> None:
     box.run(declare(size=100, within=1000, bytes_=100))
     box.run(put("x" * 99))

@@ -62,6 +62,17 @@ def test_the_groups_of_the_queue_have_what_holds(box: Container) -> None:
     assert changed["policy 1"] == policy._replace(gate="paused", bounds=bounds(5))
 
 
+def test_bounds_are_stored_beside_how_long_batches_wait(box: Container) -> None:
+    patient = Policy(GROUP, size=5, within=70, declared=True, minimum=3, lead=20)
+    box.run(declare(size=5, within=70, minimum=3, lead=20))
+    for of, holds in ((bounds(5), bounds(5)), (UNBOUND, ())):
+        _, changed = box.trace(bound(of))
+        assert changed["policy 1"] == patient._replace(bounds=holds)
+    box.run(bound(bounds(5)))
+    _, changed = box.trace(declare(size=5, within=70))
+    assert changed["policy 1"] == patient._replace(bounds=bounds(5), minimum=0, lead=0)
+
+
 def test_groups_that_are_made_later_have_it(box: Container) -> None:
     box.run(bound(bounds(5)))
     _, changed = box.trace(put("1"))
@@ -230,6 +241,16 @@ def test_a_split_divides_anew(box: Container, there: Container) -> None:
     assert there.dump()["policy 2"].bounds == halves[1]
     box.run(part())
     assert box.dump()["bounds q"] == (*halves, ("1",))
+
+
+def test_a_split_tells_bounds_and_how_long_batches_wait(box: Container, there: Container) -> None:
+    box.run(declare(size=5, within=70, minimum=3, lead=20))
+    box.run(bound(bounds(8)))
+    reply = box.run(part())
+    there.run(accept(reply[0], reply[3]))
+    policy = there.dump()["policy 1"]
+    assert (policy.rates, policy.bounds) == ((), bounds(8, parts=2))
+    assert (policy.minimum, policy.lead) == (3, 20)
 
 
 # The rules

@@ -55,6 +55,8 @@ policies = st.builds(
     concurrency=st.integers(0, 3),
     max_deliveries=st.integers(1, 4),
     shard_rate=st.none() | rates,
+    minimum=st.sampled_from([0, 0, 1, 3]) | numbers,
+    lead=st.sampled_from([0, 1, 5]) | st.integers(0, 10**12),
 )
 lanes = st.builds(
     LaneState,
@@ -65,6 +67,7 @@ lanes = st.builds(
     blocked=times,
     parked=st.booleans(),
     tat=times,
+    deadline=times,
 )
 
 
@@ -76,6 +79,8 @@ def table(policy: GroupPolicy) -> dict[str, Any]:
         "concurrency": policy.concurrency,
         "max_deliveries": policy.max_deliveries,
         "rate": stored(policy.shard_limit),
+        "minimum": policy.minimum,
+        "lead": policy.lead,
     }
 
 

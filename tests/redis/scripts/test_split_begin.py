@@ -66,6 +66,14 @@ def test_it_tells_its_last_sequence_and_the_policies_of_the_queue(box: Container
     }
 
 
+def test_it_tells_how_long_batches_wait(box: Container, there: Container) -> None:
+    box.run(declare(size=5, within=70, minimum=3, lead=20))
+    (_, _, _, policies), _ = box.trace(part())
+    _, changed = there.trace(accept(NOW, policies))
+    policy = changed["policy 1"]
+    assert (policy.within, policy.rates, policy.minimum, policy.lead) == (70, (), 3, 20)
+
+
 def test_it_parts_once(box: Container) -> None:
     fill(box, MOVES)
     reply = box.run(part())

@@ -66,7 +66,7 @@ def _plan_queue(state: MemoryState, queue: str, bounds: Bounds, puts: Sequence[P
     length = sum(group.waiting + group.delayed for group in groups)
     over = excess(length - sum(drops.values()), brought, bounds.length)
     if over is None:
-        raise too_large_error(queue, None, brought, bounds.length)
+        raise too_large_error(bounds, queue, None, brought, bounds.length)
     if over <= 0:
         return drops
     if bounds.overflow is Overflow.DROP:
@@ -93,7 +93,7 @@ def _plan_lanes(state: MemoryState, queue: str, bounds: Bounds, puts: Sequence[P
         there = 0 if lane is None else lane.state.waiting
         over = excess(there, number, bounds.shard)
         if over is None:
-            raise too_large_error(queue, shard, number, bounds.shard)
+            raise too_large_error(bounds, queue, shard, number, bounds.shard)
         if over <= 0 or lane is None:
             continue
         if bounds.overflow is not Overflow.DROP:

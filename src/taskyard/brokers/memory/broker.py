@@ -13,6 +13,7 @@ from taskyard.brokers.base import (
     Counts,
     DeadLetter,
     DeadQuery,
+    Delivery,
     Group,
     Operation,
     Put,
@@ -27,7 +28,8 @@ from taskyard.brokers.clock import wall_clock
 from taskyard.brokers.common import CHUNK, Changed, in_chunks
 from taskyard.brokers.facts import SEARCHED, Facts
 from taskyard.brokers.lane import Gate, GroupPolicy
-from taskyard.brokers.memory import cancelling, claims, explaining, rates, steps
+from taskyard.brokers.looking import Waiting
+from taskyard.brokers.memory import cancelling, claims, explaining, looking, rates, steps
 from taskyard.brokers.memory.bounds import set_bounds
 from taskyard.brokers.memory.listeners import MemoryListener
 from taskyard.brokers.memory.schedules import MemorySchedules
@@ -115,6 +117,10 @@ class MemoryBroker:
         done: Cancellation = yield partial(cancelling.cancel, id_=id_, note=note)
         return done
 
+    def cancel_key(self, group: Group, shard: str, key: str) -> Operation[Cancellation]:
+        done: Cancellation = yield partial(cancelling.cancel_key, group=group, shard=shard, key=key)
+        return done
+
     def explain(self, id_: str, *, search: int = SEARCHED) -> Operation[Facts]:
         facts: Facts = yield partial(explaining.explain, id_=id_, search=search)
         return facts
@@ -159,6 +165,26 @@ class MemoryBroker:
     def park(self, group: Group, shard: str) -> Operation[bool]:
         parked: bool = yield partial(steps.park, key=group, shard=shard)
         return parked
+
+    def waiting(self, group: Group, shard: str | None = None) -> Operation[list[Waiting]]:
+        found: list[Waiting] = yield partial(looking.waiting, key=group, shard=shard)
+        return found
+
+    def peek(
+        self, group: Group, shard: str, priority: int, *, first: int = 0, limit: int = CHUNK
+    ) -> Operation[list[Delivery]]:
+        found: list[Delivery] = yield partial(
+            looking.peek, key=group, shard=shard, priority=priority, first=first, limit=limit
+        )
+        return found
+
+    def withdraw(
+        self, group: Group, shard: str, priority: int, sequences: Sequence[int]
+    ) -> Operation[list[int]]:
+        removed: list[int] = yield partial(
+            looking.withdraw, key=group, shard=shard, priority=priority, sequences=sequences
+        )
+        return removed
 
     def set_gate(self, queue: str, gate: Gate) -> Operation[Gate]:
         before: Gate = yield lambda state: state.set_gate(queue, gate)

@@ -4,20 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from taskyard.brokers.base import ClaimedLane, Delivery
-from taskyard.brokers.cancelling import Cancellation, Cancelled, blocked_after
+from taskyard.brokers.base import ClaimedLane, Delivery, Group
+from taskyard.brokers.cancelling import Cancellation, Cancelled, blocked_after, frees_key
 from taskyard.brokers.memory.groups import GroupState, OpenClaim
 from taskyard.brokers.memory.rates import refund_lane
 from taskyard.brokers.memory.records import Kept
 from taskyard.brokers.memory.state import MemoryState
+from taskyard.brokers.unique import Finding, Holder, Mode, find
 from taskyard.message import State, read_id
 
-__all__ = ["cancel", "drop_noted", "pulse"]
+__all__ = ["cancel", "cancel_key", "drop_noted", "pulse"]
 
 
 def cancel(state: MemoryState, id_: str, *, note: bool) -> Cancellation:
     """Cancel a message."""
-    record = state.records.get(id_, state.now)
+    return _cancel(state, id_, state.records.get(id_, state.now), note=note)
+
+
+def cancel_key(state: MemoryState, group: Group, shard: str, key: str) -> Cancellation:
+    """Cancel the message that holds a unique key."""
+    holder = state.keys.of(group, shard).get(key)
+    if holder is None or find(holder, Mode.DONE, state.now) is Finding.FREE:
+        return Cancellation(Cancelled.UNKNOWN)
+    done = _cancel_holder(state, group, shard, holder)
+    if frees_key(holder.mode, done.outcome):
+        state.keys.free(group, shard, key)
+    return done
+
+
+def _cancel_holder(state: MemoryState, group: Group, shard: str, holder: Holder) -> Cancellation:
+    if holder.mode is Mode.DEBOUNCE:  # it says itself where it is
+        removed = state.withdraw(holder.sequence)
+        if removed is not None:
+            state.stop(state.group(group), shard, removed)
+            return Cancellation(Cancelled.REMOVED)
+    record = state.records.get(holder.id, state.now)
+    if record is not None and (record.group, record.shard) != (group, shard):
+        record = None  # of another message of its id
+    return _cancel(state, holder.id, record, note=True)
+
+
+def _cancel(state: MemoryState, id_: str, record: Kept | None, *, note: bool) -> Cancellation:
     if record is not None and record.state.final:
         return Cancellation(Cancelled.ENDED)
     if record is not None:

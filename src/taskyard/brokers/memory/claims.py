@@ -166,6 +166,7 @@ def _delivered(message: Delivery, *, failed: bool = False) -> Delivery:
         message.cap,
         message.body,
         message.mark,
+        message.expires,
     )
 
 
@@ -408,6 +409,7 @@ def _lost(message: Delivery, cap: int) -> Delivery:
         cap,
         message.body,
         message.mark,
+        message.expires,
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from taskyard.brokers.base import Delivery
-from taskyard.brokers.lane import LaneState, Place
+from taskyard.brokers.lane import LaneState, Place, deadline_of
 
 if TYPE_CHECKING:
     from taskyard.brokers.memory.groups import GroupState
@@ -196,15 +196,15 @@ class Lane:
         return not used and self.shard != ""
 
     def extend(self, priority: int, messages: Sequence[Delivery], size: int) -> None:
-        """Append new messages of `size` bytes."""
+        """Append new messages of `size` bytes, which may wait for equally long."""
         if messages:
             self._fifo(priority).extend(messages)
-            self._count_in(priority, messages[0].sequence, len(messages), size)
+            self._count_in(priority, messages[0], len(messages), size)
 
     def put_back(self, priority: int, message: Delivery) -> None:
         """Put a message into its place."""
         self._fifo(priority).put_back(message)
-        self._count_in(priority, message.sequence, 1, len(message.body))
+        self._count_in(priority, message, 1, len(message.body))
 
     def take(self, count: int, room: Room) -> list[tuple[int, Delivery]]:
         """Remove the first messages, `count` at most, as far as there is room."""
@@ -270,6 +270,14 @@ class Lane:
         firsts = [fifo.first() for _, fifo in sorted(self._fifos.items())]
         return [first for first in firsts if first is not None]
 
+    def numbers(self) -> list[tuple[int, int]]:
+        """How many messages there are of each priority."""
+        return [(priority, sum(1 for _ in fifo)) for priority, fifo in sorted(self._fifos.items())]
+
+    def of_priority(self, priority: int) -> list[Delivery]:
+        """The messages of a priority, in order."""
+        return sorted(self._fifos.get(priority, ()), key=lambda message: message.sequence)
+
     def messages(self) -> Iterator[tuple[int, Delivery]]:
         """All messages with their priorities."""
         for priority, fifo in self._fifos.items():
@@ -282,8 +290,8 @@ class Lane:
             fifo = self._fifos[priority] = Fifo()
         return fifo
 
-    def _count_in(self, priority: int, oldest: int, count: int, size: int) -> None:
-        state = self.state
+    def _count_in(self, priority: int, first: Delivery, count: int, size: int) -> None:
+        state, oldest = self.state, first.sequence
         self.changed = True
         if state.waiting == 0:
             state.oldest, state.priority = oldest, priority
@@ -294,6 +302,8 @@ class Lane:
         state.waiting += count
         state.bytes += size
         self.group.waiting += count
+        if first.expires:
+            state.note_deadline(deadline_of(self.group.policy, oldest, first.expires))
 
     def _count_out(self, taken: list[tuple[int, Delivery]]) -> None:
         state = self.state
@@ -307,4 +317,4 @@ class Lane:
             state.oldest = min(first.sequence for first in firsts if first is not None)
             state.priority = min(self._fifos)
         else:
-            state.oldest = state.priority = state.blocked = 0
+            state.oldest = state.priority = state.blocked = state.deadline = 0

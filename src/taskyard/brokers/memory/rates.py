@@ -118,9 +118,10 @@ def refund_part(
         since = handed_out(claim.opened, claim.token, bucket.limit_set_at)
         bucket.tat = refund(bucket.tat, rate, state.now, since, taken, count)
     if limit is not None:
-        lane = state.lane(group, part.shard).state
+        lane = state.lane(group, part.shard)
         since = handed_out(claim.opened, claim.token, group.policy.shard_limit_set_at)
-        lane.tat = refund(lane.tat, limit, state.now, since, len(part.messages), count)
+        lane.state.tat = refund(lane.state.tat, limit, state.now, since, len(part.messages), count)
+        lane.changed = True
     return count
 
 

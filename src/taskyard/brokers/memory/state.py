@@ -191,11 +191,12 @@ class MemoryState:
         priority: int,
         bodies: list[bytes],
         marks: Iterable[str] | None = None,
+        expires: int = 0,
     ) -> Lane:
         """Put new messages at the tail of a lane; the caller settles it down."""
         first = self.sequences(len(bodies))
         messages = [
-            Delivery(sequence, sequence, 0, 0, 0, 0, body)
+            Delivery(sequence, sequence, 0, 0, 0, 0, body, "", expires)
             for sequence, body in enumerate(bodies, first)
         ]
         if marks is not None:
@@ -252,6 +253,7 @@ class MemoryState:
             old.cap,
             old.body,
             old.mark,
+            old.expires,
         )
         if is_released_at_entry(old.mark):
             self.release(delayed.group, delayed.shard, old)

@@ -93,7 +93,8 @@ def put(state: MemoryState, puts: Sequence[Put]) -> None:
         if due > state.now:
             _put_later(state, group, item, due, marks)
         elif item.bodies:
-            touched[state.append(group, item.shard, item.priority, item.bodies, marks)] = None
+            lane = state.append(group, item.shard, item.priority, item.bodies, marks, item.expires)
+            touched[lane] = None
         _open_records(state, item, due)
     for lane in touched:
         state.settle_down(lane)
@@ -133,7 +134,7 @@ def _put_later(
     ids = item.ids or itertools.repeat("")
     for index, (body, id_) in enumerate(zip(item.bodies, ids, strict=False)):
         sequence, mark = first + index, "" if marks is None else marks[index]
-        message = Delivery(sequence, 0, 0, 0, 0, 0, body, mark)
+        message = Delivery(sequence, 0, 0, 0, 0, 0, body, mark, item.expires)
         state.delay(Delayed(due, sequence, group, item.shard, item.priority, message, id_))
 
 
@@ -177,7 +178,8 @@ def _debounce(state: MemoryState, group: GroupState, item: Put, keys: Keys) -> N
     due = debounced_due(first, state.now, keys.span, keys.longest)
     sequence = state.sequences(1)
     _open_records(state, item, due)
-    message = Delivery(sequence, 0, 0, 0, 0, 0, body, mark_of(Mode.DEBOUNCE, key))
+    mark = mark_of(Mode.DEBOUNCE, key)
+    message = Delivery(sequence, 0, 0, 0, 0, 0, body, mark, item.expires)
     holder = Holder(Mode.DEBOUNCE, read_id(body), first=first, sequence=sequence, due=due)
     state.keys.hold(item.group, item.shard, key, holder)
     id_ = item.ids[0] if item.ids else ""

@@ -59,6 +59,12 @@ class KeyRing:
             del keys[key_of(mark)]
             self._forget_empty(group, shard)
 
+    def free(self, group: Group, shard: str, key: str) -> None:
+        """Let nobody hold a key, whoever does."""
+        del self._held[group, shard][key]
+        self._windows.drop((group, shard, key))
+        self._forget_empty(group, shard)
+
     def take_again(self, group: Group, shard: str, mark: str, id_: str, now: int) -> bool:
         """Let a dead letter that is retried have its key again; False: another one holds it."""
         if not is_taken_again(mark):

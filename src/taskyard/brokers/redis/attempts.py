@@ -392,8 +392,7 @@ class _Attempts:
 
     def _is_confirmed(self, jobs: list[_Job]) -> bool:
         """Whether replicas must have what these calls wrote."""
-        needed = any(job.call.script.name not in UNCONFIRMED for job in jobs)
-        return needed and bool(self._wanted)
+        return self._wanted > 0 and any(job.call.script.name not in UNCONFIRMED for job in jobs)
 
     @property
     def _wanted(self) -> int:

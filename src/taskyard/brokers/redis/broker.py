@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from taskyard.brokers.base import (
     Counts,
     DeadLetter,
     DeadQuery,
+    Delivery,
     Group,
     Operation,
     Put,
@@ -29,10 +30,11 @@ from taskyard.brokers.cancelling import Cancellation
 from taskyard.brokers.common import CHUNK
 from taskyard.brokers.facts import SEARCHED, Facts
 from taskyard.brokers.lane import Gate, GroupPolicy, conflict_text, draining_text
+from taskyard.brokers.looking import Waiting
 from taskyard.brokers.rate import Limited, Limits, Rate
-from taskyard.brokers.redis import cancelling, explaining
+from taskyard.brokers.redis import cancelling, explaining, looking
 from taskyard.brokers.redis.bounds import BoundedQueues
-from taskyard.brokers.redis.calls import Argument, Call, Each
+from taskyard.brokers.redis.calls import Call, Each
 from taskyard.brokers.redis.doctor import Finding
 from taskyard.brokers.redis.drivers import RedisAsyncDriver, RedisDriver
 from taskyard.brokers.redis.examination import start_check
@@ -44,7 +46,6 @@ from taskyard.brokers.redis.limits import RateLimits
 from taskyard.brokers.redis.options import RedisOptions
 from taskyard.brokers.redis.outages import Outages
 from taskyard.brokers.redis.placement import (
-    FIRST_EPOCH,
     TOKENS,
     Placement,
     Placements,
@@ -63,9 +64,9 @@ from taskyard.brokers.redis.replies import (
 )
 from taskyard.brokers.redis.schedules import RedisSchedules
 from taskyard.brokers.redis.split import MOVED, TRY_AGAIN, UNSURE, SplitProgress, Splits
+from taskyard.brokers.redis.storing import put_call
 from taskyard.brokers.redis.work import Steps
 from taskyard.brokers.redis.workers import RedisWorkers
-from taskyard.brokers.unique import Keys, letter_of
 from taskyard.errors import (
     BrokerError,
     BrokerUnavailable,
@@ -126,10 +127,16 @@ class RedisBroker:
         self._rates = RateLimits(self._placements, self._splits)
         self._bounds = BoundedQueues(self._placements, self._splits, dead_limit)
         self.inboxes = RedisInboxes(
-            options, clock, self._placements, self._splits, _put, dead_limit
+            options, clock, self._placements, self._splits, put_call, dead_limit
         )
-        self.schedules = RedisSchedules(self._placements, self._splits, _put, afar=cluster)
+        self.schedules = RedisSchedules(self._placements, self._splits, put_call, afar=cluster)
         self.workers = RedisWorkers()
+
+    def __reduce__(self) -> tuple[Callable[..., RedisBroker], tuple[RedisOptions]]:
+        # For a worker process that is spawned: what was learned of the server is learned anew.
+        age = self._dead_age / 1e6
+        make = partial(RedisBroker, clock=self._clock, dead_limit=self._dead_limit, dead_age=age)
+        return make, (self._options,)
 
     def driver(self) -> RedisDriver:
         return RedisDriver(self._options, self._clock, self._check, self._leave, self._outages)
@@ -217,6 +224,30 @@ class RedisBroker:
                 return
         raise _no_agreement(left[0].group.queue)
 
+    def _put_calls(
+        self, puts: Sequence[Put], *, anew: bool
+    ) -> Operation[tuple[list[Call], dict[int, list[Put]]]]:
+        """The calls that put, and what each container gets."""
+        parts: dict[int, list[Put]]
+        placement = None
+        if len(puts) == 1 and not anew:  # the most common put, for little
+            placement = self._placements.fresh(puts[0].group.queue)
+        if placement is not None:
+            epochs = {puts[0].group.queue: placement.epoch}
+            container, part = placement.of(puts[0].shard), [puts[0]]
+            return [put_call(container, part, epochs=epochs, unsure=True)], {container: part}
+        queues = {item.group.queue for item in puts}
+        placements = yield from self._placements.load(queues, anew=anew)
+        epochs = {queue: placement.epoch for queue, placement in placements.items()}
+        parts = defaultdict(list)
+        for item in puts:
+            parts[placements[item.group.queue].of(item.shard)].append(item)
+        calls = [
+            put_call(container, part, epochs=epochs, unsure=not anew)
+            for container, part in parts.items()
+        ]
+        return calls, parts
+
     def _put(
         self, puts: Sequence[Put], stored: list[Put], *, anew: bool
     ) -> Operation[tuple[list[Put], bool]]:
@@ -226,36 +257,20 @@ class RedisBroker:
             What was not stored since its queue is elsewhere, or is being split; and whether its
             placement is to be looked up.
         """
-        queues = {item.group.queue for item in puts}
-        placements = yield from self._placements.load(queues, anew=anew)
-        epochs = {queue: placement.epoch for queue, placement in placements.items()}
-        parts: dict[int, list[Put]] = defaultdict(list)
-        for item in puts:
-            parts[placements[item.group.queue].of(item.shard)].append(item)
-        calls = [
-            _put(container, part, epochs=epochs, unsure=not anew)
-            for container, part in parts.items()
-        ]
+        calls, parts = yield from self._put_calls(puts, anew=anew)
         review = self._placements.review()
         answers = yield Each([*calls, *review])
         self._placements.reviewed(review, answers[len(calls) :])
         del answers[len(calls) :]
+        if answers == [STORED] * len(calls):
+            stored += puts
+            return [], False
         answered = [
             (part, STORED if is_stored(answer, part) else answer)
             for part, answer in zip(parts.values(), answers, strict=True)
         ]
         stored += [item for part, answer in answered if answer == STORED for item in part]
-        for part, answer in answered:
-            if isinstance(answer, bytes):
-                raise _duplicate(part, answer.decode(), alone=not stored)
-            if isinstance(answer, Exception):
-                raise _partly(answer) if stored else answer
-            if (queue := draining_queue(answer)) is not None:
-                raise QueueDraining(draining_text(queue, _fate(alone=not stored)))
-            if (full := full_refusal(answer, _fate(alone=not stored))) is not None:
-                done = set(map(id, stored))
-                full.left = [item for item in puts if id(item) not in done]
-                raise full
+        _raise_refusal(puts, answered, stored)
         left: list[Put] = []
         for part, answer in answered:
             if answer != STORED:
@@ -296,6 +311,9 @@ class RedisBroker:
 
     def cancel(self, id_: str, *, note: bool = True) -> Operation[Cancellation]:
         return cancelling.cancel(self._placements, id_, note=note)
+
+    def cancel_key(self, group: Group, shard: str, key: str) -> Operation[Cancellation]:
+        return cancelling.cancel_key(self._placements, self._splits, group, shard, key)
 
     def explain(self, id_: str, *, search: int = SEARCHED) -> Operation[Facts]:
         return explaining.explain(self._placements, id_, search)
@@ -376,6 +394,19 @@ class RedisBroker:
     def release(self, group: Group, shard: str) -> Operation[bool]:
         return self._gates.release(group, shard)
 
+    def waiting(self, group: Group, shard: str | None = None) -> Operation[list[Waiting]]:
+        return looking.waiting(self._splits, group, shard)
+
+    def peek(
+        self, group: Group, shard: str, priority: int, *, first: int = 0, limit: int = CHUNK
+    ) -> Operation[list[Delivery]]:
+        return looking.peek(self._splits, group, shard, priority, first, limit)
+
+    def withdraw(
+        self, group: Group, shard: str, priority: int, sequences: Sequence[int]
+    ) -> Operation[list[int]]:
+        return looking.withdraw(self._splits, group, shard, priority, sequences)
+
     def set_gate(self, queue: str, gate: Gate) -> Operation[Gate]:
         """See `Broker.set_gate`. It is atomic within a partition."""
         return self._gates.set_gate(queue, gate)
@@ -403,51 +434,21 @@ def _chunks(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:
     return (items[first : first + size] for first in range(0, len(items), size))
 
 
-def _put(
-    container: int,
-    puts: Sequence[Put],
-    lot: Sequence[Argument] = (),
-    letters: Sequence[Argument] = (),
-    *,
-    epochs: Mapping[str, int] | None = None,
-    unsure: bool = False,
-) -> Call:
-    """The call that stores messages in a container.
-
-    Arguments:
-        container: its number.
-        puts: the messages.
-        lot: of a lot, what put.lua wants to know of it.
-        letters: of a lot, its dead letters.
-        epochs: of the placements of the queues.
-        unsure: ask whether their groups are new there, as the queues may be elsewhere by now.
-    """
-    heads: list[Sequence[Any]] = [lot] if lot else []
-    heads += [
-        (
-            group_key(item.group),
-            item.shard,
-            item.priority,
-            item.delay,
-            item.due,
-            len(item.bodies),
-            item.record_ttl,
-            item.member,
-            () if item.ids is None else tuple(item.ids),
-            FIRST_EPOCH if epochs is None else epochs[item.group.queue],
-            unsure,
-            *(() if item.unique is None else (_keys(item.unique),)),
-        )
-        for item in puts
-    ]
-    args: list[Argument] = [_pack(heads)]
-    for item in puts:
-        args += item.bodies
-    return call("put", container, *args, *letters)
-
-
-def _keys(unique: Keys) -> tuple[str | int, ...]:
-    return (letter_of(unique.mode), unique.span, unique.longest, *unique.keys)
+def _raise_refusal(
+    puts: Sequence[Put], answered: Sequence[tuple[list[Put], Any]], stored: Sequence[Put]
+) -> None:
+    """Raise what the first of several containers says that refused its part of a put for good."""
+    for part, answer in answered:
+        if isinstance(answer, bytes):
+            raise _duplicate(part, answer.decode(), alone=not stored)
+        if isinstance(answer, Exception):
+            raise _partly(answer) if stored else answer
+        if (queue := draining_queue(answer)) is not None:
+            raise QueueDraining(draining_text(queue, _fate(alone=not stored)))
+        if (full := full_refusal(answer, _fate(alone=not stored))) is not None:
+            done = set(map(id, stored))
+            full.left = [item for item in puts if id(item) not in done]
+            raise full
 
 
 def _duplicate(puts: Sequence[Put], id_: str, *, alone: bool) -> DuplicateId:
@@ -492,6 +493,8 @@ def _declare(
             pack_rate(policy.rate),
             pack_rate(policy.shard_rate),
             len(placement.containers),
+            policy.minimum,
+            policy.lead,
         )
     )
     answer, *rest = yield call("declare", container, packed)

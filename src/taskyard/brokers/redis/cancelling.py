@@ -7,15 +7,19 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from taskyard.brokers.base import Operation
-from taskyard.brokers.cancelling import Cancellation, Cancelled, joined
+from taskyard.brokers.base import Group, Operation
+from taskyard.brokers.cancelling import Cancellation, Cancelled, frees_key, joined
 from taskyard.brokers.redis.calls import Argument, Each
 from taskyard.brokers.redis.placement import TOKENS, Placements, call
+from taskyard.brokers.redis.replies import group_key
+from taskyard.brokers.redis.split import Splits
+from taskyard.brokers.unique import Mode, letter_of
 
-__all__ = ["cancel", "pulse"]
+__all__ = ["cancel", "cancel_key", "pulse"]
 
 _pack = msgspec.msgpack.Encoder().encode
 _MOVING = b"moving"
+_DEBOUNCED = letter_of(Mode.DEBOUNCE).encode()
 PATIENCE = 1.0
 """Seconds for which a container is tried again that cannot be reached, while others may be."""
 
@@ -59,6 +63,38 @@ def _cancel_in(
         if what != _MOVING
     ]
     return joined([*told, Cancellation(Cancelled.UNKNOWN)]), moving
+
+
+def cancel_key(
+    placements: Placements, splits: Splits, group: Group, shard: str, key: str
+) -> Operation[Cancellation]:
+    """See `Broker.cancel_key`.
+
+    Where a message holds a key, there it is. Only a window says nothing of where its message is,
+    and a shard that moved may have a debounced message here, and a later one there.
+    """
+    place = (group_key(group), shard, key)
+    placement = yield from splits.current(group.queue)
+    while True:
+        found: list[Cancellation] = [Cancellation(Cancelled.UNKNOWN)]
+        may_be_elsewhere = placement.before(shard) is not None
+        for looking in splits.find(group.queue, placement, shard):
+            container = yield from looking
+            what, worker, holder, mode = yield call(
+                "cancel", container, "", int(not may_be_elsewhere), *place
+            )
+            done = Cancellation(Cancelled(what.decode()), worker.decode())
+            if holder and done.outcome is Cancelled.UNKNOWN:
+                done = yield from cancel(placements, holder.decode(), note=True)
+                if frees_key(Mode.WINDOW, done.outcome):
+                    yield call("cancel", container, holder, 1, *place)
+            found.append(done)
+            if holder and mode != _DEBOUNCED:
+                break
+        whole = joined(found)
+        looked, placement = placement, (yield from splits.current(group.queue))
+        if whole.outcome is not Cancelled.UNKNOWN or looked == placement:  # else it may have moved
+            return whole
 
 
 def pulse(

@@ -94,7 +94,7 @@ def _with_surroundings(facts: Facts, around: Sequence[Any]) -> Facts:
     attempts, losses, cap, members, policy, gate, rates, parts, tats, *rest = around
     lane, heads, ahead, shards_ahead, holder, holders = rest
     limits = read_limits(rates)
-    size, within, bytes_, concurrency = policy
+    size, within, bytes_, concurrency, minimum, lead = policy
     return msgspec.structs.replace(
         facts,
         attempts=attempts,
@@ -111,6 +111,8 @@ def _with_surroundings(facts: Facts, around: Sequence[Any]) -> Facts:
             concurrency,
             members=tuple(member.decode() for member in members),
             shard_rate=limits.shard,
+            minimum=minimum,
+            lead=lead,
         ),
         lane=_read_lane(lane),
         buckets=tuple(_buckets(limits, parts, tats)),
@@ -125,7 +127,7 @@ def _with_surroundings(facts: Facts, around: Sequence[Any]) -> Facts:
 
 
 def _read_lane(lane: Sequence[int]) -> LaneState:
-    waiting, bytes_, oldest, held, blocked, parked, tat = lane
+    waiting, bytes_, oldest, held, blocked, parked, tat, deadline = lane
     return LaneState(
         waiting,
         max(0, bytes_),
@@ -134,6 +136,7 @@ def _read_lane(lane: Sequence[int]) -> LaneState:
         blocked=blocked,
         parked=bool(parked),
         tat=tat,
+        deadline=deadline,
     )
 
 

@@ -9,7 +9,7 @@ step may be repeated by anybody.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -83,35 +83,41 @@ class RedisInboxes:
         self._put = put
         self._dead_limit = dead_limit
 
-    def name(self, queue: str) -> str:
+    def name(self, queue: str, *, bare: bool = False) -> str:
         """See `Inboxes.name`."""
+        own = f"{self._options.prefix}:"
         # The name is a hash tag too, and those end at the first brace.
-        return "" if "}" in queue else f"{self._options.prefix}:inbox:{queue}"
+        if "}" in queue:
+            return ""
+        if not bare:
+            return f"{own}inbox:{queue}"
+        # With an opening one, the list itself may be in another slot.
+        return "" if "{" in queue or queue.startswith(own) else queue
 
-    def watch(self, queue: str, courier: str) -> InboxWatch:
+    def watch(self, queue: str, courier: str, *, bare: bool = False) -> InboxWatch:
         """See `Inboxes.watch`."""
-        name = self.name(queue)
+        name = self.name(queue, bare=bare)
 
         def collecting() -> Call | None:
             placement = self._placements.known(queue)
-            return placement and self._collecting(queue, courier, 0, placement)
+            return placement and self._collecting(name, courier, 0, placement)
 
         def read(reply: Any) -> Lot | None:
-            return _lot(queue, reply)
+            return _lot(queue, reply, bare=bare)
 
         return InboxWatch(self._options, self._clock, name, collecting, read)
 
-    def collect(self, queue: str, courier: str, done: int = 0) -> Operation[Lot | None]:
+    def collect(
+        self, queue: str, courier: str, done: int = 0, *, bare: bool = False
+    ) -> Operation[Lot | None]:
         """See `Inboxes.collect`."""
         placement = yield from self._splits.since(queue, FIRST_EPOCH)
-        return _lot(queue, (yield self._collecting(queue, courier, done, placement)))
+        name = self.name(queue, bare=bare)
+        return _lot(queue, (yield self._collecting(name, courier, done, placement)), bare=bare)
 
-    def _collecting(self, queue: str, courier: str, done: int, placement: Placement) -> Call:
+    def _collecting(self, name: str, courier: str, done: int, placement: Placement) -> Call:
         args = (done, placement.epoch, courier, LOT_VALUES, LOT_BYTES)
-        return self._call("collect", queue, *args)
-
-    def _call(self, script: str, queue: str, *args: Argument) -> Call:
-        return Call(load_script(script), self.name(queue), args)
+        return Call(load_script("collect"), name, args)
 
     # Storing a lot
 
@@ -142,7 +148,8 @@ class RedisInboxes:
     def _plan(self, lot: Lot, made: list[Put | Misfit]) -> Operation[bool]:
         """Let all who move this lot agree on the shards of its values, and so on containers."""
         shards = _pack([item.shard for item in made])
-        reply = yield self._call("plan", lot.queue, lot.number, shards)
+        name = self.name(lot.queue, bare=lot.bare)
+        reply = yield Call(load_script("plan"), name, (lot.number, shards))
         if reply is None:
             return False
         if reply != shards:
@@ -205,7 +212,7 @@ class RedisInboxes:
                 letters.append(lot.values[index])
         # A container may have had its part before it was split, or refused that and had less of it
         # since: the epoch tells which.
-        head = (f"{lot.queue}@{epoch}", lot.number, len(letters) // 5, self._dead_limit)
+        head = (_source(lot, epoch), lot.number, len(letters) // 5, self._dead_limit)
         epochs = {lot.queue: epoch}
         return self._put(container, _joined(puts), head, letters, epochs=epochs, unsure=unsure)
 
@@ -225,11 +232,16 @@ class RedisInboxes:
                     made[index] = _taken(item)
 
 
-def _lot(queue: str, reply: Any) -> Lot | None:
+def _source(lot: Lot, epoch: int) -> str:
+    """As what a lot is stored; each inbox has numbers of its own."""
+    return f"{'bare' + chr(0) if lot.bare else ''}{lot.queue}@{epoch}"
+
+
+def _lot(queue: str, reply: Any, *, bare: bool) -> Lot | None:
     if reply is None:
         return None
     number, epoch, *values = reply
-    return Lot(queue, number, epoch, values)
+    return Lot(queue, number, epoch, values, bare)
 
 
 def _ids(item: Put | Misfit) -> Sequence[str]:
@@ -255,14 +267,12 @@ def _without_twins(items: Sequence[Put | Misfit]) -> list[Put | Misfit]:
 
 def _joined(puts: Sequence[Put]) -> list[Put]:
     """Messages that go the same way as one put each; within a lane the order stays."""
-    joined: dict[tuple[Any, ...], Put] = {}
+    joined: dict[Hashable, Put] = {}
     for item in puts:
-        way = (item.group, item.member, item.shard, item.priority, item.delay, item.due)
-        own = None if item.unique is None else id(item)
-        key = (*way, item.record_ttl, item.ids is None, own)
-        known = joined.get(key)
+        way = item.way
+        known = joined.get(way)
         if known is None:
-            joined[key] = msgspec.structs.replace(
+            joined[way] = msgspec.structs.replace(
                 item, bodies=[*item.bodies], ids=None if item.ids is None else [*item.ids]
             )
             continue

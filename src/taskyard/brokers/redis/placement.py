@@ -121,6 +121,10 @@ class Placements:
         """A placement that was looked up."""
         return self._known.get(queue)
 
+    def fresh(self, queue: str) -> Placement | None:
+        """A placement that was looked up, and has not changed since as far as is known."""
+        return None if queue in self._stale else self._known.get(queue)
+
     def containers(self) -> list[int]:
         """The containers of the queues that were looked up."""
         known = {number for queue in self._known.values() for number in queue.containers}
@@ -198,7 +202,8 @@ class Placements:
         if wanted and wanted > len(containers):
             raise PartitionConflict(
                 f"the queue {queue!r} is declared with {wanted} partitions, but it has"
-                f" {len(containers)}: `taskyard split {queue}` doubles them while work goes on"
+                f" {len(containers)}: declare as many, or double them while work goes on with"
+                f" `taskyard split {queue}`"
             )
 
     def everywhere(self) -> Operation[list[int]]:

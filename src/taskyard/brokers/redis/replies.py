@@ -43,6 +43,7 @@ __all__ = [
     "pack_rate",
     "read_claim",
     "read_counts",
+    "read_delivery",
     "read_group",
     "read_letter",
     "read_limits",
@@ -50,11 +51,11 @@ __all__ = [
     "read_record",
 ]
 
-_HISTORY, _MARKED = 1, 4
+_HISTORY, _MARKED, _EXPIRING = 1, 4, 8
 """The flags of entries (see lua/shared/entry.lua)."""
 _BARE = 9
-_MARK = _BARE + 2
 _LONG = 33
+_head = struct.Struct(">QB")
 _history = struct.Struct(">QBQIIII")
 _parts = msgspec.msgpack.Decoder(list[list[Any]])
 _failure = msgspec.msgpack.Decoder(Failure)
@@ -91,26 +92,30 @@ def read_claim(reply: Sequence[Any], group: Group, token: int) -> Claim:
         messages: list[tuple[int, Delivery]] = []
         for index in range(2, len(part), 2):
             priority, last = part[index], first + part[index + 1]
-            messages += [(priority, _delivery(entry)) for entry in reply[first:last]]
+            messages += [(priority, read_delivery(entry)) for entry in reply[first:last]]
             first = last
         lanes.append(ClaimedLane(part[0], Flush(part[1]) if part[1] else None, messages))
     return Claim(token, group, lanes, reply[2])
 
 
-def _delivery(entry: bytes) -> Delivery:
-    sequence, flags = int.from_bytes(entry[:8], "big"), entry[8]
-    if flags & (_HISTORY | _MARKED) == 0:
+def read_delivery(entry: bytes) -> Delivery:
+    """Read a message as a lane has it."""
+    sequence, flags = _head.unpack_from(entry)
+    if flags & (_HISTORY | _MARKED | _EXPIRING) == 0:
         return Delivery(sequence, sequence, 0, 0, 0, 0, entry[_BARE:])
-    if flags & _HISTORY == 0:
-        end = _MARK + (entry[_BARE] << 8 | entry[_BARE + 1])
-        mark = entry[_MARK:end].decode()
-        return Delivery(sequence, sequence, 0, 0, 0, 0, entry[end:], mark)
-    _, _, since, deliveries, attempts, losses, cap = _history.unpack_from(entry)
-    mark, end = "", _LONG
+    history: tuple[int, int, int, int, int] = (sequence, 0, 0, 0, 0)
+    end = _BARE
+    if flags & _HISTORY:
+        history = _history.unpack_from(entry)[2:]
+        end = _LONG
+    mark, expires = "", 0
     if flags & _MARKED:
-        end = _LONG + 2 + (entry[_LONG] << 8 | entry[_LONG + 1])
-        mark = entry[_LONG + 2 : end].decode()
-    return Delivery(sequence, since, deliveries, attempts, losses, cap, entry[end:], mark)
+        start, end = end + 2, end + 2 + (entry[end] << 8 | entry[end + 1])
+        mark = entry[start:end].decode()
+    if flags & _EXPIRING:
+        start, end = end, end + 8
+        expires = int.from_bytes(entry[start:end], "big")
+    return Delivery(sequence, *history, entry[end:], mark, expires)
 
 
 def draining_queue(answer: object) -> str | None:
@@ -143,9 +148,9 @@ def full_refusal(answer: object, fate: str = "nothing of the call was stored") -
         return None
     code, name, key, of_shard, number, limit, length, overflow, timeout = answer
     queue, shard = name.decode(), key.decode() if of_shard else None
-    if code == _TOO_LARGE:
-        return too_large_error(queue, shard, number, limit, fate)
     bounds = Bounds(length, limit if of_shard else 0, Overflow(overflow.decode()), timeout)
+    if code == _TOO_LARGE:
+        return too_large_error(bounds, queue, shard, number, limit, fate)
     return full_error(bounds, queue, shard, number, limit, fate)
 
 

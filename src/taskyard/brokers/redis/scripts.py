@@ -61,13 +61,15 @@ NAMES = (
     "step",
     "tell",
     "tidy",
+    "waiting",
+    "withdraw",
     "workers",
 )
 
 READING = frozenset(
     (
         *("counts", "dead", "explain", "guard", "held", "lanes", "letters", "mail", "oldest"),
-        *("records", "schedules", "workers"),
+        *("records", "schedules", "waiting", "workers"),
     )
 )
 """Those that only look. (`records` notes who waits; `places` reads if it gets no queues.)"""
@@ -85,7 +87,7 @@ up for: a message whose settling or claim is lost is delivered again."""
 WRITING = frozenset(("redrive",))
 """Those that write whatever they find. This one makes room, so it must do where memory is full."""
 
-_INCLUDE = re.compile(r"^-- include (\w+)\n", re.MULTILINE)
+_INCLUDE = re.compile(r"-- include (\w+)\n")  # without "^", which would be tried everywhere
 
 
 class Script(NamedTuple):
@@ -110,17 +112,22 @@ def load_script(name: str) -> Script:
         name: the verb, one of `NAMES`.
     """
     seen: set[str] = set()
+    found: list[str] = []
 
-    def expand(file: str) -> str:
-        text = (files(__package__) / "lua" / f"{file}.lua").read_text(encoding="utf-8")
+    def add(file: str) -> None:
+        for index, part in enumerate(_cut(file)):
+            if index % 2 == 0:
+                found.append(part)
+            elif part not in seen:
+                seen.add(part)
+                add(f"shared/{part}")
 
-        def include(match: re.Match[str]) -> str:
-            if match[1] in seen:
-                return ""
-            seen.add(match[1])
-            return expand(f"shared/{match[1]}")
-
-        return _INCLUDE.sub(include, text)
-
-    source = expand(name)
+    add(name)
+    source = "".join(found)
     return Script(name, source, hashlib.sha1(source.encode()).hexdigest())  # noqa: S324  # Redis's
+
+
+@cache
+def _cut(file: str) -> list[str]:
+    """A file, cut where it includes others: text, name of a fragment, text…; most are shared."""
+    return _INCLUDE.split((files(__package__) / "lua" / f"{file}.lua").read_text(encoding="utf-8"))

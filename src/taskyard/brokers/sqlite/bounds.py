@@ -20,8 +20,8 @@ from taskyard.brokers.common import enters_now, room_needed
 from taskyard.brokers.sqlite.claims import FIRST, lane_heads
 from taskyard.brokers.sqlite.groups import GroupRow
 from taskyard.brokers.sqlite.lanes import DELIVERY, Lane, Lanes, delivery
+from taskyard.brokers.sqlite.letters import bury
 from taskyard.brokers.sqlite.notes import noted, stop
-from taskyard.brokers.sqlite.records import bury
 from taskyard.brokers.sqlite.transaction import Transaction
 
 __all__ = ["count_exactly", "make_room", "set_bounds"]
@@ -87,7 +87,7 @@ def _plan(tx: Transaction, lanes: Lanes, queue: str, bounds: Bounds, puts: Seque
     length = _length(tx, groups)
     over = excess(length - sum(number for _, number in drops.values()), brought, bounds.length)
     if over is None:
-        raise too_large_error(queue, None, brought, bounds.length)
+        raise too_large_error(bounds, queue, None, brought, bounds.length)
     if over <= 0:
         return drops
     if bounds.overflow is Overflow.DROP:
@@ -117,7 +117,7 @@ def _plan_lanes(
             number = shards[lane.shard]
             over = excess(lane.waiting, number, bounds.shard)
             if over is None:
-                raise too_large_error(queue, lane.shard, number, bounds.shard)
+                raise too_large_error(bounds, queue, lane.shard, number, bounds.shard)
             if over <= 0:
                 continue
             if bounds.overflow is not Overflow.DROP:

@@ -7,17 +7,19 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from taskyard.brokers.base import ClaimedLane, Delivery
-from taskyard.brokers.cancelling import Cancellation, Cancelled, blocked_after
+from taskyard.brokers.base import ClaimedLane, Delivery, Group
+from taskyard.brokers.cancelling import Cancellation, Cancelled, blocked_after, frees_key
 from taskyard.brokers.sqlite.claims import lane_heads
 from taskyard.brokers.sqlite.groups import GroupRow
 from taskyard.brokers.sqlite.lanes import DELIVERY, Lanes, delivery
 from taskyard.brokers.sqlite.notes import stop, store_note
 from taskyard.brokers.sqlite.records import note_progress
 from taskyard.brokers.sqlite.transaction import Transaction
+from taskyard.brokers.sqlite.unique import free_key, holders
+from taskyard.brokers.unique import Finding, Holder, Mode, find
 from taskyard.message import State, read_id
 
-__all__ = ["cancel", "pulse", "told"]
+__all__ = ["cancel", "cancel_key", "pulse", "told"]
 
 _parts = msgspec.msgpack.Decoder(list[ClaimedLane])
 
@@ -25,6 +27,7 @@ _parts = msgspec.msgpack.Decoder(list[ClaimedLane])
 class _Place(msgspec.Struct):
     """Where the message of a record is."""
 
+    group: GroupRow
     state: State
     due: int
     shard: str
@@ -34,16 +37,50 @@ class _Place(msgspec.Struct):
 
 def cancel(tx: Transaction, id_: str, *, note: bool) -> Cancellation:
     """Cancel a message."""
+    return _cancel(tx, id_, _recorded(tx, id_), note=note)
+
+
+def cancel_key(tx: Transaction, key: Group, shard: str, unique: str) -> Cancellation:
+    """Cancel the message that holds a unique key of a group."""
+    group = tx.known_group(key)
+    holder = None if group is None else holders(tx, group, shard, [unique]).get(unique)
+    if group is None or holder is None or find(holder, Mode.DONE, tx.now) is Finding.FREE:
+        return Cancellation(Cancelled.UNKNOWN)
+    done = _cancel_holder(tx, group, shard, holder)
+    if frees_key(holder.mode, done.outcome):
+        free_key(tx, group, shard, unique)
+    return done
+
+
+def _cancel_holder(tx: Transaction, group: GroupRow, shard: str, holder: Holder) -> Cancellation:
+    if holder.mode is Mode.DEBOUNCE:  # it says itself where it is
+        removed = _remove_delayed(tx, group, holder.due, holder.sequence)
+        if removed is not None:
+            stop(tx, group, [(shard, removed)])
+            return Cancellation(Cancelled.REMOVED)
+    place = _recorded(tx, holder.id)
+    if place is not None and (place.group.id, place.shard) != (group.id, shard):
+        place = None  # of another message of its id
+    return _cancel(tx, holder.id, place, note=True)
+
+
+def _recorded(tx: Transaction, id_: str) -> _Place | None:
     row = tx.execute(
         "SELECT grp, state, due, shard, priority, sequence FROM taskyard_record"
         " WHERE id = ? AND (expires = 0 OR expires > ?)",
         (id_, tx.now),
     ).fetchone()
-    if row is not None:
-        group, place = tx.group_by_id(row[0]), _Place(State(row[1]), *row[2:])
+    return None if row is None else _Place(tx.group_by_id(row[0]), State(row[1]), *row[2:])
+
+
+def _cancel(tx: Transaction, id_: str, place: _Place | None, *, note: bool) -> Cancellation:
+    if place is not None:
         if place.state.final:
             return Cancellation(Cancelled.ENDED)
-        removed = _remove_waiting(tx, group, place) or _remove_delayed(tx, group, place)
+        group = place.group
+        removed = _remove_waiting(tx, place) or _remove_delayed(
+            tx, group, place.due, place.sequence
+        )
         if removed is not None:
             stop(tx, group, [(place.shard, removed)])
             return Cancellation(Cancelled.REMOVED)
@@ -59,9 +96,9 @@ def cancel(tx: Transaction, id_: str, *, note: bool) -> Cancellation:
     return Cancellation(Cancelled.TOLD, worker)
 
 
-def _remove_waiting(tx: Transaction, group: GroupRow, place: _Place) -> Delivery | None:
+def _remove_waiting(tx: Transaction, place: _Place) -> Delivery | None:
     lanes = Lanes(tx)
-    lane = lanes.find(group, place.shard)
+    lane = lanes.find(place.group, place.shard)
     if lane is None:
         return None
     row = tx.execute(
@@ -72,7 +109,7 @@ def _remove_waiting(tx: Transaction, group: GroupRow, place: _Place) -> Delivery
     if row is None:
         return None
     removed = delivery(row)
-    tx.gauge(group, "waiting", -1)
+    tx.gauge(place.group, "waiting", -1)
     lane.shorten(1, len(removed.body), lane_heads(tx, lane.id))
     if place.state is State.RETRYING:
         lane.blocked = blocked_after(lane.blocked, place.due)
@@ -81,10 +118,10 @@ def _remove_waiting(tx: Transaction, group: GroupRow, place: _Place) -> Delivery
     return removed
 
 
-def _remove_delayed(tx: Transaction, group: GroupRow, place: _Place) -> Delivery | None:
+def _remove_delayed(tx: Transaction, group: GroupRow, due: int, sequence: int) -> Delivery | None:
     row = tx.execute(
         f"DELETE FROM taskyard_due WHERE at = ? AND sequence = ? RETURNING {DELIVERY}",
-        (place.due, place.sequence),
+        (due, sequence),
     ).fetchone()
     if row is None:
         return None

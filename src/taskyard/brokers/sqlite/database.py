@@ -190,7 +190,7 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
             f"Nothing was changed; give taskyard a file of its own"
         )
     scripts = _migrations()
-    newest = len(scripts)
+    newest = max(scripts)
     if version > newest:
         raise SchemaTooNew(
             f"{path} was written by a newer taskyard (schema {version}; this one knows up to "
@@ -206,8 +206,8 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
         )
     connection.execute("BEGIN IMMEDIATE")
     try:
-        for number, script in enumerate(scripts[version:], version + 1):
-            for statement in _statements(script):
+        for number in sorted(number for number in scripts if number > version):
+            for statement in _statements(scripts[number]):
                 connection.execute(statement)
             connection.execute("UPDATE taskyard_meta SET schema = ?", (number,))
         connection.execute("COMMIT")
@@ -217,13 +217,14 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
         raise
 
 
-def _migrations() -> list[str]:
+def _migrations() -> dict[int, str]:
+    """The scripts by the schema that they lead to, which their names begin with."""
     folder = resources.files("taskyard.brokers.sqlite").joinpath("migrations")
-    files = sorted(
-        (entry for entry in folder.iterdir() if entry.name.endswith(".sql")),
-        key=lambda entry: entry.name,
-    )
-    return [entry.read_text(encoding="utf-8") for entry in files]
+    return {
+        int(entry.name.partition("_")[0]): entry.read_text(encoding="utf-8")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".sql")
+    }
 
 
 def _statements(script: str) -> Iterator[str]:

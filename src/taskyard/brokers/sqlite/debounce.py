@@ -31,7 +31,8 @@ def debounced(tx: Transaction, group: GroupRow, put: Put, keys: Keys) -> tuple[i
         " (grp, shard, key, id, mode, first, sequence, due) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (group.id, put.shard, key, read_id(body), keys.mode.value, first, sequence, due),
     )
-    return due, put.priority, Delivery(sequence, 0, 0, 0, 0, 0, body, mark_of(keys.mode, key))
+    mark = mark_of(keys.mode, key)
+    return due, put.priority, Delivery(sequence, 0, 0, 0, 0, 0, body, mark, put.expires)
 
 
 def _discard(tx: Transaction, group: GroupRow, before: Holder) -> None:

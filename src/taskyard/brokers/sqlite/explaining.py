@@ -223,13 +223,13 @@ def _group(reader: Connection, id_: int) -> _GroupFacts:
 
 def _lane(reader: Connection, group: int, shard: str) -> _LaneFacts:
     row: tuple[Any, ...] | None = reader.execute(
-        "SELECT waiting, bytes, oldest, priority, mixed, held, blocked, parked, tat, id, place,"
-        " turn FROM taskyard_lane WHERE grp = ? AND shard = ?",
+        "SELECT waiting, bytes, oldest, priority, mixed, held, blocked, parked, tat, deadline,"
+        " id, place, turn FROM taskyard_lane WHERE grp = ? AND shard = ?",
         (group, shard),
     ).fetchone()
     if row is None:
         return _LaneFacts(LaneState())
-    return _LaneFacts(LaneState(*row[:9]), *row[9:])
+    return _LaneFacts(LaneState(*row[:10]), *row[10:])
 
 
 def _buckets(reader: Connection, id_: int, group: _GroupFacts) -> Iterator[Bucket]:

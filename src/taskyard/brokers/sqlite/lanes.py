@@ -18,13 +18,15 @@ from taskyard.brokers.sqlite.transaction import Transaction
 
 __all__ = ["BODY", "DELIVERY", "Lane", "Lanes", "delivery", "delivery_row"]
 
-DELIVERY = "sequence, since, deliveries, attempts, losses, cap, body, mark"
-BODY = -2
+DELIVERY = "sequence, since, deliveries, attempts, losses, cap, body, mark, expires"
+BODY = -3
 """Where the body is in a row that ends with these columns."""
 
-_STATE = "waiting, bytes, oldest, mixed, held, blocked, parked, tat, priority, place, turn, at"
+_STATE = (
+    "waiting, bytes, oldest, mixed, held, blocked, parked, tat, deadline, priority, place, turn, at"
+)
 _COLUMNS = f"id, shard, {_STATE}"
-_INDEXED = 8
+_INDEXED = 9
 """From here on, the columns of `_STATE` are in indexes."""
 _COUNTS = 3
 """Up to here, the columns of `_STATE` are counts (see `Lane.counts_exactly`)."""
@@ -52,8 +54,16 @@ class Lane(LaneState):
         """
         return self.group.policy.within > 0 or self.group.bounds.shard > 0
 
-    def add(self, priority: int, oldest: int, count: int, size: int) -> None:
-        """Count messages in; `oldest` is the lowest of their sequences."""
+    def add(self, priority: int, oldest: int, count: int, size: int, expires: int = 0) -> None:
+        """Count messages in.
+
+        Arguments:
+            priority: theirs.
+            oldest: the lowest of their sequences.
+            count: how many they are.
+            size: their bytes.
+            expires: microseconds that they may wait; 0: any time.
+        """
         if self.waiting == 0:
             self.oldest, self.priority, self.mixed = oldest, priority, False
         else:
@@ -62,6 +72,8 @@ class Lane(LaneState):
             self.priority = min(self.priority, priority)
         self.waiting += count
         self.bytes += size
+        if expires:
+            self.note_deadline(rules.deadline_of(self.group.policy, oldest, expires))
 
     def shorten(self, count: int, size: int, heads: Sequence[tuple[int, int]]) -> None:
         """Count messages out.
@@ -100,6 +112,7 @@ def delivery_row(message: Delivery) -> tuple[object, ...]:
         message.cap,
         message.body,
         message.mark,
+        message.expires,
     )
 
 
@@ -239,24 +252,37 @@ class Lanes:
         return begin
 
     def append_marked(
-        self, lane: Lane, priority: int, bodies: Sequence[bytes], marks: Sequence[str]
+        self,
+        lane: Lane,
+        priority: int,
+        bodies: Sequence[bytes],
+        marks: Iterable[str],
+        expires: int = 0,
     ) -> int:
-        """Put new messages that take unique keys along at the tail of a lane.
+        """Put new messages that take something along at the tail of a lane.
+
+        Arguments:
+            lane: the lane.
+            priority: theirs.
+            bodies: one or more.
+            marks: the unique key of each; "": none.
+            expires: microseconds that they may wait there; 0: what their task says.
 
         Returns:
             The sequence of the first.
         """
         first, count = self._tx.sequences(len(bodies)), len(bodies)
-        lane.add(priority, first, count, sum(map(len, bodies)))
+        lane.add(priority, first, count, sum(map(len, bodies)), expires)
         self._tx.executemany(
-            "INSERT INTO taskyard_message (lane, priority, sequence, body, mark)"
-            " VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO taskyard_message (lane, priority, sequence, body, mark, expires)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
             zip(
                 itertools.repeat(lane.id),
                 itertools.repeat(priority),
                 range(first, first + count),
                 bodies,
                 marks,
+                itertools.repeat(expires),
             ),
         )
         return first
@@ -265,11 +291,11 @@ class Lanes:
         """Put messages that have a sequence, and maybe a history, into their places."""
         rows = []
         for priority, message in messages:
-            lane.add(priority, message.sequence, 1, len(message.body))
+            lane.add(priority, message.sequence, 1, len(message.body), message.expires)
             rows.append((lane.id, priority, *delivery_row(message)))
         self._tx.executemany(
             f"INSERT INTO taskyard_message (lane, priority, {DELIVERY})"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             rows,
         )
 
@@ -285,6 +311,8 @@ class Lanes:
             lane.oldest = min(lane.oldest, self._tx.now)
         if lane.tat:
             lane.tat = clamped(lane.tat, lane.group.policy.shard_limit, self._tx.now)
+        if lane.waiting == 0:
+            lane.deadline = 0
         now_at, at = rules.place(lane, lane.group.policy, self._tx.now)
         if now_at is Place.READY:
             if served or lane.place != Place.READY:
@@ -353,7 +381,7 @@ _MOVE = f"UPDATE taskyard_lane SET {_assignments(_STATE.split(', '))} WHERE id =
 _UPDATE = f"UPDATE taskyard_lane SET {_assignments(_STATE.split(', ')[:_INDEXED])} WHERE id = ?"
 _INSERT = (
     f"INSERT INTO taskyard_lane (id, grp, shard, {_STATE})"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _DELETE = "DELETE FROM taskyard_lane WHERE id = ?"
 
@@ -384,6 +412,7 @@ def _row(lane: Lane) -> tuple[int, ...]:
         lane.blocked,
         lane.parked,
         lane.tat,
+        lane.deadline,
         lane.priority,
         lane.place,
         lane.turn,
@@ -393,7 +422,8 @@ def _row(lane: Lane) -> tuple[int, ...]:
 
 def _lane(group: GroupRow, row: Sequence[Any]) -> Lane:
     id_, shard, *state = row
-    waiting, bytes_, oldest, mixed, held, blocked, parked, tat, priority, place_, turn, at = state
+    waiting, bytes_, oldest, mixed, held, blocked, parked, tat, deadline, *indexed = state
+    priority, place_, turn, at = indexed
     return Lane(
         waiting,
         bytes_,
@@ -404,6 +434,7 @@ def _lane(group: GroupRow, row: Sequence[Any]) -> Lane:
         blocked,
         bool(parked),
         tat,
+        deadline,
         id_,
         group,
         shard,

@@ -1,4 +1,4 @@
-"""Records of messages under their ids, and dead letters."""
+"""Records of messages under their ids."""
 
 from __future__ import annotations
 
@@ -8,45 +8,27 @@ from typing import Any
 
 import msgspec
 
-from taskyard.brokers.base import (
-    ClaimedLane,
-    Dead,
-    DeadLetter,
-    DeadQuery,
-    Delivery,
-    Group,
-    Put,
-    Record,
-)
-from taskyard.brokers.common import STEP_BYTES
+from taskyard.brokers.base import ClaimedLane, Group, Put, Record
 from taskyard.brokers.sqlite.groups import GroupRow
 from taskyard.brokers.sqlite.transaction import Transaction
-from taskyard.brokers.sqlite.unique import release_ended
 from taskyard.errors import DuplicateId
-from taskyard.message import Failure, State, read_envelope, read_id
+from taskyard.message import Failure, State, read_id
 
 __all__ = [
-    "bury",
-    "dead_letters",
-    "find_dead",
     "find_records",
     "finish_records",
     "forget_expired",
-    "newest_dead",
+    "forget_old_records",
     "note_progress",
     "open_records",
     "postpone_record",
     "relocate_records",
-    "remove_dead",
     "reopen_record",
     "watch_records",
 ]
 
 _failure = msgspec.msgpack.Decoder(Failure)
 _parts = msgspec.msgpack.Decoder(list[ClaimedLane])
-
-
-# Records
 
 
 def open_records(tx: Transaction, group: GroupRow, put: Put, due: int, first: int) -> None:
@@ -70,6 +52,15 @@ def open_records(tx: Transaction, group: GroupRow, put: Put, due: int, first: in
             f"{group.group.queue}/{group.group.name}: one of the ids of this call has a record "
             f"already; nothing of the call was stored. Leave id= out, or choose another"
         ) from error
+
+
+def forget_old_records(tx: Transaction, limit: int) -> int:
+    """Remove records whose time is over; answers how many there were."""
+    return tx.execute(
+        "DELETE FROM taskyard_record WHERE id IN (SELECT id FROM taskyard_record"
+        " WHERE expires > 0 AND expires <= ? LIMIT ?)",
+        (tx.now, limit),
+    ).rowcount
 
 
 def forget_expired(tx: Transaction, ids: Sequence[str]) -> int:
@@ -176,151 +167,3 @@ def _is_running(where: sqlite3.Connection | Transaction, group_id: int, id_: str
         for part in _parts.decode(stored)
         for _, message in part.messages
     )
-
-
-# Dead letters
-
-
-def bury(
-    tx: Transaction,
-    group: GroupRow,
-    shard: str,
-    messages: Sequence[tuple[int, Delivery, Dead]],
-    limit: int,
-) -> None:
-    """Make dead letters, note them in their records, and drop the oldest beyond the limit.
-
-    The unique keys that the messages hold are free.
-    """
-    release_ended(tx, group, [(shard, message) for _, message, _ in messages])
-    letters, ended = [], []
-    for priority, message, dead in messages:
-        failure = msgspec.msgpack.encode(dead.failure)
-        id_, task = dead.id, dead.task
-        if not id_ and (envelope := read_envelope(message.body)) is not None:
-            id_, task = envelope.id, envelope.task
-        letters.append(
-            (
-                group.id,
-                task or group.group.name,
-                shard,
-                priority,
-                id_,
-                failure,
-                message.deliveries,
-                message.attempts,
-                message.since,
-                tx.now,
-                message.body,
-                message.mark,
-            )
-        )
-        ended.append((id_, State.DEAD, None, failure))
-    tx.executemany(
-        "INSERT INTO taskyard_dead (grp, task, shard, priority, id, failure, deliveries,"
-        " attempts, since, at, body, mark) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        letters,
-    )
-    tx.gauge(group, "dead", len(letters))
-    tx.count(group, "dead", len(letters))
-    finish_records(tx, ended)
-    _drop_oldest(tx, group, limit)
-
-
-def _drop_oldest(tx: Transaction, group: GroupRow, limit: int) -> None:
-    cutoff = tx.execute(
-        "SELECT number FROM taskyard_dead WHERE grp = ? ORDER BY number DESC LIMIT 1 OFFSET ?",
-        (group.id, limit),
-    ).fetchone()
-    if cutoff is None:
-        return
-    dropped = tx.execute(
-        "DELETE FROM taskyard_dead WHERE grp = ? AND number <= ?", (group.id, cutoff[0])
-    ).rowcount
-    tx.gauge(group, "dead", -dropped)
-    tx.count(group, "dead_dropped", dropped)
-
-
-_LETTER = (
-    "number, grp, task, shard, priority, id, failure, deliveries, attempts, since, at, body, mark"
-)
-
-
-def _where(query: DeadQuery) -> tuple[str, list[object]]:
-    conditions = ["number > ?"]
-    values: list[object] = [query.after]
-    if query.queue is not None:
-        conditions.append("grp IN (SELECT id FROM taskyard_group WHERE queue = ?)")
-        values.append(query.queue)
-    if query.upto is not None:
-        conditions.append("number <= ?")
-        values.append(query.upto)
-    if query.task is not None:
-        conditions.append("task = ?")
-        values.append(query.task)
-    if query.numbers is not None:
-        conditions.append("number IN (SELECT value FROM json_each(?))")
-        values.append(msgspec.json.encode(list(query.numbers)))
-    values.append(query.limit)
-    return f"{' AND '.join(conditions)} ORDER BY number LIMIT ?", values
-
-
-def dead_letters(connection: sqlite3.Connection, query: DeadQuery) -> list[DeadLetter]:
-    """List dead letters, oldest first."""
-    condition, values = _where(query)
-    groups = {
-        row[0]: row[1:] for row in connection.execute("SELECT id, queue, name FROM taskyard_group")
-    }
-    rows = connection.execute(f"SELECT {_LETTER} FROM taskyard_dead WHERE {condition}", values)
-    return [_letter(groups, row) for row in rows]
-
-
-def newest_dead(connection: sqlite3.Connection) -> int:
-    """The highest number of a dead letter; 0: there is none."""
-    row = connection.execute("SELECT max(number) FROM taskyard_dead").fetchone()
-    return row[0] or 0
-
-
-def find_dead(tx: Transaction, query: DeadQuery) -> list[tuple[GroupRow, DeadLetter]]:
-    """The first of these dead letters, as many as a step may touch."""
-    rows = tx.execute(
-        f"SELECT {_LETTER} FROM taskyard_dead WHERE number IN (SELECT value FROM json_each(?))"
-        " ORDER BY number",
-        (msgspec.json.encode(_numbers(tx, query)),),
-    ).fetchall()
-    found = [(tx.group_by_id(row[1]), row) for row in rows]
-    return [(group, _letter({group.id: _key(group)}, row)) for group, row in found]
-
-
-def remove_dead(tx: Transaction, letters: Sequence[tuple[GroupRow, DeadLetter]]) -> None:
-    """Remove dead letters."""
-    tx.execute(
-        "DELETE FROM taskyard_dead WHERE number IN (SELECT value FROM json_each(?))",
-        (msgspec.json.encode([letter.number for _, letter in letters]),),
-    )
-    for group, _ in letters:
-        tx.gauge(group, "dead", -1)
-
-
-def _numbers(tx: Transaction, query: DeadQuery) -> list[int]:
-    condition, values = _where(query)
-    cursor = tx.execute(f"SELECT number, length(body) FROM taskyard_dead WHERE {condition}", values)
-    numbers: list[int] = []
-    total = 0
-    for number, size in cursor:
-        numbers.append(number)
-        total += size
-        if total >= STEP_BYTES:
-            break
-    cursor.close()
-    return numbers
-
-
-def _key(group: GroupRow) -> tuple[str, str]:
-    return group.group.queue, group.group.name
-
-
-def _letter(groups: dict[int, tuple[str, str]], row: Sequence[Any]) -> DeadLetter:
-    number, grp, task, shard, priority, id_, failure, *rest = row
-    key = Group(*groups[grp])
-    return DeadLetter(number, key, task, shard, priority, id_, _failure.decode(failure), *rest)

@@ -21,10 +21,10 @@ from taskyard.brokers.lane import cap_after_loss, is_given_up
 from taskyard.brokers.sqlite.claims import HeldClaim, find_claim, keep_claim, remove_claim
 from taskyard.brokers.sqlite.groups import GroupRow
 from taskyard.brokers.sqlite.lanes import BODY, DELIVERY, Lane, Lanes, delivery, delivery_row
+from taskyard.brokers.sqlite.letters import bury
 from taskyard.brokers.sqlite.notes import noted, stop
 from taskyard.brokers.sqlite.rates import give_back
 from taskyard.brokers.sqlite.records import (
-    bury,
     finish_records,
     note_progress,
     postpone_record,
@@ -52,7 +52,7 @@ def store_due(
     ]
     tx.executemany(
         f"INSERT INTO taskyard_due (at, grp, shard, priority, {DELIVERY})"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         stored,
     )
     tx.gauge(group, "delayed", len(stored))

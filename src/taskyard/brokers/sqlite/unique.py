@@ -29,6 +29,7 @@ __all__ = [
     "Released",
     "admitted",
     "forget_windows",
+    "free_key",
     "hold_keys",
     "holders",
     "release_ended",
@@ -126,6 +127,14 @@ def taken_again(tx: Transaction, group: GroupRow, letter: DeadLetter) -> bool:
         return False
     tx.execute(_HOLD, (group.id, letter.shard, key, read_id(letter.body), mode.value, 0))
     return True
+
+
+def free_key(tx: Transaction, group: GroupRow, shard: str, key: str) -> None:
+    """Let nobody hold a key, whoever does."""
+    tx.execute(
+        "DELETE FROM taskyard_unique WHERE grp = ? AND shard = ? AND key = ?",
+        (group.id, shard, key),
+    )
 
 
 def forget_windows(tx: Transaction, limit: int) -> int:

@@ -32,7 +32,8 @@ store_split(queue, {epoch, CLOSED, tonumber(ARGV[6]), tonumber(ARGV[7])})
 for _, policy in ipairs(policies) do
     local group = made_group(policy[1])
     group.size, group.within, group.bytes, group.concurrency, group.max_deliveries, group.members,
-        group.declared, group.rates = unpack(policy, 2)
+        group.declared, group.rates, group.minimum, group.lead = unpack(policy, 2)
+    group.rates, group.minimum, group.lead = group.rates or nil, group.minimum or 0, group.lead or 0
     store_policy(group)
 end
 load_numbers()

@@ -1,13 +1,21 @@
--- cancel: take a waiting message away, or remember that a running one is cancelled.
+-- cancel: take a waiting message away, or remember that a running one is cancelled. It is named by
+-- its id, or by the unique key that it holds.
 --
 -- KEYS  1: the container
 -- ARGV  1 slot, 2 number, 3 clock
---       4   id
---       5   1: note the id, where there is no record that says where its message is; else 0
+--       4   id; with a key '', or that of who must hold it
+--       5   1: note the id, where there is no record that says where its message is; else 0. Who
+--           holds a key is noted in any case, but for a window: its message may be elsewhere
+--       6   group key, if it is named by a unique key
+--       7   shard, in that case
+--       8   key, in that case
 -- Reply {what happened; if it is `told`, who runs it}: removed, told, noted, ended, unknown;
 --       or `moving`: it is on its way to another container
+--       With a key {what happened, who runs it or '', id and letter of the mode of who holds it or
+--       '' and ''}; never `moving`. The key is free (brokers/cancelling.py), where a split took it
+--       to a little later
 -- include claims
--- include removal
+-- include withdrawal
 
 local FINAL = {done = true, dead = true, discarded = true, cancelled = true}
 
@@ -16,62 +24,26 @@ if saved then
     return cmsgpack.unpack(saved)
 end
 
-local id, note = ARGV[4], ARGV[5] == '1'
-
--- Where a sequence is among sorted entries, of which `at` gives one by its index from 0.
-local function index_of(sequence, first, number, at)
-    local low, high = first, first + number - 1
-    while low <= high do
-        local middle = math.floor((low + high) / 2)
-        local entry = at(middle)
-        local found = entry and entry_sequence(entry) or 0
-        if found == sequence then
-            return middle, entry
-        elseif found < sequence then
-            low = middle + 1
-        else
-            high = middle - 1
-        end
-    end
-end
-
-local function remove_fresh(lane, priority, sequence)
-    local key = list_key(lane, priority)
-    local length = call('LLEN', key)
-    local index, entry = index_of(sequence, 0, length, function(at)
-        return call('LINDEX', key, at)
-    end)
-    if entry then
-        call('LREM', key, index * 2 < length and 1 or -1, entry) -- from the nearer end
-    end
-    return entry
-end
-
-local function remove_back(lane, priority, sequence)
-    local key = back_key(lane, priority)
-    local entry = call('ZRANGEBYSCORE', key, text(sequence), text(sequence), 'LIMIT', 0, 1)[1]
-    if entry then
-        call('ZREM', key, entry)
-    end
-    return entry
-end
+local note = ARGV[5] == '1'
 
 local function remove_waiting(group, record)
-    local lane, priority = lane_of(group, record.shard), tonumber(record.priority)
-    local sequence = tonumber(record.sequence)
-    local entry = contains(lane.back, priority) and remove_back(lane, priority, sequence)
-        or remove_fresh(lane, priority, sequence)
-    if not entry then
-        return
-    end
-    removal.leave(lane, priority)
-    removal.count_out(lane, 1, entry_body_size(entry))
-    if record.state == 'retrying' and lane.blocked == tonumber(record.due) then
+    local lane = lane_of(group, record.shard)
+    local removed = take_waiting(group, record.shard, tonumber(record.priority),
+        tonumber(record.sequence))
+    if removed and record.state == 'retrying' and lane.blocked == tonumber(record.due) then
         lane.blocked = 0
         changed(lane)
+        settle_down(lane)
     end
-    settle_down(lane)
-    return read_entry(entry)
+    return removed
+end
+
+local function take_out(group, member)
+    if call('ZREM', DUE_KEY, member) == 1 then
+        count(group, 'delayed', -1)
+        local _, _, _, entry = read_due(member)
+        return read_entry(entry)
+    end
 end
 
 -- Outside its lane; there, messages are sorted by time, then by sequence.
@@ -82,13 +54,7 @@ local function remove_delayed(group, record)
     local _, member = index_of(-tonumber(record.sequence), first, number, function(at)
         return call('ZRANGE', DUE_KEY, at, at)[1]
     end)
-    if not member then
-        return
-    end
-    call('ZREM', DUE_KEY, member)
-    count(group, 'delayed', -1)
-    local _, _, _, entry = read_due(member)
-    return read_entry(entry)
+    return member and take_out(group, member)
 end
 
 -- Remembers in open claims, of one group or of all, which of their messages are cancelled. Returns
@@ -145,7 +111,7 @@ local function cancel_recorded(record)
     return leaves(group, record.shard) and {'moving'} or nil
 end
 
-local function cancel_noted()
+local function cancel_noted(id)
     notes.add(id)
     notes.forget_old()
     local worker = tell(nil, function(entry)
@@ -154,22 +120,56 @@ local function cancel_noted()
     return worker and {'told', worker} or {'noted'}
 end
 
-local function cancel()
+-- `group`, `shard`: that it is of; without them it may be any.
+local function cancel(id, may_note, group, shard)
     local reply
     if has_record(id) then
         local record, fields = {}, call('HGETALL', record_key(id))
         for index = 1, #fields, 2 do
             record[fields[index]] = fields[index + 1]
         end
-        reply = cancel_recorded(record)
+        if not group or (record.gid == group.gid and record.shard == shard) then
+            reply = cancel_recorded(record)
+        end
     end
-    if note and (not reply or reply[1] == 'moving') then
-        return cancel_noted()
+    if may_note and (not reply or reply[1] == 'moving') then
+        return cancel_noted(id)
     end
     return reply or {'unknown'}
 end
 
-local reply = cancel()
+local function cancel_put_off(group, shard, member)
+    local removed = take_out(group, member)
+    if removed then
+        notes.stop(group, shard, removed)
+        return {'removed'}
+    end
+end
+
+local function cancel_holder(group, shard, key)
+    local field = group and unique.field(group, shard, key)
+    local id, mode, _, member = unique.holder(field and call('HGET', unique.KEYS, field))
+    local is_window, is_meant = mode == unique.WINDOW, ARGV[4] == '' or ARGV[4] == id
+    -- A window that was copied to where its shard is now counts there alone.
+    if not id or not is_meant or (is_window and is_elsewhere(group, shard)) then
+        return {'unknown', '', '', ''}
+    end
+    local reply = member and cancel_put_off(group, shard, member)
+        or cancel(id, note or not is_window, group, shard)
+    local what = reply[1]
+    -- What is removed releases its own key, and what is told does so when it ends.
+    if what == 'noted' or (is_window and (what == 'removed' or what == 'told')) then
+        unique.release(group, shard, mode .. key, id)
+    end
+    return {what, reply[2] or '', id, mode}
+end
+
+local reply
+if ARGV[8] then
+    reply = cancel_holder(known_group(ARGV[6]), ARGV[7], ARGV[8])
+else
+    reply = cancel(ARGV[4], note)
+end
 store()
 remember(cmsgpack.pack(reply))
 return reply

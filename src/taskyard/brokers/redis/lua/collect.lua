@@ -1,7 +1,8 @@
 -- collect: give a lot of what was pushed into an inbox, the same again until it is confirmed.
 --
 -- KEYS  1: the container of an inbox. Its hash tag is the name of the inbox: the list that others
---       push to, which is in the same hash slot
+--       push to, which is in the same hash slot. (That of a bare inbox is the name of a queue, and
+--       may be a number: such a container may be one of the queues', which has no keys like these)
 -- ARGV  1 slot, 2 number, 3 clock
 --       4   the number of a lot that was stored, 0: none
 --       5   the epoch of the queue's placement, for a new lot

@@ -4,7 +4,8 @@
 -- ARGV  1 slot, 2 number, 3 clock
 --       4   packed: {group key, size, within, bytes, concurrency, max_deliveries, members,
 --           whether to replace what is stored, epoch of the placement that the caller knows (by
---           default 1), rate limit, that of each shard (see limit.lua), number of partitions}
+--           default 1), rate limit, that of each shard (see limit.lua), number of partitions,
+--           minimum, lead (microseconds; by default 0)}
 -- Reply {1 if lanes must be settled anew}
 --       {-1, the stored policy packed, messages that are there}: it conflicts, nothing is stored
 --       {2} or {3}: nothing is stored, as put.lua says
@@ -23,7 +24,8 @@ if saved then
 end
 
 local key, size, within, bytes, concurrency, max_deliveries, members, replace, epoch, rate,
-    shard_rate, parts = unpack(cmsgpack.unpack(ARGV[4]))
+    shard_rate, parts, minimum, lead = unpack(cmsgpack.unpack(ARGV[4]))
+minimum, lead = minimum or 0, lead or 0
 local conflict = epoch_conflict(key, epoch or 1)
 if conflict then
     return {conflict}
@@ -80,8 +82,10 @@ group.members = wanted
 if not keep then
     changes = changes or group.size ~= size or group.within ~= within or group.bytes ~= bytes
         or group.concurrency ~= concurrency or group.max_deliveries ~= max_deliveries
+        or group.minimum ~= minimum or group.lead ~= lead
     group.size, group.within, group.bytes = size, within, bytes
     group.concurrency, group.max_deliveries = concurrency, max_deliveries
+    group.minimum, group.lead = minimum, lead
     changes = limits.set(group, {[limits.RATE] = rate or false,
         [limits.SHARD_RATE] = shard_rate or false, [limits.PARTS] = parts}) or changes
 end

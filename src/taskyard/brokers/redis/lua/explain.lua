@@ -11,12 +11,13 @@
 --       group key, state as recorded or '', when it ended, failure (packed) or '', losses that it
 --       is dead of, shard, priority, where it is (brokers/facts.py), when it is due or 0; and, if
 --       it is somewhere,
---       attempts, losses, cap, members of the group, its policy {size, within, bytes, concurrency},
---       gate, rate limits packed (shared/limits.lua), number of partitions, tats of the group and
---       of its queue, the lane {waiting, bytes, oldest, held, blocked, 1 if parked, tat},
---       first messages of its priorities {id, attempts, …}, messages in front of it {priority,
---       number, …}, shards that are served first, the claim that holds it {} or {owner, token,
---       deadline, lease, messages, 1 if told}, the claims of its lane likewise, if they are limited
+--       attempts, losses, cap, members of the group, its policy {size, within, bytes, concurrency,
+--       minimum, lead}, gate, rate limits packed (shared/limits.lua), number of partitions, tats of
+--       the group and of its queue, the lane {waiting, bytes, oldest, held, blocked, 1 if parked,
+--       tat, deadline}, first messages of its priorities {id, attempts, …}, messages in front of it
+--       {priority, number, …}, shards that are served first, the claim that holds it {} or {owner,
+--       token, deadline, lease, messages, 1 if told}, the claims of its lane likewise, if they are
+--       limited
 -- include due
 
 local id, left, room = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -128,12 +129,7 @@ end
 
 -- The id in an entry, which is not copied for it.
 local function id_of(entry)
-    local flags = entry:byte(BARE)
-    local head = flags % 2 == HISTORY and LONG or BARE
-    if flags >= MARKED then
-        head = head + 2 + struct.unpack('>I2', entry, head + 1)
-    end
-    return body_id(entry, head + 1)
+    return body_id(entry, entry_head_size(entry) + 1)
 end
 
 -- Looks at messages; `id_in` gives the id of a member, `found` makes of it what is found.
@@ -286,7 +282,7 @@ local function describe_lane(lane)
         know_batch(lane)
     end
     return {number, lane.bytes, lane.oldest, lane.held, lane.blocked, lane.parked and 1 or 0,
-        lane.tat}
+        lane.tat, lane.deadline}
 end
 
 local function heads_of(lane)
@@ -332,8 +328,8 @@ local function describe(it)
     local score = call('ZSCORE', group.ready_key, it.shard)
     local rank = score and call('ZCOUNT', group.ready_key, '-inf', '(' .. score)
     return message.attempts, message.losses, message.cap, group.members,
-        {group.size, group.within, group.bytes, group.concurrency}, group.gate,
-        cmsgpack.pack(group.rates or {}),
+        {group.size, group.within, group.bytes, group.concurrency, group.minimum, group.lead},
+        group.gate, cmsgpack.pack(group.rates or {}),
         group.rates and (group.partitions or group.rates[limits.PARTS]) or 1,
         {tonumber(tats[1] or 0), tonumber(tats[2] or 0)}, describe_lane(lane), heads_of(lane),
         ahead_of(lane, it), rank or 0, describe_holder(it), holders_of(group, it.shard)

@@ -51,7 +51,7 @@ function bring.m(group, shard, priority, entry, record)
     local lane, message = touched_lane(group, shard), read_entry(entry)
     local first = call('LINDEX', list_key(lane, priority), 0)
     if message.losses == 0 and (not first or entry:sub(1, 8) < first:sub(1, 8)) then
-        count_in(lane, priority, message.sequence, 1, #message.body)
+        count_in(lane, priority, message.sequence, 1, #message.body, message.expires)
         call('LPUSH', list_key(lane, priority), entry)
     else
         put_back(lane, priority, message)

@@ -9,9 +9,10 @@
 --       7   the index of this one
 -- Reply {last sequence, 1 if it is at it (0: it is through), 1 if it knows all that leaves,
 --       packed: what the queue lets through; of each group key, size, within, bytes, concurrency,
---       max_deliveries, members, declared, and its rate limits, if it has some; the limits of the
---       queue (see shared/limits.lua), and how much it holds (see shared/bounds.lua): false or none
---       if nothing was said of that}
+--       max_deliveries, members, declared, its rate limits, if it has some, minimum and lead of its
+--       batches, if they have them (then without limits false stands); the limits of the queue (see
+--       shared/limits.lua), and how much it holds (see shared/bounds.lua): false or none if nothing
+--       was said of that}
 -- include sleepers
 
 local queue, epoch = ARGV[4], tonumber(ARGV[5])
@@ -56,6 +57,10 @@ local policies = {}
 for index, group in ipairs(groups_of(queue)) do
     policies[index] = {group.key, group.size, group.within, group.bytes, group.concurrency,
         group.max_deliveries, group.members, group.declared, group.rates}
+    if is_patient(group) then
+        policies[index][9] = group.rates or false
+        policies[index][10], policies[index][11] = group.minimum, group.lead
+    end
 end
 local told = {gate_of(queue), policies, limits.stored_of_queue(queue)}
 local bounded = bounds.stored(queue)

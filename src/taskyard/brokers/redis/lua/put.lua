@@ -7,9 +7,12 @@
 --           epoch of the placement that the caller knows (by default 1), whether he knows it from
 --           an earlier call, and of messages with unique keys {letter of their mode, span, longest,
 --           key…} (see shared/unique.lua; span and longest: microseconds of a window, or by which
---           a debounced message is put off)
+--           a debounced message is put off), else false; microseconds that each may wait in its
+--           lane, if these messages have such a time
 --           (delay, due and record_ttl in microseconds; due 0: use the delay; ids {} without
 --           records).
+--           Several that differ only in their shard, and have no delay, records or unique keys,
+--           may be one: {shard, number of bodies, …} in place of the shard, and their sum.
 --           For a lot, which is stored once, in front of them: source, number of the lot, number
 --           of dead letters, how many a group keeps, and true where an id that has a record, or a
 --           queue that is draining, is the answer to this lot for good (by default it may come
@@ -27,7 +30,8 @@
 --        room for more; 8: the number comes to it at once, and that is never possible
 --        a string: an id that has a record already
 -- include container
--- include entry
+-- include fresh
+-- include opening
 -- include gates
 
 local STANDING = 6
@@ -39,31 +43,43 @@ end
 
 local puts = cmsgpack.unpack(ARGV[4])
 
--- One by one into a lane that has messages already, and needs nothing but the message: most of
--- what small programs do. It runs before the rest of this script is even set up.
+-- One by one into a lane that has messages already, and needs nothing but the message, and at most
+-- a record: most of what small programs do. It runs before the rest of this script is even set up.
+
+-- Whether an item is one of several shards.
+local function is_spread(item)
+    return type(item[2]) == 'table'
+end
 
 local function is_plain_put(item)
-    return item[3] == 0 and item[4] == 0 and item[5] == 0 and item[6] == 1 and item[8] == ''
-        and #item[9] == 0 and not item[12]
+    return item[6] == 1 and item[3] == 0 and item[4] == 0 and item[5] == 0 and item[8] == ''
+        and #item[9] <= 1 and not item[12] and not item[13] and not is_spread(item)
 end
 
 if #puts == 1 and is_plain_put(puts[1]) then
-    local key, shard = puts[1][1], puts[1][2]
+    local key, shard, id = puts[1][1], puts[1][2], puts[1][9][1]
     local packed = call('HGET', T .. ':groups', key)
     local gid, _, within, _, _, _, _, _, epoch, _, _, _, gate, _, bounded =
         unpack(packed and cmsgpack.unpack(packed) or {})
     if within == 0 and gate ~= DRAINING and not bounded and (epoch or 1) == (puts[1][10] or 1)
         and call('HEXISTS', T .. ':s:' .. gid, shard) == 0
+        and not (id and call('EXISTS', record_key(id)) == 1)
     then
-        local entry = fresh_entry(sequences(1), false, ARGV[5])
+        local last = call('HMGET', META, 'sequence')[1] or 0
+        local sequence = math.max(tonumber(last) + 1, now)
+        local entry = fresh_entry(sequence, id ~= nil, ARGV[5])
         if call('RPUSHX', T .. ':l:' .. gid .. ':0:' .. shard, entry) > 0 then
             call('HINCRBY', T .. ':g:' .. gid, 'put', 1)
             call('HINCRBY', T .. ':g:' .. gid, 'waiting', 1)
-            store_numbers()
+            local number = text(sequence) -- as texts, numbers cost less in calls
+            if id then
+                write_record(id, gid, shard, '0', puts[1][7], 'waiting',
+                    sequence == now and number or now, number)
+            end
+            call('HSET', META, 'sequence', number)
             remember('')
             return 1
         end
-        last_sequence = last_sequence - 1
     end
 end
 
@@ -107,14 +123,16 @@ if answer then
     return answer
 end
 
-local conflicts = {}
-for _, item in ipairs(puts) do
-    conflicts[epoch_conflict(item[1], item[10] or 1) or 0] = true
-    conflicts[item[11] and not known_group(item[1]) and UNSURE or 0] = true
-end
-for _, conflict in ipairs({UNSURE, MOVED, TRY_AGAIN}) do
-    if conflicts[conflict] then
-        return conflict
+do
+    local conflicts = {}
+    for _, item in ipairs(puts) do
+        conflicts[epoch_conflict(item[1], item[10] or 1) or 0] = true
+        conflicts[item[11] and not known_group(item[1]) and UNSURE or 0] = true
+    end
+    for _, conflict in ipairs({UNSURE, MOVED, TRY_AGAIN}) do
+        if conflicts[conflict] then
+            return conflict
+        end
     end
 end
 
@@ -135,19 +153,43 @@ for _, item in ipairs(puts) do
     given = given + number
 end
 
+-- What may be refused for its shard is looked at shard by shard.
+do
+    local function apart(item)
+        local items = {}
+        for index = 1, #item[2], 2 do
+            local own = {unpack(item)}
+            own[2], own[6] = item[2][index], item[2][index + 1]
+            items[#items + 1] = own
+        end
+        return items
+    end
+
+    for index = #puts, 1, -1 do
+        local group = known_group(puts[index][1])
+        if is_spread(puts[index]) and (not group or group.bounds) then
+            for position, item in ipairs(apart(table.remove(puts, index))) do
+                table.insert(puts, index + position - 1, item)
+            end
+        end
+    end
+end
+
 -- What unique keys keep back needs no room.
 local full, drops = room.check(puts, lot)
 if full then
     return refused(full, '#' .. cmsgpack.pack(full))
 end
 
-local ids = {}
-for _, item in ipairs(puts) do
-    for _, id in ipairs(item[9]) do
-        if ids[id] or has_record(id) then
-            return refused(id, ' ' .. id)
+do
+    local ids = {}
+    for _, item in ipairs(puts) do
+        for _, id in ipairs(item[9]) do
+            if ids[id] or has_record(id) then
+                return refused(id, ' ' .. id)
+            end
+            ids[id] = true
         end
-        ids[id] = true
     end
 end
 
@@ -165,87 +207,131 @@ local function touch(lane)
     end
 end
 
-local function put_later(group, item, due, first, mode, keys)
-    local recorded, bodies = #item[9] > 0, item.bodies
-    for index = 0, item[6] - 1 do
-        local sequence = first + index
-        delay(group, item[2], item[3], due, {sequence = sequence, since = sequence, deliveries = 0,
-            attempts = 0, losses = 0, cap = 0, recorded = recorded,
-            mark = keys[index + 1] and mode .. keys[index + 1],
-            body = bodies and bodies[index + 1] or ARGV[body + 1 + index]})
+local put_item
+do
+    local function put_later(group, item, due, first, mode, keys)
+        local recorded, bodies = #item[9] > 0, item.bodies
+        for index = 0, item[6] - 1 do
+            local sequence = first + index
+            delay(group, item[2], item[3], due, {sequence = sequence, since = sequence,
+                deliveries = 0, attempts = 0, losses = 0, cap = 0, recorded = recorded,
+                mark = keys[index + 1] and mode .. keys[index + 1], expires = item[13],
+                body = bodies and bodies[index + 1] or ARGV[body + 1 + index]})
+        end
     end
-end
 
-local function put_now(group, item, first, mode, keys)
-    local lane = lane_of(group, item[2])
-    local recorded, size, entries, bodies = #item[9] > 0, 0, {}, item.bodies
-    for index = 0, item[6] - 1 do
-        local text_of = bodies and bodies[index + 1] or ARGV[body + 1 + index]
-        size = size + #text_of
-        entries[index + 1] = fresh_entry(first + index, recorded, text_of, keys[index + 1], mode)
+    local function is_special(lane)
+        return lane.waiting or lane.priorities[2] or lane.back[1] or lane.priorities[1] ~= 0
+            or lane.tat > 0
     end
-    local known = lane.waiting
-    if group.within > 0 or item[3] ~= 0 or known or lane.priorities[2] or lane.back[1]
-        or lane.priorities[1] ~= 0 or lane.tat > 0 or #entries > SPREAD
-    then
-        local priority = lane.priorities[1]
-        append(lane, item[3], entries, first, size)
-        if lane.waiting == #entries or group.within > 0 or lane.blocked > 0 or lane.tat > 0
-            or lane.priorities[1] ~= priority
-        then
-            touch(lane)
-        end
-        return
-    end
-    -- The plainest case: one call says how much there was before.
-    lane.waiting = call('RPUSH', list_key(lane, 0), unpack(entries))
-    count(group, 'waiting', #entries)
-    if lane.waiting == #entries then
-        count(group, 'lanes', 1)
-        lane.place = lane.place or NOWHERE
-        touch(lane)
-    elseif lane.blocked > 0 then
-        touch(lane)
-    end
-end
 
-local function put_off(group, item)
-    for index = 1, item[6] do
-        local id = item[9][index]
-        local due, sequence = admission.debounce(group, item, index, id ~= nil)
-        if id then
-            open_record(id, group, item[2], item[3], item[7], 'delayed', due, -sequence)
+    -- Adds entries to a lane. One that has no state was not loaded: mostly there are messages in
+    -- it, so that nothing is new but these.
+    local function add(group, shard, priority, entries, first, size, expires)
+        local lane = group.lanes[shard]
+        if group.within > 0 or priority ~= 0 or lane and is_special(lane) or #entries > SPREAD then
+            lane = lane or new_lane(group, shard)
+            local highest = lane.priorities[1]
+            append(lane, priority, entries, first, size, expires)
+            if lane.waiting == #entries or group.within > 0 or lane.blocked > 0 or lane.tat > 0
+                or lane.priorities[1] ~= highest
+            then
+                touch(lane)
+            end
+            return
+        end
+        -- The plainest case: one call says how much there was before.
+        local length = call('RPUSH', group.list_prefix .. '0:' .. shard, unpack(entries))
+        count(group, 'waiting', #entries)
+        if length == #entries then
+            count(group, 'lanes', 1)
+            lane = lane or new_lane(group, shard)
+            lane.place = lane.place or NOWHERE
+        end
+        if lane then
+            lane.waiting = length
+            if length == #entries or lane.blocked > 0 then
+                touch(lane)
+            end
         end
     end
-end
 
-local function put_item(item)
-    local group, number = made_group(item[1]), item[6]
-    local due = item[5] > 0 and item[5] or now + item[4]
-    if item[8] ~= '' and not has_member(group, item[8]) then
-        table.insert(group.members, item[8])
-        store_policy(group)
+    local function put_now(group, item, first, mode, keys)
+        local recorded, size, entries, bodies = #item[9] > 0, 0, {}, item.bodies
+        for index = 0, item[6] - 1 do
+            local text_of = bodies and bodies[index + 1] or ARGV[body + 1 + index]
+            size = size + #text_of
+            entries[index + 1] = fresh_entry(first + index, recorded, text_of, keys[index + 1],
+                mode, item[13])
+        end
+        add(group, item[2], item[3], entries, first, size, item[13])
     end
-    count(group, 'put', number)
-    if item[12] and item[12][1] == unique.DEBOUNCED then
-        put_off(group, item)
-    elseif number > 0 then
-        local first, later = sequences(number), due > now
-        local mode, keys = '', {}
-        if item[12] then
-            mode, keys = admission.hold(group, item)
+
+    local function put_spread(group, item)
+        local parts, sequence, at = item[2], sequences(item[6]), body
+        for part = 1, #parts, 2 do
+            local entries, first, size = {}, sequence, 0
+            for index = 1, parts[part + 1] do
+                local text_of = ARGV[at + index]
+                entries[index], size = fresh_entry(sequence, false, text_of), size + #text_of
+                sequence = sequence + 1
+            end
+            at = at + #entries
+            if entries[1] then
+                add(group, parts[part], item[3], entries, first, size)
+            end
         end
-        if later then
-            put_later(group, item, due, first, mode, keys)
-        else
-            put_now(group, item, first, mode, keys)
+    end
+
+    local function put_off(group, item)
+        for index = 1, item[6] do
+            local id = item[9][index]
+            local due, sequence = admission.debounce(group, item, index, id ~= nil)
+            if id then
+                write_record(id, group.gid, item[2], item[3], item[7],
+                    due > now and 'delayed' or 'waiting', due, -sequence)
+            end
         end
+    end
+
+    local function open_records(group, item, later, due, first)
+        local state, ttl, priority = later and 'delayed' or 'waiting', text(item[7]), text(item[3])
         for index, id in ipairs(item[9]) do
-            open_record(id, group, item[2], item[3], item[7], later and 'delayed' or 'waiting',
-                due, (later and -1 or 1) * (first + index - 1))
+            local sequence = first + index - 1
+            write_record(id, group.gid, item[2], priority, ttl, state, due,
+                text(later and -sequence or sequence))
         end
     end
-    body = body + (item.given or number)
+
+    function put_item(item)
+        local group, number = made_group(item[1]), item[6]
+        local due = item[5] > 0 and item[5] or now + item[4]
+        if item[8] ~= '' and not has_member(group, item[8]) then
+            table.insert(group.members, item[8])
+            store_policy(group)
+        end
+        count(group, 'put', number)
+        if item[12] and item[12][1] == unique.DEBOUNCED then
+            put_off(group, item)
+        elseif is_spread(item) then
+            put_spread(group, item)
+        elseif number > 0 then
+            local first, later = sequences(number), due > now
+            local mode, keys = '', {}
+            if item[12] then
+                mode, keys = admission.hold(group, item)
+            end
+            if later then
+                put_later(group, item, due, first, mode, keys)
+            else
+                put_now(group, item, first, mode, keys)
+            end
+            if item[9][1] then
+                open_records(group, item, later, text(due), first)
+            end
+        end
+        body = body + (item.given or number)
+    end
 end
 
 local function put_dead(key, shard, task, failure, letter)
@@ -263,10 +349,16 @@ for _, item in ipairs(puts) do
         shards[group] = {}
         order[#order + 1] = group
     end
-    table.insert(shards[group], item[2])
+    if is_spread(item) then
+        for index = 1, #item[2], 2 do
+            table.insert(shards[group], item[2][index])
+        end
+    else
+        table.insert(shards[group], item[2])
+    end
 end
 for _, group in ipairs(order) do
-    load_lanes(group, shards[group])
+    load_lanes(group, shards[group], true)
 end
 
 for _, item in ipairs(puts) do

@@ -24,6 +24,9 @@ local PASSED = 2048
 local settlements, want, limit = unpack(cmsgpack.unpack(ARGV[4]))
 
 local function claim_reply(token, key, deadline, parts, entries)
+    if #entries <= SPREAD then
+        return {token, key, deadline, cmsgpack.pack(parts), unpack(entries)}
+    end
     local reply = {token, key, deadline, cmsgpack.pack(parts)}
     for index, entry in ipairs(entries) do
         reply[index + 4] = entry
@@ -54,18 +57,19 @@ end
 
 local suspects, make_claims = false, nil
 do
-    local STARTED = unique.STARTED:byte()
+    local STARTED, byte = unique.STARTED:byte(), string.byte
 
     -- Nobody else looks at every entry. So it says, too, whether some release their unique keys
     -- now, and whether some hold them until they end.
     local function count_redelivered(group, entries)
         local number, starting, keyed = 0, false, nil
-        for _, entry in ipairs(entries) do
-            local flags = entry:byte(BARE)
+        for index = 1, #entries do
+            local entry = entries[index]
+            local flags = byte(entry, BARE)
             if flags % 2 == HISTORY and read_entry(entry).deliveries > 0 then
                 number = number + 1
             end
-            if flags >= MARKED then
+            if flags >= MARKED and flags % EXPIRING >= MARKED then
                 local is_starting = entry_mode(entry) == STARTED
                 starting, keyed = starting or is_starting, keyed or not is_starting or nil
             end
@@ -74,9 +78,11 @@ do
         return starting, keyed
     end
 
-    local function open_claim(group, parts, entries)
-        local token, deadline = sequences(1), now + want[3]
-        local starting, keyed = count_redelivered(group, entries)
+    local function open_claim(group, parts, entries, is_plain)
+        local token, deadline, starting, keyed = sequences(1), now + want[3], false, nil
+        if not is_plain then
+            starting, keyed = count_redelivered(group, entries)
+        end
         if starting then
             unique.release_all(group, parts, entries, unique.STARTED)
         end
@@ -175,7 +181,7 @@ do
             local found = #parts > 0
             parts, entries = notes.drop(group, parts, entries)
             if #parts > 0 then
-                return open_claim(group, parts, entries)
+                return open_claim(group, parts, entries, room.plain)
             end
             for index, other in ipairs(served) do -- it has only suspects, and they are not for now
                 if other == group and not found then
@@ -194,7 +200,7 @@ do
                     suspects, found = suspects or room.suspects, #parts > 0
                     parts, entries = notes.drop(filling, parts, entries)
                     if #parts > 0 then
-                        return open_claim(filling, parts, entries)
+                        return open_claim(filling, parts, entries, room.plain)
                     end
                 until not found
             end

@@ -111,7 +111,7 @@ do
         local due, sequence = math.min(now + span, first + longest), sequences(1)
         member = delay(group, shard, item[3], due, {sequence = sequence, since = sequence,
             deliveries = 0, attempts = 0, losses = 0, cap = 0, recorded = recorded,
-            mark = unique.DEBOUNCED .. key, body = body})
+            mark = unique.DEBOUNCED .. key, body = body, expires = item[13]})
         call('HSET', unique.KEYS, field, unique.debounced(first, body_id(body), member))
         return due, sequence
     end

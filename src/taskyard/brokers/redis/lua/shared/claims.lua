@@ -16,11 +16,8 @@ local function claim_key(token)
 end
 
 local function store_claim(token, header, entries)
-    local values = {cmsgpack.pack(header)}
-    for index, entry in ipairs(entries) do
-        values[index + 1] = entry
-    end
-    spread('RPUSH', claim_key(token), values)
+    call('RPUSH', claim_key(token), cmsgpack.pack(header))
+    spread('RPUSH', claim_key(token), entries)
     note_claim(token, known_group(header[1]), header[5])
 end
 

@@ -38,7 +38,8 @@ local function enter(group, shard, priority, message)
     if message.losses > 0 then
         put_back(lane, priority, message)
     else
-        append(lane, priority, {write_entry(message)}, message.sequence, #message.body)
+        append(lane, priority, {write_entry(message)}, message.sequence, #message.body,
+            message.expires)
     end
     if message.recorded then
         locate_record(body_id(message.body), message.sequence)

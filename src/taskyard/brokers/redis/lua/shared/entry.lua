@@ -1,40 +1,28 @@
--- Entries: messages as lanes, claims and the due set hold them.
---
---   8 bytes  sequence, big-endian
---   1 byte   flags: 1 = it has a history, 2 = it has a record, 4 = it has a mark (unique.lua)
---  24 bytes  only with a history: since (8), deliveries, attempts, losses, cap (4 each)
---            only with a mark: its length (2), the mark
---            then the body, as it was put
-
-local HISTORY, RECORDED, MARKED = 1, 2, 4
-local BARE, LONG = 9, 33
-
--- With a mark: of the letter `mode`, and `key`.
-local function fresh_entry(sequence, recorded, body, key, mode)
-    if key then
-        return struct.pack('>I8BI2', sequence, MARKED + (recorded and RECORDED or 0),
-            #mode + #key) .. mode .. key .. body
-    end
-    return struct.pack('>I8B', sequence, recorded and RECORDED or 0) .. body
-end
+-- Entries, from end to end; shared/fresh.lua says what they are.
+-- include fresh
 
 local function entry_sequence(entry)
     return (struct.unpack('>I8', entry))
 end
 
-local function entry_body_size(entry)
+-- How many bytes stand before the body.
+local function entry_head_size(entry)
     local flags = entry:byte(BARE)
     local head = flags % 2 == HISTORY and LONG or BARE
-    if flags >= MARKED then
+    if flags % EXPIRING >= MARKED then
         head = head + 2 + struct.unpack('>I2', entry, head + 1)
     end
-    return #entry - head
+    return head + (flags >= EXPIRING and 8 or 0)
+end
+
+local function entry_body_size(entry)
+    return #entry - entry_head_size(entry)
 end
 
 -- The mark of a message, nil if it has none.
 local function entry_mark(entry)
     local flags = entry:byte(BARE)
-    if flags >= MARKED then
+    if flags % EXPIRING >= MARKED then
         return (struct.unpack('>I2c0', entry, (flags % 2 == HISTORY and LONG or BARE) + 1))
     end
 end
@@ -51,9 +39,13 @@ local function read_entry(entry)
         message.since, message.deliveries, message.attempts = sequence, 0, 0
         message.losses, message.cap = 0, 0
     end
-    if flags >= MARKED then
+    if flags % EXPIRING >= MARKED then
         message.mark = entry_mark(entry)
         head = head + 2 + #message.mark
+    end
+    if flags >= EXPIRING then
+        message.expires, head = struct.unpack('>I8', entry, head + 1)
+        head = head - 1
     end
     message.body = entry:sub(head + 1)
     return message
@@ -61,13 +53,14 @@ end
 
 local function write_entry(message)
     if message.deliveries == 0 and message.since == message.sequence and message.losses == 0 then
-        return fresh_entry(message.sequence, message.recorded, message.body, message.mark, '')
+        return fresh_entry(message.sequence, message.recorded, message.body, message.mark, '',
+            message.expires)
     end
-    local flags = HISTORY + (message.recorded and RECORDED or 0)
-        + (message.mark and MARKED or 0)
-    local mark = message.mark and struct.pack('>I2', #message.mark) .. message.mark or ''
+    local flags, extras = entry_extras(message.mark, message.expires)
+    flags = flags + HISTORY + (message.recorded and RECORDED or 0)
     return struct.pack('>I8BI8I4I4I4I4', message.sequence, flags, message.since,
-        message.deliveries, message.attempts, message.losses, message.cap) .. mark .. message.body
+        message.deliveries, message.attempts, message.losses, message.cap) .. extras
+        .. message.body
 end
 
 -- The text that begins at `at`, '' when there is none, or not the whole of it.
@@ -104,8 +97,7 @@ local function entry_mode(entry)
     return entry:byte((entry:byte(BARE) % 2 == HISTORY and LONG or BARE) + 3)
 end
 
--- The id of an entry with a mark of this length.
-local function entry_id(entry, length)
-    local head = entry:byte(BARE) % 2 == HISTORY and LONG or BARE
-    return body_id(entry, head + 3 + length)
+-- The id of an entry.
+local function entry_id(entry)
+    return body_id(entry, entry_head_size(entry) + 1)
 end

@@ -24,14 +24,12 @@ local news_ready, ready_order, news_time, time_order = {}, {}, {}, {}
 -- Loading and storing
 
 local function new_lane(group, shard, packed)
-    local lane = {group = group, shard = shard}
+    local lane = {group = group, shard = shard, priorities = {0}, held = 0, blocked = 0,
+        parked = false, bytes = -1, oldest = 0, back = {}, tat = 0, deadline = 0}
     if packed then
         lane.priorities, lane.held, lane.blocked, lane.parked, lane.bytes, lane.oldest,
-            lane.back, lane.tat = unpack(cmsgpack.unpack(packed))
-        lane.stored, lane.tat = true, lane.tat or 0
-    else
-        lane.priorities, lane.held, lane.blocked, lane.parked = {0}, 0, 0, false
-        lane.bytes, lane.oldest, lane.back, lane.tat = -1, 0, {}, 0
+            lane.back, lane.tat, lane.deadline = unpack(cmsgpack.unpack(packed))
+        lane.stored, lane.tat, lane.deadline = true, lane.tat or 0, lane.deadline or 0
     end
     group.lanes[shard] = lane
     return lane
@@ -42,8 +40,8 @@ local function lane_of(group, shard)
         or new_lane(group, shard, call('HGET', group.state_key, shard))
 end
 
--- Loads many lanes of a group by few calls.
-local function load_lanes(group, shards)
+-- Loads many lanes of a group by few calls; with `stored`, only those that have a state.
+local function load_lanes(group, shards, stored)
     local missing = {}
     for _, shard in ipairs(shards) do
         if not group.lanes[shard] then
@@ -54,7 +52,10 @@ local function load_lanes(group, shards)
         local last = math.min(first + SPREAD - 1, #missing)
         local found = call('HMGET', group.state_key, unpack(missing, first, last))
         for index = first, last do
-            new_lane(group, missing[index], found[index - first + 1])
+            local packed = found[index - first + 1]
+            if packed or not stored then
+                new_lane(group, missing[index], packed)
+            end
         end
     end
 end
@@ -70,7 +71,7 @@ end
 local function is_plain(lane)
     return #lane.priorities == 1 and lane.priorities[1] == 0 and lane.held == 0
         and lane.blocked == 0 and not lane.parked and #lane.back == 0 and lane.oldest == 0
-        and lane.tat == 0
+        and lane.tat == 0 and lane.deadline == 0
 end
 
 local function store_lanes()
@@ -79,9 +80,12 @@ local function store_lanes()
         for _, lane in ipairs(group.changed_lanes) do
             if not is_plain(lane) then
                 kept[#kept + 1] = lane.shard
-                kept[#kept + 1] = cmsgpack.pack({lane.priorities, lane.held, lane.blocked,
-                    lane.parked, lane.bytes, lane.oldest, lane.back,
-                    lane.tat > 0 and lane.tat or nil})
+                local state = {lane.priorities, lane.held, lane.blocked, lane.parked, lane.bytes,
+                    lane.oldest, lane.back}
+                if lane.tat > 0 or lane.deadline > 0 then
+                    state[8], state[9] = lane.tat, lane.deadline > 0 and lane.deadline or nil
+                end
+                kept[#kept + 1] = cmsgpack.pack(state)
             elseif lane.stored then
                 gone[#gone + 1] = lane.shard
             end
@@ -187,8 +191,9 @@ local function add_priority(lane, priority)
     end
 end
 
--- Counts messages in, before they are stored.
-local function count_in(lane, priority, sequence, number, size)
+-- Counts messages in, before they are stored. `expires`: microseconds that they may wait; nil: any
+-- time.
+local function count_in(lane, priority, sequence, number, size, expires)
     local group, before = lane.group, waiting(lane)
     if before == 0 and not lane.place then
         lane.place = lane.tat > 0 and FADING or NOWHERE
@@ -204,6 +209,10 @@ local function count_in(lane, priority, sequence, number, size)
             lane.oldest = math.min(lane.oldest, sequence)
             lane.bytes = lane.bytes < 0 and -1 or lane.bytes + size
         end
+        if expires then -- the earliest; it stays until the lane is empty
+            local at = sequence + expires
+            lane.deadline = lane.deadline > 0 and math.min(lane.deadline, at) or at
+        end
         changed(lane)
     elseif lane.oldest > sequence then
         lane.oldest = sequence
@@ -217,13 +226,13 @@ local function count_in(lane, priority, sequence, number, size)
 end
 
 -- Appends entries that were never lost, later than all others here.
-local function append(lane, priority, entries, sequence, size)
-    count_in(lane, priority, sequence, #entries, size)
+local function append(lane, priority, entries, sequence, size, expires)
+    count_in(lane, priority, sequence, #entries, size, expires)
     spread('RPUSH', list_key(lane, priority), entries)
 end
 
 local function put_back(lane, priority, message)
-    count_in(lane, priority, message.sequence, 1, #message.body)
+    count_in(lane, priority, message.sequence, 1, #message.body, message.expires)
     if not contains(lane.back, priority) then
         lane.back[#lane.back + 1] = priority
         changed(lane)
@@ -377,11 +386,12 @@ do
     function settle_down(lane)
         if waiting(lane) == 0 then
             if lane.oldest ~= 0 or lane.blocked ~= 0 or lane.priorities[1] ~= 0
-                or lane.priorities[2]
+                or lane.priorities[2] or lane.deadline ~= 0
             then
                 changed(lane)
             end
             lane.priorities, lane.bytes, lane.oldest, lane.blocked = {0}, -1, 0, 0
+            lane.deadline = 0
         elseif lane.group.within > 0 then
             know_batch(lane)
             -- A clock that was set back must not put off the end of a batch's patience at every

@@ -7,21 +7,12 @@
 --                 0: on its way to another container); what its handler told last, and when:
 --                 progress, told
 -- include lanes
-
-local function record_key(id)
-    return T .. ':k:' .. id
-end
+-- include opening
 
 -- Whether there is a record that did not expire.
 local function has_record(id)
     local expires = call('HGET', record_key(id), 'expires')
     return expires and not (tonumber(expires) > 0 and tonumber(expires) <= now)
-end
-
-local function open_record(id, group, shard, priority, ttl, state, due, sequence)
-    call('DEL', record_key(id))
-    call('HSET', record_key(id), 'gid', group.gid, 'ttl', ttl, 'state', state, 'due', due,
-        'expires', 0, 'shard', shard, 'priority', priority, 'sequence', sequence)
 end
 
 -- Notes where the message of a record is now.

@@ -203,12 +203,13 @@ do
     function room.check(items, is_lot)
         local queues, order = {}, {}
         for _, item in ipairs(items) do
-            local group, queue = known_group(item[1]), queue_of(item[1])
+            local group = known_group(item[1])
             local of = group and group.bounds
             if not group then
-                of = bounds.effective(bounds.stored(queue))
+                of = bounds.effective(bounds.stored(queue_of(item[1])))
             end
             if of and needed(item) > 0 then
+                local queue = queue_of(item[1])
                 if not queues[queue] then
                     queues[queue] = {}
                     order[#order + 1] = {queue, of}

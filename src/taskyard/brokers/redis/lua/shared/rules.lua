@@ -1,7 +1,7 @@
 -- The rules of lanes, as in brokers/lane.py; a test holds both against each other.
 --
--- A lane is a table of waiting, bytes, oldest, held, blocked, parked, tat; a policy one of size,
--- within, bytes, concurrency, max_deliveries, shard_limit.
+-- A lane is a table of waiting, bytes, oldest, held, blocked, parked, tat, deadline; a policy one
+-- of size, within, bytes, concurrency, max_deliveries, shard_limit, minimum, lead.
 -- include rate
 
 local NOWHERE, READY, LATER, FADING = 0, 1, 2, 3
@@ -15,13 +15,19 @@ local function held_up(lane, policy)
     return at > now, at
 end
 
+local function enough(policy)
+    return policy.minimum > 0 and policy.minimum or policy.size
+end
+
 local function flush_reason(lane, policy)
-    if lane.waiting >= policy.size then
+    if lane.waiting >= enough(policy) then
         return 'size'
     elseif policy.bytes > 0 and lane.bytes >= policy.bytes then
         return 'bytes'
     elseif math.min(lane.oldest, now) + policy.within <= now then
         return 'age'
+    elseif lane.deadline > 0 and lane.deadline - policy.lead <= now then
+        return 'deadline'
     end
 end
 
@@ -35,7 +41,8 @@ local function place(lane, policy)
     if waits then
         return LATER, at
     elseif policy.within > 0 and not flush_reason(lane, policy) then
-        return LATER, math.min(lane.oldest, now) + policy.within
+        local by_age = math.min(lane.oldest, now) + policy.within
+        return LATER, lane.deadline > 0 and math.min(by_age, lane.deadline - policy.lead) or by_age
     end
     return READY, 0
 end
@@ -46,8 +53,10 @@ local function take_count(lane, policy, room, reason, begun)
         return count
     elseif begun and room < math.min(lane.waiting, policy.size) then
         return 0
-    elseif count > policy.size then
-        return count - count % policy.size
+    end
+    local rest = count % policy.size
+    if count > policy.size and (count < lane.waiting or rest < enough(policy)) then
+        return count - rest
     end
     return count
 end

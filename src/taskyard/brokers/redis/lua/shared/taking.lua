@@ -1,11 +1,11 @@
 -- Taking messages out of lanes, into a claim.
 -- include claims
 
--- What still fits into a claim
+-- What still fits into a claim; `plain`: its messages came only once, and hold no unique keys
 
 local function new_room(messages, bytes, alone)
     return {messages = math.max(1, messages), bytes = bytes, alone = alone, suspects = false,
-        begun = false, losses = 0, cap = 0}
+        begun = false, losses = 0, cap = 0, plain = true}
 end
 
 -- Lets a message in if it may join.
@@ -34,6 +34,17 @@ end
 
 local take_from
 do
+    local byte = string.byte
+
+    -- Lets in messages that were never lost, if all of them may join.
+    local function book_all(room, number, size)
+        if room.losses ~= 0 or room.cap ~= 0 or number > room.messages or size > room.bytes then
+            return false
+        end
+        room.begun, room.messages, room.bytes = true, room.messages - number, room.bytes - size
+        return true
+    end
+
     local function push_unused(key, entries, first)
         local unused = {}
         for index = #entries, first, -1 do
@@ -52,15 +63,28 @@ do
             if not entries then
                 return true
             end
-            for index, entry in ipairs(entries) do
-                local size = entry_body_size(entry)
-                if not book(room, size, 0, 0) then
-                    push_unused(key, entries, index)
-                    return false
-                end
-                bytes, number = bytes + size, number + 1
-                taken[#taken + 1] = entry
+            local size, before, came = 0, #taken, #entries
+            for index = 1, came do
+                local entry = entries[index]
+                local flags = byte(entry, BARE)
+                local is_bare = flags == 0 or flags == RECORDED
+                room.plain = room.plain and is_bare
+                size = size + (is_bare and #entry - BARE or entry_body_size(entry))
             end
+            if book_all(room, came, size) then
+                for index = 1, came do
+                    taken[before + index] = entries[index]
+                end
+            else
+                for index, entry in ipairs(entries) do
+                    if not book(room, entry_body_size(entry), 0, 0) then
+                        push_unused(key, entries, index)
+                        return false
+                    end
+                    taken[before + index] = entry
+                end
+            end
+            bytes, number = bytes + size, number + came
             if #entries < asked then
                 return true
             end
@@ -98,6 +122,7 @@ do
     local function take_at(lane, priority, most, room, taken)
         local emptied
         if contains(lane.back, priority) then
+            room.plain = false
             take_mixed(lane, priority, most, room, taken)
         else
             emptied = take_fresh(list_key(lane, priority), most, room, taken)

@@ -74,8 +74,11 @@ do
 
     -- Whether a key is held by the message that wants to release it.
     local function is_own(value, want)
-        return value == want or value and value:sub(1, 1) == unique.DEBOUNCED
-            and unique.DEBOUNCED .. unique.holder(value) == want
+        if value == want then
+            return true
+        end
+        local id, mode = unique.holder(value)
+        return id ~= nil and mode .. id == want
     end
 
     function unique.gone_key(queue)
@@ -127,7 +130,7 @@ do
     function unique.release_entry(group, shard, entry)
         local mark = entry_mark(entry)
         if mark then
-            unique.release(group, shard, mark, entry_id(entry, #mark))
+            unique.release(group, shard, mark, entry_id(entry))
         end
     end
 
@@ -142,10 +145,11 @@ do
                     index = index + 1
                     local entry = entries[index]
                     local flags = entry:byte(BARE)
-                    if flags >= MARKED then
+                    if flags % EXPIRING >= MARKED then
                         local head = flags % 2 == HISTORY and LONG or BARE
                         local mark, at = struct.unpack('>I2c0', entry, head + 1)
-                        local mode, id = mark:sub(1, 1), body_id(entry, at)
+                        local body = flags >= EXPIRING and at + 8 or at
+                        local mode, id = mark:sub(1, 1), body_id(entry, body)
                         local is_meant = not only or mode == only
                         if is_meant and group.phase == LEAVING then
                             unique.release(group, shard, mark, id)

@@ -1,0 +1,1 @@
+"""Front doors beside the packages whose interfaces they have."""

@@ -1,0 +1,1 @@
+"""Local dispatch, load and reports beside the standard library's pools and worker-dispatcher."""

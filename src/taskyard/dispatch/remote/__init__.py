@@ -1,0 +1,1 @@
+"""Engines that make calls on other machines, by what runs there already."""
