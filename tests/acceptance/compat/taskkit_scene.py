@@ -45,11 +45,15 @@ class Program:
         return self.log.read_text(errors="replace")
 
     def said(self, text: str) -> str:
-        """Wait for a line of its output that has a text in it."""
+        """Wait for a whole line of its output that has a text in it."""
         return until(
-            lambda: next((line for line in self.output().splitlines() if text in line), None),
+            lambda: next((line for line in self._lines() if text in line), None),
             f"{text!r} in {self.log}",
         )
+
+    def _lines(self) -> list[str]:
+        """The lines that have been printed to their ends."""
+        return self.output().split("\n")[:-1]
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
