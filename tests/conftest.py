@@ -1,12 +1,18 @@
-"""Plugins of all tests, and how many of them run at once."""
+"""Plugins of all tests, how many of them run at once, and what Hypothesis may take for a failure."""
 
 from __future__ import annotations
 
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["tests.servers.fixtures"]
+
+# On a busy machine any example may be paused for a second; a deadline of 200 ms, and a limit to what drawing
+# examples takes, would fail without a fault. What never ends is ended by the timeout of the test.
+settings.register_profile("taskyard", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("taskyard")
 
 
 @pytest.hookimpl(optionalhook=True)
