@@ -1,4 +1,4 @@
-"""Plugins of all tests, how many of them run at once, and what Hypothesis may take for a failure."""
+"""Plugins of all tests, how many of them run at once, and how patient Hypothesis is."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["tests.servers.fixtures"]
 
-# On a busy machine any example may be paused for a second; a deadline of 200 ms, and a limit to what drawing
-# examples takes, would fail without a fault. What never ends is ended by the timeout of the test.
+# On a busy machine any example may be held up for a second: its deadline of 200 ms, and the limit
+# to how long it takes to draw examples, would fail without a fault. Tests have a timeout anyway.
 settings.register_profile("taskyard", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("taskyard")
 

@@ -207,7 +207,8 @@ def test_without_a_clock_it_goes_by_the_wall_clock() -> None:
     driver = broker.driver()
     before = time.time_ns() // 1000
     step = driver.run(broker.step([], None))
-    assert before - 5_000_000 < step.now < time.time_ns() // 1000 + 5_000_000  # it may be set meanwhile
+    after, second = time.time_ns() // 1000, 1_000_000  # it may be set a little meanwhile
+    assert before - second < step.now < after + second
 
 
 def test_a_step_that_fails_changes_nothing(harness: Harness, broker: MemoryBroker) -> None:
