@@ -72,11 +72,16 @@ def server_url(request: pytest.FixtureRequest) -> Iterator[Callable[[str], str]]
 
 
 @pytest.fixture
-def maker(server_url: Callable[[str], str]) -> Callable[[str], Callable[..., Broker]]:
+def maker(
+    server_url: Callable[[str], str], request: pytest.FixtureRequest
+) -> Callable[[str], Callable[..., Broker]]:
     """Gives, by the name of a broker, what makes an empty one of a folder, a clock and options."""
 
     def maker(broker: str) -> Callable[..., Broker]:
-        return partial(redis, server_url(broker)) if broker in SERVERS else EMBEDDED[broker]
+        if broker not in SERVERS:
+            return EMBEDDED[broker]
+        request.getfixturevalue("patient_listeners")
+        return partial(redis, server_url(broker))
 
     return maker
 
