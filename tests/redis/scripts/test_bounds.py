@@ -224,6 +224,7 @@ def test_a_page_is_a_page(
     assert sum(commands(box, what).values()) < most
 
 
+@pytest.mark.timeout(240)  # it makes ten thousand claims
 @pytest.mark.parametrize("number", [FEW, MANY])
 def test_a_step_among_suspects(box: Container, number: int) -> None:
     """One that may not have them passes over so many, and no more."""
