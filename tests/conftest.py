@@ -1,12 +1,27 @@
-"""Plugins of all tests, and how many of them run at once."""
+"""Plugins of all tests, how many of them run at once, and how patient Hypothesis is."""
 
 from __future__ import annotations
 
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["tests.servers.fixtures"]
+
+# On a busy machine any example may be held up for a second: its deadline of 200 ms, and the limit
+# to how long it takes to draw examples, would fail without a fault. Tests have a timeout anyway.
+settings.register_profile("taskyard", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("taskyard")
+
+
+@pytest.fixture
+def patient_listeners(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Listeners on Redis wait until they have subscribed, also for more than half a second.
+
+    Else they are woken as soon as they have: by nobody, where a test counts who is.
+    """
+    monkeypatch.setattr("taskyard.brokers.redis.doorbell.PATIENCE", 30.0)
 
 
 @pytest.hookimpl(optionalhook=True)

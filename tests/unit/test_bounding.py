@@ -386,7 +386,7 @@ def test_an_async_block_waits(yard: Yard) -> None:
 def test_it_does_not_wait_for_ever(yard: Yard, many: bool) -> None:
     save = declare(yard, max_length=1, overflow="block", block_timeout=0.02)
     save.enqueue("a")
-    with pytest.raises(QueueFull, match=r"waited for room for 0\.\d s") as caught:
+    with pytest.raises(QueueFull, match=r"waited for room for \d+\.\d s") as caught:
         save.enqueue_many(["b"]) if many else save.enqueue("b")
     assert caught.value.patience == 0
     assert take(yard, 10) == ["a"]
@@ -395,7 +395,7 @@ def test_it_does_not_wait_for_ever(yard: Yard, many: bool) -> None:
 def test_nor_does_a_block(yard: Yard) -> None:
     save = declare(yard, max_length=1, overflow="block", block_timeout=0.02)
     block, ids = yard.buffered(), []
-    with pytest.raises(QueueFull, match=r"waited for room for 0\.\d s"), block:
+    with pytest.raises(QueueFull, match=r"waited for room for \d+\.\d s"), block:
         ids += [save.enqueue(item).id for item in "abc"]
     assert block.not_stored == ids[1:]
     assert take(yard, 10) == ["a"]

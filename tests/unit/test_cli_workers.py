@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -76,8 +77,9 @@ def test_a_table(run: Run, yard: Yard) -> None:
     register(yard, "web-1:b", state="paused", paused=["mail", "q"])
     head, one, two = run("workers").stdout.splitlines()
     assert head.split() == ["worker", "host", "pid", "queues", "running", "progress", "state"]
-    for part in ("web-1:a", "web-1", "4711", "mail (paused), q", "3/8", "1m 5s ago", "running"):
+    for part in ("web-1:a", "web-1", "4711", "mail (paused), q", "3/8", "running"):
         assert part in one
+    assert re.search(r" 1m \d+s ago ", one), one  # what passed since is told too
     for part in ("web-1:b", "mail (paused), q (paused)", "0/8", "never", "paused"):
         assert part in two
 
@@ -109,7 +111,7 @@ def test_who_is_silent_is_shown_and_may_be_told(run: Run, tmp_path: Path) -> Non
     past = SQLiteBroker(tmp_path / "taskyard.db", clock=lambda: wall_clock() - SILENT - 5_000_000)
     with Yard(past) as yard:
         register(yard, "web-1:a")
-    assert "silent for 1m 5s" in run("workers").stdout
+    assert re.search(r"silent for 1m \d+s", run("workers").stdout)
     shown = run("workers", "shutdown", "web-1:a").stdout
     assert shown == "worker web-1:a was told: shutdown, but it is silent: it may never hear it\n"
 

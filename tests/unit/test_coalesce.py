@@ -492,6 +492,8 @@ second = enqueue()
 while not any(yard._coalescer._waiting.values()):
     pass
 child = os.fork()
+if child == 0:
+    Held.open = threading.Event()  # the first thread, which is not here, may have held its lock
 Held.open.set()
 if child == 0:
     enqueue().join()

@@ -50,7 +50,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Found]:
     return found
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)  # mypy reads all of taskyard without a cache
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda path: path.stem)
 def test_what_a_type_checker_sees(snippet: Path, reported: dict[str, Found]) -> None:
     expected: Found = {}

@@ -20,7 +20,7 @@ from taskyard.message import Envelope, packed_headers, read_envelope, with_heade
 MANY = settings(
     max_examples=150,
     deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 UTC = dt.UTC
 

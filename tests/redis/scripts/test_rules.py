@@ -26,7 +26,7 @@ from taskyard.brokers.rate import Rate, clamped, handed_out, refund, share, spen
 MANY = settings(
     max_examples=60,
     deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 NOW = 1_700_000_000_000_000
