@@ -9,10 +9,23 @@ from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["tests.servers.fixtures"]
 
-# On a busy machine any example may be held up for a second: its deadline of 200 ms, and the limit
-# to how long it takes to draw examples, would fail without a fault. Tests have a timeout anyway.
-settings.register_profile("taskyard", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("taskyard")
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tell Hypothesis what this run is for.
+
+    On a busy machine any example may be held up for a second: its deadline of 200 ms, and the limit
+    to how long it takes to draw examples, would fail without a fault. Tests have a timeout anyway.
+
+    `make test` decides about a change, so it tries the same examples each time: what it finds is of
+    that change. The long tests, and those that are chosen with `-m ""`, look for new ones.
+    """
+    settings.register_profile(
+        "taskyard",
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+        derandomize=config.option.markexpr == "not long",
+    )
+    settings.load_profile("taskyard")
 
 
 @pytest.fixture
