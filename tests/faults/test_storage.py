@@ -98,10 +98,13 @@ def test_a_worker_that_starts_while_it_is_locked_waits(
 
 @pytest.fixture
 def small_disk(folder: Path) -> Iterator[Path]:
-    """A file system of a megabyte and a half."""
+    """A file system with little more room than a write-ahead log that is not written back yet.
+
+    With less, housekeeping alone fills it again on a slow machine, however much is taken away.
+    """
     path = folder / "disk"
     path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(path)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(path)]
     if subprocess.run(mount, check=False, capture_output=True).returncode:
         pytest.skip("mounting a small file system is not permitted here")
     yield path
