@@ -5,7 +5,7 @@ python examples/api_pipeline.py --no-limit     what the API says to callers that
 
 The API is a small server within this program. It takes 10 calls in any second from a customer and
 answers 429 to more; every fifth order it is out of order first (503). Two worker processes call it.
-`fetch` is limited to 5 messages a second per customer over both of them, so no 429 ever comes. What
+`fetch` is limited to 4 messages a second per customer over both of them, so no 429 ever comes. What
 waits holds no worker: the customers do not slow each other down. `fetch` enqueues the second step.
 """
 
@@ -42,12 +42,12 @@ class ApiError(Exception):
     """The API is out of order; it may pass."""
 
 
-# Half of what the API takes: network and machine may delay calls, so that they come closer together
-# than they were handed out. A retry counts too.
+# Less than half of what the API takes: network and machine may delay calls, so that they come
+# closer together than they were handed out. A retry counts too.
 @yard.task(
     queue="api",
     shard="customer",
-    shard_rate=RateLimit(5, per=1),
+    shard_rate=RateLimit(4, per=1),
     retry=Retry(5, backoff="exponential", delay=0.2, longest=30),
 )
 def fetch(customer: str, number: int) -> str:

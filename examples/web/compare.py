@@ -74,7 +74,7 @@ def port_of(uvicorn: Program) -> int:
     """The port it listens to, as soon as it does."""
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end and uvicorn.process.poll() is None:
-        if found := re.search(r"running on http://127\.0\.0\.1:(\d+)", uvicorn.log.read_text()):
+        if found := re.search(r"running on http://127\.0\.0\.1:(\d+) ", uvicorn.log.read_text()):
             return int(found[1])
         time.sleep(0.05)
     raise Failed(f"uvicorn did not start:\n{uvicorn.log.read_text()}")

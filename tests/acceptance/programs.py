@@ -12,9 +12,17 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["PATIENCE", "Program"]
+__all__ = ["PATIENCE", "WHOLE_LINES", "Program"]
 
 PATIENCE = 30.0
+WHOLE_LINES = Path(__file__).parent / "whole_lines"
+"""On PYTHONPATH it has programs print whole lines."""
+
+
+def _printing_whole_lines(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which what a program prints at once is one write."""
+    path = os.pathsep.join(filter(None, [str(WHOLE_LINES), environment.get("PYTHONPATH")]))
+    return {**environment, "PYTHONPATH": path}
 
 
 class Program:
@@ -26,7 +34,7 @@ class Program:
         self.process = subprocess.Popen(
             command,
             cwd=folder,
-            env=environment,
+            env=_printing_whole_lines(os.environ if environment is None else environment),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -21,6 +21,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from tests.acceptance.programs import PATIENCE, Program
+from tests.servers.server import free_port, give_port_back
 from tests.variants import some_in_short
 
 from taskyard import Yard
@@ -260,6 +261,7 @@ def test_a_process_stopped_while_it_imports_has_not_died(shell: Shell) -> None:
     assert program.lines.count("importing") == 1  # also not by one who gives back its claims
 
 
+@pytest.mark.timeout(180)  # a dozen commands, each of which starts a Python
 def test_on_error_log_keeps_the_batch_whole_and_goes_on(shell: Shell) -> None:
     program = shell.start("-t", "good", "print", "-t", "bad", "handlers:fail", "-b", "3")
     shell.run("add", "-t", "bad", "2", "-t", "good", "1", "-n", "3")
@@ -667,14 +669,16 @@ def test_a_worker_that_is_killed_with_its_supervisor_stays_in_the_list(shell: Sh
     assert [one["id"] for one in workers(shell, 1)] == [worker["id"]]
 
 
-def free_port() -> int:
-    """The first of two ports that nobody uses."""
-    while True:
-        with socket.create_server(("127.0.0.1", 0)) as one:
-            port: int = one.getsockname()[1]
-            with contextlib.suppress(OSError, OverflowError):
-                socket.create_server(("127.0.0.1", port + 1)).close()
-                return port
+@pytest.fixture
+def ports() -> Iterator[int]:
+    """The first of two ports that nobody uses, nor gets for an outgoing connection meanwhile."""
+    for port in iter(free_port, None):
+        with contextlib.suppress(OSError):
+            socket.create_server(("127.0.0.1", port + 1)).close()
+            yield port
+            give_port_back(port)
+            return
+        give_port_back(port)
 
 
 def scraped(port: int) -> str:
@@ -683,8 +687,8 @@ def scraped(port: int) -> str:
         return text
 
 
-def test_each_process_shows_its_metrics(shell: Shell) -> None:
-    port = free_port()
+def test_each_process_shows_its_metrics(shell: Shell, ports: int) -> None:
+    port = ports
     program = shell.begin("worker", "tasks:yard", "-p", "2", "--metrics", str(port))
     program.wait_for("worker .* started", 2)
     program.wait_for(rf"metrics at http://127\.0\.0\.1:{port}/metrics")

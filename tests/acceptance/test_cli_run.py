@@ -70,7 +70,7 @@ def report(folder: Path, *arguments: object, **more: Any) -> dict[str, Any]:
 
 def test_a_plan_is_followed_and_reported(folder: Path) -> None:
     files = ["--html", "out.html", "--csv", "out.csv", "--log", "out.jsonl"]
-    done = taskyard(folder, "load.py:double", "--rate", 50, "--duration", "1s", *files)
+    done = taskyard(folder, "load.py:double", "--rate", 50, "-n", 50, *files)
     assert "Calls       50: 50 completed, 0 failed" in done.stdout
     assert "50 calls/s" in done.stdout
     assert "wrote out.html" in done.stderr
@@ -87,8 +87,9 @@ def test_items_are_lines_of_a_file_or_of_a_pipe(folder: Path) -> None:
     options = ["-w", 2, "--quiet"]
     assert report(folder, "load.py:fail_odd", "--items", "items.jsonl", *options)["failed"] == 2
     assert report(folder, "load.py:double", "--items", "-", *options, given=lines)["total"] == 5
-    repeated = ["--items", "items.jsonl", "--repeat", "--rate", 40, "--duration", "500ms"]
-    assert report(folder, "load.py:double", *repeated, *options)["total"] == 20
+    repeated = ["--items", "items.jsonl", "--repeat", "--rate", 10, "--duration", "2s"]
+    # Not all 20 if this machine is too slow for that: then some are not begun in time.
+    assert 5 < report(folder, "load.py:double", *repeated, *options)["total"] <= 20
 
 
 @pytest.mark.parametrize("kind", ["threads", "processes", "hybrid"])
@@ -104,18 +105,25 @@ def test_async_functions(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pace", "count"),
+    ("pace", "count", "last"),
     [
-        (["--rate", "3000/1m"], 25),
-        (["--ramp", "0:100:500ms"], 25),
-        (["--steps", "40x250ms,80x250ms"], 30),
-        (["--trace", "trace.txt"], 3),
+        (["--rate", "3000/1m", "-n", "25"], 25, 0.48),
+        (["--ramp", "0:100:500ms", "-n", "25"], 25, 0.48),
+        (["--steps", "40x250ms,80x250ms"], 30, 0.48),
+        (["--trace", "trace.txt"], 3, 0.02),
     ],
 )
-def test_paces(folder: Path, pace: list[str], count: int) -> None:
+def test_paces(folder: Path, pace: list[str], count: int, last: float) -> None:
     (folder / "trace.txt").write_text("# instants\n0\n0.01\n0.02\n")
-    made = report(folder, "load.py:double", *pace, "--duration", "0.5", "--quiet")
+    made = report(folder, "load.py:double", *pace, "--quiet")
     assert made["total"] == count
+    assert made["duration"] > last
+
+
+def test_a_duration_ends_a_pace(folder: Path) -> None:
+    made = report(folder, "load.py:double", "--rate", 20, "--duration", "0.5", "--quiet")
+    assert made["total"] <= 10  # less if this machine is too slow to begin them in time
+    assert made["completed"] == made["total"]
 
 
 def test_a_run_goes_on_where_it_was(folder: Path) -> None:
@@ -174,16 +182,14 @@ def on_a_terminal(folder: Path, *arguments: object) -> tuple[bytes, bytes]:
 
 def test_what_is_printed_stays_out_of_the_display(folder: Path) -> None:
     (folder / "go").touch()
-    shown, output = on_a_terminal(folder, "load.py:held", "--rate", 10, "--duration", "600ms")
+    shown, output = on_a_terminal(folder, "load.py:held", "--rate", 10, "-n", 6)
     assert b"begin 5" in output
     assert b"begin" not in shown
 
 
 def test_a_terminal_is_shown_how_it_goes(folder: Path) -> None:
-    shown, output = on_a_terminal(
-        folder, "load.py:double", "--rate", 20, "--duration", "600ms", "--json"
-    )
-    assert json.loads(output)["total"] == 12
+    shown, output = on_a_terminal(folder, "load.py:double", "--rate", 20, "-n", 40, "--json")
+    assert json.loads(output)["total"] == 40
     for word in (b"under way", b"time left", b"p99", b"/s"):
         assert word in shown
 

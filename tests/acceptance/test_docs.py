@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import click
 import pytest
+from tests.acceptance.programs import WHOLE_LINES
 
 from taskyard import errors
 from taskyard.cli.group import taskyard
@@ -66,7 +67,7 @@ def run(command: list[str], folder: Path, where: str) -> str:
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(folder),
+        "PYTHONPATH": f"{WHOLE_LINES}{os.pathsep}{folder}",
         "PYTHONDONTWRITEBYTECODE": "1",  # a page replaces tasks.py within a second
         "COLUMNS": "200",
     }
@@ -79,7 +80,7 @@ def run(command: list[str], folder: Path, where: str) -> str:
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
     assert done.returncode == 0, f"{where} ended with {done.returncode}:\n{done.stdout}"
@@ -92,6 +93,7 @@ def run_console(block: Block, folder: Path, where: str) -> None:
         expect(run(["bash", "-c", command], folder, f"{where}: {command}"), expected, where)
 
 
+@pytest.mark.timeout(240)  # each command starts a Python
 @pytest.mark.parametrize("name", ["README.md", "docs/tutorial.md"])
 def test_page_runs(name: str, tmp_path: Path) -> None:
     output = ""

@@ -59,9 +59,14 @@ def test_load_is_put_on_the_web_application(tmp_path: Path) -> None:
     stress = ("stress.py", "--rate", 50, "--until", 100, "--seconds", 2, "--workers", 20, *options)
     done = run(EXAMPLES, *stress, TMPDIR=str(room))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "150 events were accepted, and 150 are saved." in done.stdout
+    told = re.search(
+        r"^(\d+) events were accepted, and (\d+) are saved\.$", done.stdout, re.MULTILINE
+    )
+    assert told, done.stdout
+    # Less than 150 if this machine is too slow: what is not begun in time is left out.
+    assert 0 < int(told[1]) == int(told[2]) <= 150
     report = json.loads(saved[1].read_text())
-    assert (report["completed"], report["failed"]) == (150, 0)
+    assert (report["completed"], report["failed"]) == (int(told[1]), 0)
     assert report["conditions"]["open_loop"] is True
     assert "<h1><bdi>POST /events</bdi></h1>" in saved[0].read_text()
     assert saved[2].read_bytes().startswith(b"PK")

@@ -20,7 +20,7 @@ def work(number: int) -> None:
 
 def make_yard(path: str) -> Yard:
     remote = "://" in path
-    yard = Yard(path if remote else SQLiteBroker(path, synchronous="off", busy=5.0))
+    yard = Yard(path if remote else SQLiteBroker(path, synchronous="off", busy=30.0))
     yard.task(name="work")(work)
     return yard
 

@@ -46,14 +46,17 @@ def until(condition: Callable[[], T | None], what: str, seconds: float = PATIENC
 def is_stopped(pid: int) -> bool:
     """Whether all threads of a process are stopped."""
     threads = list(Path(f"/proc/{pid}/task").iterdir())
-    return all(_state(thread / "stat") == "T" for thread in threads)
+    try:
+        return all(_state(thread / "stat") == "T" for thread in threads)
+    except (FileNotFoundError, ProcessLookupError):  # one has just ended
+        return False
 
 
 def is_alive(pid: int) -> bool:
     """Whether a process runs (an orphan that ended may stay as a zombie)."""
     try:
         return _state(Path(f"/proc/{pid}/stat")) != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 

@@ -93,7 +93,7 @@ def test_accepted_is_not_lost_and_order_holds_through_random_kills(
     # Whoever is killed at random is no killer: nothing may end as a dead letter here.
     scene.setup(kind=kind, policy={"max_deliveries": 1000})
     scene.fill(shards * 3, shards=shards, deeds=dict.fromkeys(range(shards * 3), "work"))
-    supervisor = scene.worker(settings={"processes": 2, "concurrency": 4, "lease": 5.0})
+    supervisor = scene.worker(settings={"processes": 2, "concurrency": 4, "lease": 20.0})
     kills = 0
     goal = 0
     while kills < 6:
@@ -125,7 +125,7 @@ def test_claims_of_a_dead_child_are_given_back_at_once(scene: Scene) -> None:
     victim = scene.began("held").pid
     assert victim != supervisor.pid
     scene.kill(victim)
-    scene.drained(10)
+    scene.drained()  # in less than the lease
     again = scene.of("start", "held")[1]
     assert again.pid != victim
     assert again.delivery == 2

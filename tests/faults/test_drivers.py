@@ -82,7 +82,7 @@ async def test_a_cancelled_claim_can_be_taken_back(folder: Path, point: str) -> 
 def test_an_interrupted_wait_for_the_turn_keeps_nobody_out(folder: Path) -> None:
     """Ctrl-C while it waits at the gate: the turn that comes later must not be kept."""
     path = folder / "yard.db"
-    yard = Yard(SQLiteBroker(path, synchronous="off", busy=5.0))
+    yard = Yard(SQLiteBroker(path, synchronous="off", busy=30.0))
     yard.task(name="count")(len_of)
     yard.tasks["count"].enqueue("a")
     script = f"""
@@ -90,7 +90,7 @@ import signal, sys
 from taskyard import Yard
 from taskyard.brokers.sqlite import SQLiteBroker
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` switches it off
-yard = Yard(SQLiteBroker({str(path)!r}, synchronous="off", busy=20.0))
+yard = Yard(SQLiteBroker({str(path)!r}, synchronous="off", busy=30.0))
 yard.remote("count").enqueue("b")
 print("ready", flush=True)
 sys.stdin.readline()
@@ -142,6 +142,7 @@ def waits_at_gate(pid: int) -> bool:
     return any("->" in line and line.split()[5] == str(pid) for line in lines)
 
 
+@pytest.mark.timeout(90)  # many starts of a Python
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_a_yard_can_be_used_after_a_fork(folder: Path, scenario: str) -> None:
     done = subprocess.run(
@@ -149,7 +150,7 @@ def test_a_yard_can_be_used_after_a_fork(folder: Path, scenario: str) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=25,
+        timeout=55,
         check=False,
     )
     assert done.returncode == 0, done.stderr

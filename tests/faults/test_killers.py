@@ -53,7 +53,7 @@ def test_a_killer_without_a_supervisor_dies_by_its_lease(scene: Scene) -> None:
     scene.setup(kind="single", policy={"max_deliveries": 2})
     scene.fill(20, deeds={3: "kill"})
     for _ in range(4):
-        worker = scene.worker(settings={"lease": 0.3, "burst": True, "concurrency": 1})
+        worker = scene.worker(settings={"burst": True, "concurrency": 1})
         worker.wait()
         scene.expire()
     scene.drained()

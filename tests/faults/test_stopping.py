@@ -54,7 +54,7 @@ def test_what_outlives_the_grace_time_is_given_back_as_redelivered(
 ) -> None:
     scene.setup(kind=kind)
     scene.fill(40, shards=2, deeds={0: "hold once"})
-    worker = scene.worker(settings={"grace": 0.2, "processes": processes})
+    worker = scene.worker(settings={"grace": 1.0, "processes": processes})
     child = scene.began("m0").pid
     scene.stop(worker, child)
     assert worker.wait() == 0
@@ -74,7 +74,7 @@ def test_a_second_signal_stops_hard(scene: Scene, kind: str) -> None:
     first = time.monotonic()
     until(lambda: time.monotonic() - first > Signals.MOMENT, "the next one counts as another")
     os.kill(worker.pid, signal.SIGTERM)
-    assert worker.wait(4) == 0
+    assert worker.wait() == 0  # long before the grace time is over
     check_left(scene, redelivered={"m0"})
 
 
@@ -82,11 +82,13 @@ def test_nothing_stays_leased_when_stopped_during_restart_backoff(scene: Scene) 
     scene.setup(kind="single", policy={"max_deliveries": 1000})
     scene.fill(20, deeds={0: "exit"})
     worker = scene.worker(settings={"processes": 1, "lease": 60.0})
-    deaths = until(lambda: scene.of("die")[3:] and scene.of("die"), "it died four times")
-    until(lambda: worker.output().count("worker process died") >= 4, "that was noticed")
+    until(lambda: worker.output().count("worker process died") >= 4, "it died four times")
     scene.stop(worker)  # it waits for 0.8 s before it starts another one
-    assert worker.wait(10) == 0
-    assert len(scene.of("die")) == len(deaths)
+    assert worker.wait() == 0
+    # This process may have been held up for longer than that, so what it saw before says nothing.
+    _, received, after = worker.output().partition("received SIGTERM")
+    assert received
+    assert "started worker process" not in after
     assert scene.counts.running == 0
     assert scene.counts.waiting + scene.counts.totals.get("done", 0) == 20
 
@@ -97,7 +99,7 @@ def test_nothing_stays_leased_when_stopped_at_any_moment(scene: Scene) -> None:
     scene.setup(kind="ordered_batch")
     scene.fill(3000, shards=600)
     for round_ in range(8):
-        worker = scene.worker(settings={"processes": 2, "grace": 20.0, "lease": 60.0})
+        worker = scene.worker(settings={"processes": 2, "grace": 60.0, "lease": 60.0})
         if round_ % 2:
             before = len(scene.of("start"))
             goal = before + chance.randrange(1, 200)
@@ -109,7 +111,7 @@ def test_nothing_stays_leased_when_stopped_at_any_moment(scene: Scene) -> None:
                 "a child is started",
             )
         scene.stop(worker)
-        assert worker.wait(10) == 0, "it took the grace time, so a child did not hear of it"
+        assert worker.wait() == 0, "it took the grace time, so a child did not hear of it"
         assert "does not end; killing it" not in worker.output()
         assert scene.counts.running == 0
     scene.worker()

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.faults.program import Item
+from tests.faults.program import Item, make_yard
 from tests.faults.scene import Scene, until
 from tests.faults.stores import SQLiteStore, gate_holders
 
@@ -50,13 +50,15 @@ def locked(path: Path) -> Iterator[None]:
 def test_a_worker_goes_on_by_itself_after_a_lock(
     scene: Scene, store: SQLiteStore, kind: str
 ) -> None:
-    scene.setup(kind=kind, busy=0.2)
+    scene.setup(kind=kind)
     scene.fill(60, shards=6, deeds={0: "hold"})
-    worker = scene.worker()
+    worker = scene.worker(busy=0.2)
     scene.began("m0")
-    with locked(store.path):
+    # Of its own: what waits for no longer may be refused by a worker that is held up, too.
+    hasty = make_yard(scene.config(busy=0.2))
+    with contextlib.closing(hasty), locked(store.path):
         with pytest.raises(BrokerUnavailable, match=r"locked.*Nothing was stored"):
-            scene.task.enqueue(Item("refused", "s0"))
+            hasty.tasks[kind].enqueue(Item("refused", "s0"))
         scene.release()
         until(lambda: "the broker failed, trying again" in worker.output(), "it was hindered")
     scene.put([Item("later", "s0")])
@@ -79,10 +81,9 @@ def test_a_put_waits_for_a_lock_that_passes(scene: Scene, store: SQLiteStore) ->
 def test_a_worker_that_starts_while_it_is_locked_waits(
     scene: Scene, store: SQLiteStore, processes: int
 ) -> None:
-    scene.setup(busy=0.2)
     scene.fill(10)
     with locked(store.path):
-        worker = scene.worker(settings={"processes": processes})
+        worker = scene.worker(busy=0.2, settings={"processes": processes})
         until(
             lambda: worker.code is not None or worker.output().count("keeps it locked") >= 2,
             "it has tried twice",
@@ -97,10 +98,13 @@ def test_a_worker_that_starts_while_it_is_locked_waits(
 
 @pytest.fixture
 def small_disk(folder: Path) -> Iterator[Path]:
-    """A file system of a megabyte and a half."""
+    """A file system with little more room than a write-ahead log that is not written back yet.
+
+    With less, housekeeping alone fills it again on a slow machine, however much is taken away.
+    """
     path = folder / "disk"
     path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(path)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(path)]
     if subprocess.run(mount, check=False, capture_output=True).returncode:
         pytest.skip("mounting a small file system is not permitted here")
     yield path

@@ -46,7 +46,7 @@ def test_a_worker_that_is_killed_releases_nothing_early(
     scene.setup(kind=kind)
     deeds = {17: "kill once"} if point == "in mid task" else {}
     scene.fill(MESSAGES, shards=SHARDS, deeds=deeds)
-    victim = scene.worker(probe=point, skip=1, settings={"lease": 0.3})
+    victim = scene.worker(probe=point, skip=1)
     assert victim.wait() == -9
     done = scene.counts.totals.get("done", 0)
     assert again(scene, 1) == done, "messages that are there hold their keys, others do not"

@@ -137,9 +137,9 @@ class Supervisor:
         with self._signal_pipe(signals) as signalled:
             while self._children:
                 self._start_due()
+                self._write_health()  # before the wait: a child may be slow to say anything
                 self._watch(signalled)
                 self._replace()
-                self._write_health()
                 self._kill_late()
         if self._refusal:
             raise WorkerError(self._refusal)

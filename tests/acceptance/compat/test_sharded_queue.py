@@ -679,7 +679,7 @@ async def test_a_worker_goes_on_by_what_is_assigned() -> None:
 
 async def test_deferred_requests_come_later() -> None:
     handler, queue = recorder(), runtime()
-    await queue.register(handler, Request(3), defer=timedelta(milliseconds=300))
+    await queue.register(handler, Request(3), defer=timedelta(seconds=2))
     await queue.register(handler, Request(6))
     await work(queue, 2)
     assert handler.seen == [[6], [3]]

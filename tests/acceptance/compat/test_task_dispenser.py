@@ -54,7 +54,7 @@ def held(items):
 
 def slow(items):
     print(f"begin {items}", flush=True)
-    time.sleep(1)
+    time.sleep(4)
     print(f"end {items}", flush=True)
 
 def together(items):
@@ -393,7 +393,8 @@ def test_a_killed_dispenser_costs_nothing(
         line = f"-t q1 handlers:held -b 3 -i 0.1 -n {processes} --lease 1"
         line += " --redis-start" if own_server else ""
         first = site.start(line, processes)
-        site.add("q1", 1, 2, 3)
+        with redis.Redis(port=port) as client:
+            client.lpush("q1", *"123")  # at once: the batch does not wait for more
         first.wait_for(r"^begin \[1, 2, 3\]")
         site.add("q1", 4)
         first.destroy()
@@ -411,7 +412,7 @@ def is_free(port: int) -> bool:
 
 
 def test_a_batch_that_outlives_its_lease_is_run_once(site: Site) -> None:
-    line = "-t q1 handlers:slow -b 2 --lease 0.3 -n 0"
+    line = "-t q1 handlers:slow -b 2 --lease 3 -n 0"
     programs = [site.begin(line) for _ in range(2)]
     for program in programs:
         program.wait_for("worker .* started")

@@ -57,7 +57,7 @@ def test_start_ends_by_a_signal_when_what_runs_is_done(
     result = scene.do("hold", key="a")
     scene.began()
     program.signal(number)
-    program.said("is stopping")
+    until(lambda: program.output().count("is stopping\n") == 2, "both are stopping")
     waiting = scene.do("echo", value=1)
     scene.go("a")
     assert program.wait() == code

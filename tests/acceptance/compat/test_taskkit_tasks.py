@@ -155,8 +155,8 @@ def test_a_failure_whose_dead_letter_is_gone(scene: Scene) -> None:
 
 
 def test_a_failure_is_tried_again_after_the_interval(scene: Scene) -> None:
-    result = scene.do("fail", key="r", interval=0.2, retries=2)
     began = time.monotonic()
+    result = scene.do("fail", key="r", interval=0.2, retries=2)
     assert [scene.began()["retry_count"] for _ in range(3)] == [0, 1, 2]
     assert time.monotonic() - began >= 0.4
     with pytest.raises(Failed, match="attempt 2") as failed:

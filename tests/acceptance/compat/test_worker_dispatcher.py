@@ -418,14 +418,15 @@ def test_runtime_leaves_what_was_not_begun(capsys: pytest.CaptureFixture[str]) -
     gate = threading.Event()
 
     def each_task(id: int, **_: Any) -> int:
+        if id == 3:  # by then the runtime is over
+            threading.Timer(2.5, gate.set).start()
         if id > 1:
             assert gate.wait(PATIENCE)
         return id
 
-    threading.Timer(0.5, gate.set).start()
-    config = {"task": {"list": 9, "function": each_task}, "worker": {"number": 2}, "runtime": 0.2}
+    config = {"task": {"list": 9, "function": each_task}, "worker": {"number": 2}, "runtime": 1.5}
     assert start(config) == [1, 2, 3]
-    assert "- Runtime: 0.2 sec" in (output := capsys.readouterr().out)
+    assert "- Runtime: 1.5 sec" in (output := capsys.readouterr().out)
     assert output.endswith(
         "Completed Tasks Count: 3\nUncompleted Tasks Count: 0\nUndispatched Tasks Count: 6\n"
     )
