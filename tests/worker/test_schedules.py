@@ -63,7 +63,7 @@ def test_a_schedule_is_fired_by_an_idle_worker(yard: Yard, noted: Noted) -> None
 
 def test_one_that_is_added_while_a_worker_sleeps(yard: Yard, noted: Noted) -> None:
     with working(yard):
-        yard.schedules.add(noted.task, "late", when=every(3600), name="hourly")
+        yard.schedules.add(noted.task, "late", when=every(86_400), name="daily")
         yard.schedules.add(noted.task, "soon", when=every(0.05), name="soon")
         wait_for(noted.ran)
     assert set(noted.calls) == {"soon"}

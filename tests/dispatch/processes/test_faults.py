@@ -63,7 +63,7 @@ def test_results_are_handed_over_while_the_next_call_runs(method: Any, listener:
     items = [("", str(number)) for number in range(20)] + [(listener.address, "long")]
     going = Background(functions.talk, items, workers=1, kind="processes", start_method=method)
     listener.hear()
-    assert [going.seen.get(timeout=10).id for _ in range(20)] == list(range(1, 21))
+    assert [going.seen.get(timeout=30).id for _ in range(20)] == list(range(1, 21))
     listener.answer()
     assert going.result().counts.completed == 21
 
@@ -215,14 +215,14 @@ def test_a_call_that_takes_too_long_fails_and_its_process_is_replaced(
     assert (failed.id, failed.status) == (11, Status.FAILED)
     assert failed.error is not None
     assert failed.error.kind == "TimeoutError"
-    assert 0.3 <= failed.duration < 5
+    assert 0.3 <= failed.duration < 30
     assert done.counts.completed == 20
 
 
 def test_neighbours_of_a_call_that_takes_too_long_end() -> None:
     """In the same process: they are not killed with it. Two processes have two threads each."""
     items: list[Any] = [0.5, "hang", 0.3, 0.45, *range(20)]
-    done = run(functions.hang, items, workers=4, kind="hybrid", timeout=1.5)
+    done = run(functions.hang, items, workers=4, kind="hybrid", timeout=3.5)
     (failed,) = done.failures()
     assert failed.id == 2
     assert done.counts.completed == 23
