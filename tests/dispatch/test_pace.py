@@ -208,6 +208,7 @@ def test_ten_million_calls_on_nothing_has_drifted(pace: Rated, instant: Decimal)
     assert pace.at(MANY) == pytest.approx(float(instant), rel=4e-16)
 
 
+@pytest.mark.timeout(300)  # seconds of computing, which a busy machine makes minutes
 def test_ten_million_calls_one_after_the_other_end_where_they_should() -> None:
     last = before = 0.0
     for number, instant in enumerate(Constant(3).instants()):

@@ -19,6 +19,9 @@ from taskyard.dispatch.calls import Call
 from taskyard.dispatch.outcome import Status
 from taskyard.errors import BrokerUnavailable, PolicyError, RunFailed, WorkerError
 
+# The first one waits for the cluster, too.
+pytestmark = pytest.mark.timeout(200)
+
 
 @pytest.fixture
 def client(cluster: Cluster) -> Iterator[Client]:
