@@ -16,7 +16,7 @@ from tests.dispatch.processes.listening import Listener, listening
 
 from taskyard import run
 from taskyard.dispatch.outcome import Status
-from taskyard.dispatch.processes import child, engine
+from taskyard.dispatch.processes import child, engine, nursery
 from taskyard.dispatch.result import Run
 from taskyard.policy import Retry
 
@@ -174,6 +174,28 @@ def test_an_item_that_kills_every_process_is_lost(method: Any) -> None:
     done = run(functions.who, items, workers=1, kind="processes", start_method=method)
     assert by_status(done)[Status.LOST] == [6]
     assert done.counts.completed == 10
+
+
+def test_a_new_process_may_get_the_descriptors_of_a_dead_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is opened first after a death has the number of what the dead one was watched by."""
+    lowest = [os.open(os.devnull, os.O_RDONLY)]
+    watch = nursery._watch
+
+    def watch_lowest(process: Any) -> int:
+        fd = watch(process)
+        if not lowest or fd == process.sentinel:
+            return fd
+        os.dup2(fd, lowest[0], inheritable=False)
+        os.close(fd)
+        return lowest.pop()
+
+    monkeypatch.setattr(nursery, "_watch", watch_lowest)
+    done = run(functions.die, ["exit", 1, 2], workers=1, kind="processes", start_method="spawn")
+    for fd in lowest:
+        os.close(fd)
+    assert by_status(done) == {Status.LOST: [1], Status.COMPLETED: [2, 3]}
 
 
 def test_exceptions_are_outcomes_with_traceback() -> None:
