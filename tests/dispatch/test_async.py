@@ -144,7 +144,8 @@ def test_what_outlives_the_grace_is_cancelled() -> None:
     async def call(_: int) -> None:
         await asyncio.Event().wait()
 
-    run = taskyard.run(call, 5, workers=3, runtime=0.05, grace=0.05)
+    # All three are to begin within the runtime, however busy the machine is.
+    run = taskyard.run(call, 5, workers=3, runtime=1.5, grace=0.05)
     assert run.counts.cancelled == 3
     assert run.counts.undispatched == 2
     assert {outcome.status for outcome in run.log} == {Status.CANCELLED}

@@ -219,10 +219,10 @@ def test_items_that_raise_end_the_run_after_what_was_begun() -> None:
 
 
 def test_runtime_ends_an_endless_run() -> None:
-    run = taskyard.run(lambda _: threading.Event().wait(0.005), itertools.count(), runtime=0.1)
+    run = taskyard.run(lambda _: threading.Event().wait(0.005), itertools.count(), runtime=1)
     assert run.counts.completed > 0
     assert run.counts.cancelled == 0
-    assert run.duration < 5
+    assert run.duration < 30
 
 
 def test_what_was_not_begun_within_the_runtime_is_undispatched() -> None:
@@ -235,7 +235,7 @@ def test_what_was_not_begun_within_the_runtime_is_undispatched() -> None:
 def test_calls_that_outlive_the_grace_are_cancelled() -> None:
     release = threading.Event()
     try:
-        run = taskyard.run(lambda _: release.wait(30), 3, workers=2, runtime=0.5, grace=0.05)
+        run = taskyard.run(lambda _: release.wait(30), 3, workers=2, runtime=1.5, grace=0.05)
     finally:
         release.set()
     assert run.counts.cancelled == 2
@@ -550,7 +550,7 @@ def test_calls_that_neither_completed_nor_failed_are_no_samples() -> None:
         return odd_fails(item)
 
     try:
-        run = taskyard.run(call, 4, workers=1, runtime=0.1, grace=0.05)
+        run = taskyard.run(call, 4, workers=1, runtime=1.5, grace=0.05)
     finally:
         release.set()
     samples = run.samples()
@@ -569,7 +569,7 @@ def test_items_that_never_come_do_not_hold_up_the_end() -> None:
         never.wait(60)
 
     try:
-        run = taskyard.run(same, items(), runtime=0.05)
+        run = taskyard.run(same, items(), runtime=1)
     finally:
         never.set()
     assert run.counts.completed == 1
@@ -676,7 +676,7 @@ def test_the_attempts_of_a_call_are_those_that_were_begun() -> None:
     release, retries = threading.Event(), Retry(1, delay=60.0)
     try:
         run = taskyard.run(
-            lambda _: release.wait(20), 1, timeout=0.05, runtime=0.5, retries=retries
+            lambda _: release.wait(20), 1, timeout=0.05, runtime=1.5, retries=retries
         )
     finally:
         release.set()
@@ -712,7 +712,8 @@ def test_a_signal_that_comes_last_is_told() -> None:
 
 def test_progress_that_raises_ends_the_run() -> None:
     def show(snapshot: Snapshot) -> None:
-        raise OSError("the terminal is gone")
+        if snapshot.counts.completed:  # it may be told before the first call has ended
+            raise OSError("the terminal is gone")
 
     with pytest.raises(RunFailed, match="progress raised OSError: the terminal is gone") as raised:
         taskyard.run(same, itertools.count(), window=10, progress=show)

@@ -53,6 +53,11 @@ def least_slow(instants: Sequence[float], stalls: Sequence[tuple[float, float]])
     )
 
 
+def share_above(percentile: str) -> float:
+    """The share of calls that are slower than a percentile, such as "p99"."""
+    return 1 - float(percentile.removeprefix("p")) / 100
+
+
 def made_slow(run: Run, stalls: Sequence[tuple[float, float]]) -> int:
     """Calls that were slow since the server stood still: they were to be under way meanwhile."""
     return sum(
@@ -76,13 +81,16 @@ def test_stalls_show_in_an_open_loop(start: Start, kind: str) -> None:
     seen = {outcome.id: outcome.latency for outcome in run.log}
     for number, instant in enumerate(instants, 1):
         assert seen[number] >= answered[number] - instant - CLOCKS
-    # Stalls that are a third of the time can be seen in the percentiles.
+    # Stalls that are a third of the time can be seen in the percentiles. (They begin with the first
+    # call that comes, so of a load that begins late there are fewer.)
     least = least_slow(instants, stalls)
-    assert least > 0.1 * NUMBER
     assert made_slow(run, stalls) >= least
     report = run.report()
     assert report.conditions.open_loop
-    assert report.latency.percentiles["p90"] >= SLOW * 0.99
+    slow = {name for name in report.latency.percentiles if least > share_above(name) * NUMBER}
+    assert "p99" in slow
+    for name in slow:
+        assert report.latency.percentiles[name] >= SLOW * 0.99, name
     # The queue that the plan and the server's own notes make is never undercut.
     modelled = ends(instants, [each.ended - each.began for each in served], stalls)
     assert report.latency.mean >= fmean(modelled) - fmean(instants) - CLOCKS
@@ -130,7 +138,9 @@ def test_a_limit_on_workers_is_reported_when_it_is_hit(start: Start, kind: str) 
     instants = [instant - planned(run)[0] for instant in planned(run)]
     modelled = ends(instants, [service] * number)
     forced = [end - instant for end, instant in zip(modelled, instants[workers:], strict=False)]
-    assert run.info.limited >= sum(late > CLOCKS for late in forced)
+    # (If the generator stands still before all workers are busy, they may be idle again after it:
+    # those that come next find a worker, late as they are.)
+    assert run.info.limited >= sum(late > CLOCKS for late in forced) - 2 * workers
     assert report.conditions.limited == run.info.limited
     assert report.lateness.max >= max(forced) - CLOCKS
     assert any("workers" in warning for warning in report.warnings)

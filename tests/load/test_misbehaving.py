@@ -155,7 +155,7 @@ def test_items_without_end_are_taken_no_further_than_needed(kind: str) -> None:
             yield taken
 
     function = acall if kind == "async" else partial(abs)
-    made = taskyard.run(function, items(), kind=kind, workers=2, rate=200, runtime=0.5, window=50)
+    made = taskyard.run(function, items(), kind=kind, workers=2, rate=50, runtime=2, window=50)
     assert made.info.interrupted in {"", "runtime"}
     assert made.counts.completed + made.counts.undispatched <= taken <= 100 + 50
     assert made.counts.completed > 0

@@ -37,7 +37,7 @@ def test_a_signal_ends_the_run_in_order(kind: str, number: signal.Signals, to_al
                 os.killpg(process.pid, number)
             else:
                 process.send_signal(number)
-            output, errors = process.communicate(timeout=50)
+            output, errors = process.communicate(timeout=40)
         finally:
             process.kill()
     assert process.returncode == 0, errors
@@ -49,5 +49,5 @@ def test_a_signal_ends_the_run_in_order(kind: str, number: signal.Signals, to_al
     assert (told["failed"], told["cancelled"], told["lost"]) == (0, 0, 0)
     assert told["completed"] == told["reported"] == told["latencies"] >= 10
     assert number.name in told["text"] or "interrupted" in told["text"].lower()
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=30)
     assert not alive, "nobody is left behind"

@@ -76,10 +76,10 @@ def test_a_head_that_backs_off_holds_its_shard_and_no_other(yard: Yard, clock: C
     note.enqueue_many([item for item in ITEMS if item[1] < 3])
     yard.run_worker(burst=True)
     assert by_shard(events) == {"a": [0, 1], "b": [0, 1, 2], "c": [0, 1, 2]}
-    clock.forward(59)
+    clock.forward(30)
     yard.run_worker(burst=True)
     assert by_shard(events)["a"] == [0, 1]
-    clock.forward(2)
+    clock.forward(31)
     yard.run_worker(burst=True)
     assert by_shard(events)["a"] == [0, 1, 1, 2]
 

@@ -40,6 +40,11 @@ def burst(yard: Yard) -> None:
     yard.run_worker(burst=True, concurrency=1)
 
 
+def leave_the_turn_of_the_minute(clock: Clock) -> None:
+    """Go on from the middle of a minute, so that none begins while a test looks."""
+    clock.forward(90 - clock() / 1e6 % 60)
+
+
 def only(yard: Yard) -> Any:
     [found] = yard.schedules.list()
     return found
@@ -58,7 +63,7 @@ def test_a_schedule_is_fired_by_an_idle_worker(yard: Yard, noted: Noted) -> None
 
 def test_one_that_is_added_while_a_worker_sleeps(yard: Yard, noted: Noted) -> None:
     with working(yard):
-        yard.schedules.add(noted.task, "late", when=every(3600), name="hourly")
+        yard.schedules.add(noted.task, "late", when=every(86_400), name="daily")
         yard.schedules.add(noted.task, "soon", when=every(0.05), name="soon")
         wait_for(noted.ran)
     assert set(noted.calls) == {"soon"}
@@ -86,7 +91,7 @@ def test_what_is_made_up_for_after_all_workers_were_away(
     yard.schedule(noted.task, when=every(60, start=start), catch_up=catch_up)
     burst(yard)
     assert noted.ids == []
-    clock.forward(60 * 10 + 5)  # of ten instants the last one is five seconds ago
+    clock.forward(60 * 10 + 1)  # of ten instants the last one is a second ago
     burst(yard)
     burst(yard)
     instants = [start + timedelta(seconds=60 * number) for number in range(10)]
@@ -139,6 +144,7 @@ def test_a_declaration_that_changed_replaces_the_stored_one(
 
 
 def test_pause_resume_fire_and_remove(yard: Yard, noted: Noted, clock: Clock) -> None:
+    leave_the_turn_of_the_minute(clock)
     name = yard.schedules.add(noted.task, "x", when=every(60), catch_up="all")
     assert yard.schedules.pause(name)
     assert not yard.schedules.pause(name)
@@ -186,6 +192,7 @@ def test_options_of_its_messages(yard: Yard, clock: Clock) -> None:
         context = current_context()
         got.extend((row["user"], context.shard, context.messages[0].priority) for row in rows)
 
+    leave_the_turn_of_the_minute(clock)
     yard.schedule(save, {"user": "u1"}, when=every(60), name="of u1")
     yard.schedule(
         save.options(priority=-3, shard="other"), {"user": "u2"}, when=every(60), name="2"
@@ -224,6 +231,7 @@ def test_results_of_scheduled_messages(yard: Yard, clock: Clock) -> None:
 def test_one_whose_times_mean_nothing_here_hinders_no_other(
     yard: Yard, noted: Noted, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
+    leave_the_turn_of_the_minute(clock)
     rule = Plan(Cron("0 4 LW * *"), "default", "note", b"").packed()
     strange = Schedule("strange", rule, clock())
     yard.driver.run(yard.broker.schedules.change(Schedule("strange", b"", 0), strange))
@@ -237,6 +245,7 @@ def test_one_whose_times_mean_nothing_here_hinders_no_other(
 def test_one_that_cannot_be_read_hinders_no_other(
     yard: Yard, noted: Noted, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
+    leave_the_turn_of_the_minute(clock)
     strange = Schedule("strange", b"\xc1 from the future", clock())
     yard.driver.run(yard.broker.schedules.change(Schedule("strange", b"", 0), strange))
     yard.schedules.add(noted.task, "x", when=every(60))

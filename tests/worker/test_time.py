@@ -24,18 +24,18 @@ def test_never_early(yard: Yard, clock: Clock) -> None:
         ran.append((name, clock() >= moment * 1e6))
 
     now = clock() / 1e6
-    note.enqueue("delayed", now + 60, delay=60)
-    note.enqueue("due", now + 120, due=datetime.fromtimestamp(now + 120, UTC))
-    note.enqueue("timedelta", now + 180, delay=timedelta(minutes=3))
+    note.enqueue("delayed", now + 600, delay=600)
+    note.enqueue("due", now + 1200, due=datetime.fromtimestamp(now + 1200, UTC))
+    note.enqueue("timedelta", now + 1800, delay=timedelta(minutes=30))
     note.enqueue("past", 0.0, due=datetime(2000, 1, 1, tzinfo=UTC))
     note.enqueue("zero", 0.0, delay=0)
     for seconds, expected in [
         (0, ["past", "zero"]),
-        (59, []),
-        (2, ["delayed"]),
-        (58, []),
-        (2, ["due"]),
-        (60, ["timedelta"]),
+        (500, []),  # far from the instant, as the clock goes on meanwhile
+        (200, ["delayed"]),
+        (400, []),
+        (200, ["due"]),
+        (600, ["timedelta"]),
     ]:
         clock.forward(seconds)
         yard.run_worker(burst=True, concurrency=1)
@@ -93,7 +93,7 @@ def test_a_message_that_waited_too_long_is_not_run(
     options: dict[str, Any] = {"batch": batch}
     task: Any = yard.task(name="note", expires=60, result_ttl=600, **options)(note)
     old = task.enqueue([1] if batch is None else 1)
-    clock.forward(59)
+    clock.forward(30)
     yard.run_worker(burst=True)
     assert len(ran) == 1
     assert old.status() is State.DONE
@@ -135,14 +135,14 @@ def test_a_batch_is_handed_out_before_a_message_expires(yard: Yard, clock: Clock
     batches: list[list[int]] = []
     ran = threading.Event()
 
-    @yard.task(name="note", batch=Batch(10, within=3600, lead=5))
+    @yard.task(name="note", batch=Batch(10, within=3600, lead=50))
     def note(numbers: list[int]) -> None:
         batches.append(numbers)
         ran.set()
 
     note.enqueue(1)
-    note.enqueue(2, expires=60)
-    clock.forward(56)
+    note.enqueue(2, expires=100)
+    clock.forward(55)
     with working(yard):
         wait_for(ran)
     assert batches == [[1, 2]]
@@ -248,16 +248,18 @@ def test_sync_handlers_that_are_in_time_are_not_told(yard: Yard) -> None:
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 def test_each_call_of_a_bisect_has_the_timeout_for_itself(yard: Yard, is_async: bool) -> None:
     def save(numbers: list[int]) -> list[int]:
-        time.sleep(0.07)
+        if not is_async:
+            time.sleep(0.45)
         if 3 in numbers:
             raise ValueError(3)
         return numbers
 
     async def asave(numbers: list[int]) -> list[int]:
-        await asyncio.sleep(0.07)
+        await asyncio.sleep(0.45)
         return save(numbers)
 
-    task = yard.task(name="save", batch=4, timeout=0.25, retry=0)(asave if is_async else save)
+    # All five together take longer.
+    task = yard.task(name="save", batch=4, timeout=2, retry=0)(asave if is_async else save)
     results = list(task.enqueue_many(range(4)))
     yard.run_worker(burst=True)
     assert [result.get(0) for result in results[:3]] == [0, 1, 2]

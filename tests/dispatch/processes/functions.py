@@ -210,7 +210,8 @@ def fail_and_hang(item: str, call: Call) -> None:
 
 
 def shout(item: int) -> None:
-    print(f"printed {item}")  # noqa: T201 - that is what is tried
+    # In one piece: unbuffered, the end of a line is written by itself, and others may come between.
+    print(f"printed {item}\n", end="")  # noqa: T201 - that is what is tried
 
 
 def die_at_once(*args: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -61,12 +62,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     worker += ["--local-directory", str(folder), *quiet]
     with _running([*scheduler, *quiet], folder), _running(worker, folder):
 
-        def is_up() -> bool:
-            try:
-                with distributed.Client(address, timeout=0.5, set_as_default=False) as client:
-                    return len(client.nthreads()) == 2
-            except OSError:
-                return False
+        def listens() -> bool:
+            with socket.create_connection(("127.0.0.1", port), timeout=5):
+                return True
 
-        wait_until(is_up, "workers of the Dask cluster")
+        wait_until(listens, "the scheduler of the Dask cluster", timeout=50)
+        with distributed.Client(address, timeout=30, set_as_default=False) as client:
+            client.wait_for_workers(2, timeout=50)
         yield Cluster(port, folder)

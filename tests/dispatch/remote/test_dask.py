@@ -19,12 +19,15 @@ from taskyard.dispatch.calls import Call
 from taskyard.dispatch.outcome import Status
 from taskyard.errors import BrokerUnavailable, PolicyError, RunFailed, WorkerError
 
+# The first one waits for the cluster, too.
+pytestmark = pytest.mark.timeout(200)
+
 
 @pytest.fixture
 def client(cluster: Cluster) -> Iterator[Client]:
     address = cluster.url.replace("dask://", "tcp://")
     with Client(address, timeout=20, set_as_default=False) as made:
-        made.wait_for_workers(2, timeout=20)  # one that died comes back
+        made.wait_for_workers(2, timeout=45)  # one that died comes back
         yield made
 
 
@@ -113,17 +116,23 @@ def test_a_call_that_exits_is_a_failure(client: Client) -> None:
 
 def test_what_is_cancelled_at_the_end_is_told(client: Client) -> None:
     gate = Event("go", client=client)
-    done = run(lambda number: Event("go").wait(20), 10, on=client, runtime=0.5, grace=0.2)
+    done = run(lambda number: Event("go").wait(20), 10, on=client, runtime=2, grace=0.2)
     gate.set()
     assert (done.counts.cancelled, done.counts.undispatched) == (4, 6)
 
 
 def test_a_client_that_is_closed_in_the_middle_leaves_what_was_done(cluster: Cluster) -> None:
     with Client(cluster.url.replace("dask://", "tcp://"), set_as_default=False) as own:
-        closing = threading.Timer(1.0, own.close)
+        begun = threading.Event()
+
+        def close() -> None:
+            begun.wait(30)
+            own.close()
+
+        closing = threading.Thread(target=close)
         closing.start()
         with pytest.raises(RunFailed) as caught:
-            run(where, 100_000, on=own)
+            run(where, 100_000, on=own, on_result=lambda _: begun.set())
         closing.join()
     counts = caught.value.run.counts
     assert counts.completed > 0

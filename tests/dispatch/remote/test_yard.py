@@ -41,16 +41,16 @@ def double(number: int) -> int:
 def test_results_come_back(yard: Yard) -> None:
     task = yard.task(retry=0)(double)
     with working(yard):
-        done = run(task, range(5000), on=yard)
-    assert (done.counts.completed, done.counts.failed) == (4999, 1)
-    assert done.results(default=None) == [None if n == 3 else 2 * n for n in range(5000)]
+        done = run(task, range(2500), on=yard)  # more than are in the queue at a time
+    assert (done.counts.completed, done.counts.failed) == (2499, 1)
+    assert done.results(default=None) == [None if n == 3 else 2 * n for n in range(2500)]
     [failed] = done.failures()
     assert failed.error is not None
     assert (failed.id, failed.error.summary) == (4, "ValueError: three")
     assert 'raise ValueError("three")' in failed.error.traceback
     assert failed.error.traceback.count("ValueError: three") == 1
     assert (done.info.kind, done.info.function) == ("yard", f"{__name__}:double")
-    assert done.report().total == 5000
+    assert done.report().total == 2500
 
 
 def test_items_are_taken_as_there_is_room(yard: Yard) -> None:
@@ -100,7 +100,7 @@ def test_what_is_cancelled_in_the_queue_is_told(yard: Yard) -> None:
 
 def test_a_run_that_is_left_cancels_what_waits(yard: Yard) -> None:
     task = yard.task(retry=0)(double)
-    done = run(task, 5, on=yard, runtime=0.2, grace=2)
+    done = run(task, 5, on=yard, runtime=1.5, grace=0.5)
     assert done.counts.cancelled == 5
     assert all(counts.waiting == 0 for counts in yard.counts())
 
@@ -136,7 +136,7 @@ def test_what_is_stored_while_the_run_is_left_is_taken_back(
 
     monkeypatch.setattr(Task, "enqueue_many", enqueued)
     monkeypatch.setattr(YardEngine, "_give_up", given_up)
-    done = run(task, 5, on=yard, runtime=0.2, grace=0.1)
+    done = run(task, 5, on=yard, runtime=1, grace=0.1)
     assert done.counts.completed == 0
     assert all(counts.waiting == 0 for counts in yard.counts())
 

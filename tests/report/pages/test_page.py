@@ -101,6 +101,7 @@ def test_nothing_gets_out_of_the_points() -> None:
     assert content.encode()
 
 
+@pytest.mark.timeout(300)  # seconds of computing, which a busy machine makes minutes
 def test_its_size_is_bounded() -> None:
     report = a_report(duration=10)
     many = [

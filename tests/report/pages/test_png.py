@@ -19,6 +19,8 @@ from taskyard.report.png import as_png
 from taskyard.report.report import make_report
 from taskyard.report.samples import Samples
 
+pytestmark = pytest.mark.timeout(300)  # seconds of computing, which a busy machine makes minutes
+
 
 def size(picture: bytes) -> tuple[int, int]:
     assert picture.startswith(b"\x89PNG\r\n\x1a\n")
