@@ -302,7 +302,7 @@ def test_only_what_replicas_have_outlives_the_master(
     follower: tuple[RedisServer, RedisServer, Proxy], waits: int
 ) -> None:
     master, replica, proxy = follower
-    broker = RedisBroker(parse_url(f"{master.url}?wait_replicas={waits}&timeout=1&retry=0"))
+    broker = RedisBroker(parse_url(f"{master.url}?wait_replicas={waits}&timeout=2&retry=0"))
     driver = broker.driver()
     driver.run(broker.put([Put(TASK, [body("before")])]))
     ask = replica.client()
@@ -450,7 +450,7 @@ def pair(request: pytest.FixtureRequest) -> Iterator[tuple[RedisBroker, RedisBro
         client.replicaof(host, int(port))
         until(lambda: client.info("replication")["master_link_status"] == "up", "it follows")
         # Nothing is tried again: a second attempt is another matter than a second caller.
-        url = f"{master.url}?wait_replicas=1&timeout=1&retry=0"
+        url = f"{master.url}?wait_replicas=1&timeout=2&retry=0"
         yield RedisBroker(parse_url(url)), RedisBroker(parse_url(url)), proxy
         proxy.resume()
 
