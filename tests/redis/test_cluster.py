@@ -48,6 +48,10 @@ from taskyard.testing.conformance.harness import TASK, Clock, Harness, SyncRunne
 
 __all__ = ["folder"]
 
+# A cluster begins, fails over, and thousands of messages are run, on a machine that has other work.
+pytestmark = pytest.mark.timeout(180)
+DRAINING = 90.0
+
 HOME, QUEUE = key_slot(b"0"), key_slot(b"1")
 """The slots of the container that knows the queues, and of the first queue's own."""
 
@@ -141,7 +145,7 @@ class Load:
     def finish(self) -> None:
         """Everything that was accepted has run; but for a failover, once, and no lease was lost."""
         assert self._failures == []
-        self._scene.drained()
+        self._scene.drained(DRAINING)
         assert [worker.code for worker in self._workers] == [None, None]
         evidence = self._scene.check(ordered=self._ordered)
         if self._failed_over:
