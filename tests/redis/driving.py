@@ -63,7 +63,7 @@ class Driven:
 
     def __init__(self, kind: str, options: RedisOptions, **more: Any) -> None:
         self.options = options
-        self._threads = ThreadPoolExecutor()
+        self._threads = ThreadPoolExecutor(16)  # however few processors there are
         self._loop: asyncio.AbstractEventLoop | None = None
         if kind == "async":
             self._loop = asyncio.new_event_loop()

@@ -13,6 +13,7 @@ from functools import partial
 import redis
 from tests.servers.server import wait_until
 
+from taskyard.brokers.redis import doorbell
 from taskyard.brokers.redis.connect import connection
 from taskyard.brokers.redis.doorbell import Doorbell
 from taskyard.brokers.redis.options import parse_url
@@ -24,6 +25,7 @@ LONG = 30.0
 
 def make(url: str) -> Doorbell:
     options = parse_url(url)
+    doorbell.PATIENCE = LONG  # whoever got a listener knows whether it is subscribed
     return Doorbell(partial(connection, options, options.addresses[0]), "test", lambda _: None, str)
 
 

@@ -48,6 +48,10 @@ from taskyard.testing.conformance.harness import TASK, Clock, Harness, SyncRunne
 
 __all__ = ["folder"]
 
+# A cluster begins, fails over, and thousands of messages are run, on a machine that has other work.
+pytestmark = pytest.mark.timeout(180)
+DRAINING = 90.0
+
 HOME, QUEUE = key_slot(b"0"), key_slot(b"1")
 """The slots of the container that knows the queues, and of the first queue's own."""
 
@@ -141,7 +145,7 @@ class Load:
     def finish(self) -> None:
         """Everything that was accepted has run; but for a failover, once, and no lease was lost."""
         assert self._failures == []
-        self._scene.drained()
+        self._scene.drained(DRAINING)
         assert [worker.code for worker in self._workers] == [None, None]
         evidence = self._scene.check(ordered=self._ordered)
         if self._failed_over:
@@ -302,7 +306,7 @@ def test_only_what_replicas_have_outlives_the_master(
     follower: tuple[RedisServer, RedisServer, Proxy], waits: int
 ) -> None:
     master, replica, proxy = follower
-    broker = RedisBroker(parse_url(f"{master.url}?wait_replicas={waits}&timeout=1&retry=0"))
+    broker = RedisBroker(parse_url(f"{master.url}?wait_replicas={waits}&timeout=2&retry=0"))
     driver = broker.driver()
     driver.run(broker.put([Put(TASK, [body("before")])]))
     ask = replica.client()
@@ -450,7 +454,7 @@ def pair(request: pytest.FixtureRequest) -> Iterator[tuple[RedisBroker, RedisBro
         client.replicaof(host, int(port))
         until(lambda: client.info("replication")["master_link_status"] == "up", "it follows")
         # Nothing is tried again: a second attempt is another matter than a second caller.
-        url = f"{master.url}?wait_replicas=1&timeout=1&retry=0"
+        url = f"{master.url}?wait_replicas=1&timeout=2&retry=0"
         yield RedisBroker(parse_url(url)), RedisBroker(parse_url(url)), proxy
         proxy.resume()
 

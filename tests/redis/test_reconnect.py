@@ -126,7 +126,7 @@ def test_a_half_open_connection_is_given_up(kind: str, redis_server: RedisServer
 def test_a_connection_with_an_unread_reply_is_not_used_again(
     kind: str, redis_server: RedisServer
 ) -> None:
-    with behind(redis_server, kind, timeout=0.3, retry=0.0) as (proxy, one):
+    with behind(redis_server, kind, timeout=2.0, retry=0.0) as (proxy, one):
         slot = one.run(call(ECHO))[0]
         proxy.swallow("reply")
         with pytest.raises(BrokerUnavailable, match="not known whether the call was carried out"):
@@ -302,7 +302,9 @@ def took(one: Driven, text: str) -> float:
 def test_nobody_is_there(kind: str, redis_server: RedisServer) -> None:
     with behind(redis_server, kind, retry=0.4) as (proxy, one):
         proxy.refuse()
-        text = rf"Redis at {re.escape(proxy.address)}: Connection refused; tried for 0\.\d s; noth"
+        text = (
+            rf"Redis at {re.escape(proxy.address)}: Connection refused; tried for \d+\.\d s; noth"
+        )
         assert took(one, text) >= 0.4
     with behind(redis_server, kind, retry=0.0) as (proxy, one):
         proxy.refuse()
@@ -314,7 +316,7 @@ def test_nobody_is_there(kind: str, redis_server: RedisServer) -> None:
 
 
 def test_it_answers_too_slowly(kind: str, redis_server: RedisServer) -> None:
-    with behind(redis_server, kind, timeout=0.2, retry=0.5) as (proxy, one):
+    with behind(redis_server, kind, timeout=0.5, retry=2.0) as (proxy, one):
         one.run(call(SAY, "1"))
         proxy.hold("reply")
         took(one, "no answer in time; tried for .* s; .*not known whether the call was carried out")
@@ -385,7 +387,7 @@ def test_tls_mismatches(kind: str, redis_server: RedisServer, redis_tls: RedisSe
     with driven(kind, f"redis://{tls}") as one:
         refused(one, "it speaks TLS: write rediss://")
     plain = f"{redis_server.host}:{redis_server.port}"
-    with driven(kind, f"rediss://{plain}", timeout=0.3) as one:
+    with driven(kind, f"rediss://{plain}", timeout=1.0) as one:
         refused(one, "it speaks no TLS: write redis://")
     with driven(kind, f"rediss://{tls}") as one:
         refused(one, "its certificate is refused: .*; is ca= right")

@@ -17,6 +17,9 @@ from taskyard.brokers.base import Operation
 from taskyard.brokers.redis.calls import Call
 from taskyard.errors import BrokerInaccessible, BrokerUnavailable
 
+# A cluster begins and fails over, on a machine that has other work.
+pytestmark = pytest.mark.timeout(180)
+
 LIST = "taskyard:{t}:list"
 SLOT = key_slot(b"t")
 

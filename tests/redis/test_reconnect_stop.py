@@ -28,13 +28,17 @@ HANDLERS = """
 import os, time
 
 def show(items):
-    print("show", items)
+    say("show", items)
 
 def held(items):
-    print("begin", items)
+    say("begin", items)
     while not os.path.exists("go"):
         time.sleep(0.005)
-    print("end", items)
+    say("end", items)
+
+def say(what, items):
+    # In one write, as a print is several, which what others write may come between.
+    os.write(1, f"{what} {items}\\n".encode())
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 
 import pytest
 from tests.redis.driving import ADD, KINDS, SAY, behind, call
@@ -100,6 +101,7 @@ def test_the_doorbell_speaks_of_the_same_outage(
         proxy.refuse()
         driver = RedisDriver(parse_url(f"redis://{proxy.address}?retry=600"))
         listeners = [driver.listener() for _ in range(2)]
+        wait_until(lambda: told.records != [], "a warning")
         assert [level for level, _ in lines(told)] == ["WARNING"]
         assert "Connection refused; trying again" in told.text
         proxy.resume()
@@ -117,6 +119,7 @@ def test_the_doorbell_tells_in_the_same_words_what_only_it_meets(
         address = f"{server.host}:{server.port}"
         driver = RedisDriver(parse_url(f"redis://w:secret@{address}"))
         driver.listener()
+        wait_until(lambda: told.records != [], "a warning")
         driver.close()
     [(level, text)] = lines(told)
     assert level == "WARNING"
@@ -186,6 +189,22 @@ def test_after_a_failover_somebody_else_ends_it(told: pytest.LogCaptureFixture) 
     assert len(lines(told)) == 3, "it is another outage"
 
 
+def test_a_failure_that_is_noted_when_all_is_over_is_no_news(
+    told: pytest.LogCaptureFixture,
+) -> None:
+    outages = Outages()
+    began = time.monotonic()
+    outages.begin(HERE, AWAY, "waiting", [of("put", "1")], since=began)
+    outages.answered(HERE, [of("put", "1")])
+    outages.begin(HERE, AWAY, "waiting", [of("put", "2")], since=began)
+    assert not outages.any
+    assert [level for level, _ in lines(told)] == ["WARNING", "INFO"]
+    outages.begin(HERE, AWAY, "waiting", [of("put", "2")], since=time.monotonic())
+    assert outages.any
+    outages.begin(THERE, AWAY, "waiting", [of("put", "2")], since=began)
+    assert len(lines(told)) == 4, "nobody has answered there"
+
+
 def test_who_refuses_writes_is_not_well_because_it_reads(told: pytest.LogCaptureFixture) -> None:
     outages = Outages()
     for _ in range(3):
@@ -197,7 +216,7 @@ def test_who_refuses_writes_is_not_well_because_it_reads(told: pytest.LogCapture
 
 
 def test_the_drivers_of_a_broker_share_its_outages(told: pytest.LogCaptureFixture) -> None:
-    broker = RedisBroker(parse_url("redis://127.0.0.1:1?retry=0.05"))
+    broker = RedisBroker(parse_url("redis://127.0.0.1:1?retry=0.3"))
     for _ in range(2):
         driver = broker.driver()
         with pytest.raises(BrokerUnavailable):

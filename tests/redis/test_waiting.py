@@ -19,6 +19,9 @@ from taskyard import Yard
 from taskyard.brokers.redis import watch
 from taskyard.worker import pool
 
+# A cluster begins and fails over, on a machine that has other work.
+pytestmark = pytest.mark.timeout(180)
+
 TIMEOUT = 1
 """Seconds after which a call is given up; a watch has five more."""
 

@@ -14,6 +14,8 @@ from tests.servers.binaries import Binary, NotInstalled, find
 from tests.servers.cluster import RedisCluster, Sentinels
 from tests.servers.server import Certificates, RedisServer
 
+from taskyard.brokers.redis import doorbell
+
 __all__ = [
     "redis_binary",
     "redis_cluster",
@@ -47,10 +49,20 @@ def required(kind: str = "redis", *, tls: bool = False) -> Binary:
         pytest.skip(str(error))
 
 
+SUBSCRIBING = 10.0
+"""Seconds for which a new listener waits for its subscription, instead of half a one.
+
+One that did not get it in time is woken once it stands, as it may have missed something; tests
+would take that for a message.
+"""
+
+
 @pytest.fixture(scope="session")
-def redis_binary() -> Binary:
+def redis_binary() -> Iterator[Binary]:
     """The usual server's program."""
-    return required()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(doorbell, "PATIENCE", SUBSCRIBING)
+        yield required()
 
 
 @pytest.fixture(scope="session")
@@ -89,6 +101,8 @@ def redis_tls(shared_tls: RedisServer) -> RedisServer:
 def shared_cluster(redis_binary: Binary) -> Iterator[RedisCluster]:
     """The session's cluster; ask for `redis_cluster` instead, which is empty."""
     with RedisCluster(binary=redis_binary) as cluster:
+        # Nobody is to take over from a master that gets no processor for a moment.
+        cluster.set_node_timeout(5000)
         yield cluster
 
 
@@ -103,7 +117,8 @@ def redis_cluster(shared_cluster: RedisCluster) -> RedisCluster:
 @pytest.fixture(scope="session")
 def shared_sentinel(redis_binary: Binary) -> Iterator[Sentinels]:
     """The session's sentinels; ask for `redis_sentinel` instead, whose master is empty."""
-    with Sentinels(binary=redis_binary) as group:
+    # Nobody is to take over from a master that gets no processor for a moment.
+    with Sentinels(binary=redis_binary, down_after=30_000) as group:
         yield group
 
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Literal, NamedTuple, Self, TypeAlias, TypeVar
 
+from tests.servers.server import ATTEMPTS, free_port, give_port_back
+
 __all__ = ["Counters", "Direction", "Proxy"]
 
 T = TypeVar("T")
@@ -55,7 +57,7 @@ class Proxy:
 
     Attributes:
         host: where it listens.
-        port: there; the same for its whole life.
+        port: there; the same for its whole life, and taken by no other test while it refuses.
 
     Arguments:
         target: (host, port), or the path of a Unix socket. It is connected to anew for each
@@ -76,7 +78,16 @@ class Proxy:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        self._wait(self._listen())
+        for left in reversed(range(ATTEMPTS)):
+            self.port = free_port()
+            try:
+                self._wait(self._listen())
+                break
+            except OSError:  # another program was faster
+                give_port_back(self.port)
+                if not left:
+                    self.close()
+                    raise
         return self
 
     def __exit__(
@@ -96,6 +107,7 @@ class Proxy:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(PATIENCE)
         self._loop.close()
+        give_port_back(self.port)
 
     @property
     def address(self) -> str:
@@ -226,7 +238,6 @@ class Proxy:
             self._listener = await self._loop.create_server(
                 self._link, HOST, self.port, reuse_address=True
             )
-            self.port = self._listener.sockets[0].getsockname()[1]
 
     def _link(self) -> _Side | asyncio.Protocol:
         if self._listener is None:  # it was accepted when nobody listened any more

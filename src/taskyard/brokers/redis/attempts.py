@@ -211,6 +211,7 @@ class _Attempts:
         ]
         shortest = min([call.timeout for call in calls], default=scene.options.timeout)
         self._timeout = shortest if shortest < scene.options.timeout else None
+        self._began = 0.0
         self._failing_since = 0.0
         self._pauses = 0
         self._trouble: tuple[Address | None, Exception] | None = None
@@ -221,6 +222,7 @@ class _Attempts:
         try:
             waiting = self._jobs
             while waiting:
+                self._began = time.monotonic()
                 if (yield from self._locate(waiting)):
                     yield from self._attempt(waiting)
                 if self._trouble is not None:
@@ -477,7 +479,7 @@ class _Attempts:
         if not will_be_over_soon(error):
             failed = [job.call for job in self._jobs if not job.done]
             hope = f"trying again for {remaining:.3g} s"
-            self._scene.outages.begin(address, error, hope, failed)
+            self._scene.outages.begin(address, error, hope, failed, since=self._began)
         pause = min(FIRST_PAUSE * 2 ** min(self._pauses, 10), LONGEST_PAUSE)
         self._pauses += 1
         yield Pause(min(pause * random.uniform(0.5, 1.0), remaining))

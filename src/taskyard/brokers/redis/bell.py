@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeAlias
@@ -49,8 +50,10 @@ class Bell:
         self._pool = Pool(replace(options, retry=0.0, wait_replicas=0), clock, outages=outages)
         self._doorbell = Doorbell(self._connect, options.prefix, self._goodbye, self._tell)
         self._address: Address | None = None
+        self._began = 0.0
 
     def _connect(self) -> AbstractConnection:
+        self._began = time.monotonic()
         directory = directory_for(self._options)
         directory.look_up()  # anew each time: who was the master may be none any more
         error: Exception = BrokerUnavailable(f"{self._options.shown}: there is no server")
@@ -68,7 +71,8 @@ class Bell:
         if isinstance(reason, NoAnswer):
             address, reason = reason.address, reason.error
         if isinstance(reason, OSError):
-            self._outages.begin(address, reason, "trying again until it answers")
+            hope = "trying again until it answers"
+            self._outages.begin(address, reason, hope, since=self._began)
             return ""
         return str(error) if address is None else f"Redis at {address}: {told(reason)}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterable, Sequence
 
 from taskyard.brokers.redis.calls import Call
@@ -31,21 +32,33 @@ class Outages:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._met: dict[Address | None, _Outage] = {}
+        self._over: dict[Address | None, float] = {}  # when the last one there was
 
     def begin(
-        self, address: Address | None, error: Exception, hope: str, calls: Iterable[Call] = ()
+        self,
+        address: Address | None,
+        error: Exception,
+        hope: str,
+        calls: Iterable[Call] = (),
+        *,
+        since: float | None = None,
     ) -> None:
         """Note a failure, and tell of it unless that was done.
+
+        One that is noted late, when the outage that it belongs to is over, is no news.
 
         Arguments:
             address: who was asked.
             error: what came of it.
             hope: what is done about it.
             calls: those that failed.
+            since: when they were tried, by `time.monotonic`.
         """
         if self._pid != os.getpid():  # after a fork somebody else holds the lock
             self._begin_anew()
         with self._lock:
+            if since is not None and since < self._over.get(address, since):
+                return
             new = address not in self._met
             outage = self._met.setdefault(address, _Outage(refuses=is_reply(error)))
             outage.waiting.update(map(outage.name_of, calls))
@@ -68,6 +81,7 @@ class Outages:
                 outage.waiting.difference_update(map(outage.name_of, calls))
                 if not outage.waiting or (failed == address and not outage.refuses):
                     del self._met[failed]
+                    self._over[failed] = time.monotonic()
             over, self.any = self.any and not self._met, bool(self._met)
         if over:
             log.info("Redis at %s answers again", address)
