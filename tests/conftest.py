@@ -28,15 +28,6 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("taskyard")
 
 
-@pytest.fixture
-def patient_listeners(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Listeners on Redis wait until they have subscribed, also for more than half a second.
-
-    Else they are woken as soon as they have: by nobody, where a test counts who is.
-    """
-    monkeypatch.setattr("taskyard.brokers.redis.doorbell.PATIENCE", 30.0)
-
-
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """More than there are processors: many tests wait for a lease to end, or for a failover."""

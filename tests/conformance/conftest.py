@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.servers.cluster import RedisCluster
 from tests.servers.fixtures import required
 from tests.servers.server import RedisServer
 from tests.variants import some_in_short
@@ -56,17 +55,6 @@ OFTEN = (*EMBEDDED, "redis")
 """
 
 
-def slow_to_fail_over(cluster: RedisCluster) -> RedisCluster:
-    """Let no replica take over from a master that is busy, or held up, for a second or more.
-
-    Some tests keep a node busy with megabytes. Whatever its replica has not heard of yet is lost.
-    """
-    for node in cluster.nodes:
-        with node.client() as client:
-            client.config_set("cluster-node-timeout", 15_000)
-    return cluster
-
-
 @pytest.fixture(scope="session")
 def server_url(request: pytest.FixtureRequest) -> Iterator[Callable[[str], str]]:
     """Says the URL of a server of the session, by the name of a broker."""
@@ -77,7 +65,7 @@ def server_url(request: pytest.FixtureRequest) -> Iterator[Callable[[str], str]]
             if broker == "redis":
                 return str(request.getfixturevalue("shared_server").url)
             if broker == "cluster":
-                return slow_to_fail_over(request.getfixturevalue("shared_cluster")).url
+                return str(request.getfixturevalue("shared_cluster").url)
             return stack.enter_context(RedisServer(binary=required(broker))).url
 
         yield url
@@ -92,7 +80,7 @@ def maker(
     def maker(broker: str) -> Callable[..., Broker]:
         if broker not in SERVERS:
             return EMBEDDED[broker]
-        request.getfixturevalue("patient_listeners")
+        request.getfixturevalue("redis_binary")  # with it, listeners wait for their subscription
         return partial(redis, server_url(broker))
 
     return maker

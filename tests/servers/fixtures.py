@@ -59,7 +59,7 @@ would take that for a message.
 
 @pytest.fixture(scope="session")
 def redis_binary() -> Iterator[Binary]:
-    """The usual server's program."""
+    """The usual server's program; from here on, listeners are patient: see `SUBSCRIBING`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(doorbell, "PATIENCE", SUBSCRIBING)
         yield required()
@@ -101,8 +101,9 @@ def redis_tls(shared_tls: RedisServer) -> RedisServer:
 def shared_cluster(redis_binary: Binary) -> Iterator[RedisCluster]:
     """The session's cluster; ask for `redis_cluster` instead, which is empty."""
     with RedisCluster(binary=redis_binary) as cluster:
-        # Nobody is to take over from a master that gets no processor for a moment.
-        cluster.set_node_timeout(5000)
+        # Nobody is to take over from a master that gets no processor for a moment, or is kept busy
+        # with megabytes: whatever its replica has not heard of yet would be lost.
+        cluster.set_node_timeout(15_000)
         yield cluster
 
 
