@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from tests.faults.scene import until
 
 from taskyard.dispatch.engine import Chunk
 from taskyard.dispatch.source import CallSource
@@ -93,6 +96,17 @@ def test_what_is_due_after_the_runtime_is_not_given_out() -> None:
     found = [*taken(made.take(1)), *taken(made.take(1))]
     assert found == [(1, "a"), (2, "b")]
     assert made.take(1) is None
+
+
+def test_what_was_due_within_the_runtime_and_not_asked_for_is_counted() -> None:
+    instants = iter([0.0, 0.01, 0.02, 0.04, 0.06, 5.0, 6.0])
+    made = source(itertools.count(), instants=instants, runtime=0.05)
+    assert taken(made.take(2)) == [(1, 0), (2, 1)]
+    assert made.deadline is not None
+    until(lambda: time.monotonic() >= made.deadline, "the runtime is over")
+    assert made.take(9) is None
+    made.count_missed()
+    assert made.missed == 2
 
 
 def test_items_before_an_error_are_given_out_first() -> None:

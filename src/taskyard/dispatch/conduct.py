@@ -442,6 +442,7 @@ class Conductor:
 
     def _finish(self) -> Run:
         plan, source = self.plan, self._source
+        source.count_missed()
         for name in self._signals:  # it came when everything had ended
             self.interrupted = self.interrupted or name
         info = RunInfo(
@@ -479,8 +480,9 @@ class Conductor:
     def _counts(self) -> Counts:
         counts = self._collector.counts
         finished = self._collector.finished
-        total = self._source.total
-        known = self._source.taken + len(self.earlier) if total is None else total
+        known = self._source.total
+        if known is None:
+            known = self._source.taken + self._source.missed + len(self.earlier)
         return Counts(
             completed=counts[Status.COMPLETED],
             failed=counts[Status.FAILED],

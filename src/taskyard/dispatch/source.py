@@ -7,7 +7,7 @@ import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from taskyard.dispatch.engine import Chunk
@@ -103,6 +103,7 @@ class CallSource:
         self.started = 0.0
         self.taken = 0
         self.limited = 0  # planned calls that were given out late, as the window was full
+        self.missed = 0  # planned calls that were due, and never given out: see `count_missed`
         self.error: BaseException | None = None
         self._supply = items if isinstance(items, Supply) else _Iterated(items)
         self._instants = instants
@@ -115,6 +116,7 @@ class CallSource:
         self._next = 1
         self._out = 0
         self._over = False
+        self._stopped_at: float | None = None
         self._was_full = False
         self._changes = 0
         self._listeners: list[Callable[[], None]] = []
@@ -152,7 +154,7 @@ class CallSource:
     def poll(self, limit: int) -> Chunk | Literal[False] | None:
         with self._pulling:
             if self._deadline is not None and time.monotonic() >= self._deadline:
-                self._finish()
+                self.stop()
             if self._over:
                 return None
             room = min(limit, self.window - self._out)
@@ -241,7 +243,23 @@ class CallSource:
 
     def stop(self) -> None:
         """Give out nothing more. Does not wait for an iterator that does not answer."""
+        if not self._over:
+            self._stopped_at = time.monotonic()
         self._finish()
+
+    def count_missed(self) -> None:
+        """Count the calls that were due when it was stopped. Only once nobody takes any more."""
+        if self._instants is None or self._stopped_at is None:
+            return  # or the items had come to their end
+        end = self._stopped_at - self.started
+        if self._runtime is not None:
+            end = min(end, self._runtime)
+        if self._pulling.acquire(blocking=False):  # else an iterator still does not answer
+            try:
+                early = sum(instant < self.started + end for instant in self._ahead)
+                self.missed = early + sum(1 for _ in takewhile(end.__gt__, self._instants))
+            finally:
+                self._pulling.release()
 
     def on_change(self, tell: Callable[[], None]) -> None:
         self._listeners.append(tell)
