@@ -238,6 +238,11 @@ class Line:
         """Whether something waits until the socket takes more."""
         return bool(self._out)
 
+    @property
+    def unsent(self) -> int:
+        """How many bytes wait."""
+        return sum(map(len, self._out))
+
     def send(self, data: bytes) -> None:
         """Send a frame, or what of it goes at once; `push` sends the rest."""
         self._out.append(memoryview(_HEAD.pack(len(data)) + data))
