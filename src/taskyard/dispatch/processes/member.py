@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from taskyard.dispatch.engine import Finished
 from taskyard.dispatch.outcome import CallError, Status
+from taskyard.dispatch.processes.carrying import main_is_importable
 from taskyard.dispatch.processes.cells import Cells
 from taskyard.dispatch.processes.child import Given, Handed, LotSent
 from taskyard.dispatch.processes.nursery import Births, Post
@@ -181,6 +182,7 @@ class Member:
         self.unsent = 0
         self._serial = 1
         self._stopped = False
+        self._whole = births.apart and not main_is_importable()
         self._dropped: set[int] = set()  # serials of calls that are waited for no longer
         self._lots: dict[int, Lot] = {}  # by base, in the order in which they were sent
         with ExitStack() as ours, ExitStack() as lent:
@@ -205,7 +207,7 @@ class Member:
         Returns:
             How many bytes their items have, and what cannot be sent at all.
         """
-        packed = pack(lot.items, "the item")
+        packed = pack(lot.items, "the item", whole=self._whole)
         refused = None
         if isinstance(packed, list):
             lot, packed, refused = _without_refused(lot, packed)
@@ -215,7 +217,10 @@ class Member:
             self._serial += len(lot.items)
             self._lots[lot.base] = lot
             if not self.open:
-                self.seen = (self.seen[0], monotonic())  # until now there was nothing to get on with
+                self.seen = (
+                    self.seen[0],
+                    monotonic(),
+                )  # until now there was nothing to get on with
             self.open += len(lot.items)
             planned = None if lot.planned is None else array("d", lot.planned).tobytes()
             ids = lot.ids if with_ids else None
