@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import ExitStack
+from pathlib import Path
 
-import pytest
-from distributed import Client, LocalCluster
+from distributed import Client
+from tests.dispatch.remote.conftest import _running
+from tests.servers.server import free_port
 
 from taskyard import run
 
@@ -21,28 +24,27 @@ class Heard(logging.Handler):
             self.told.set()
 
 
-@pytest.fixture
-def heard() -> Heard:
-    return Heard()
-
-
-def test_a_cluster_without_workers_is_told(heard: Heard) -> None:
-    def bring_workers() -> None:
-        heard.told.wait(60)
-        cluster.scale(1)
-
+def test_a_cluster_without_workers_is_told(tmp_path: Path) -> None:
+    port = free_port()
+    address = f"tcp://127.0.0.1:{port}"
+    scheduler = ["distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(port)]
+    worker = ["distributed.cli.dask_worker", address, "--nthreads", "1"]
+    worker += ["--local-directory", str(tmp_path)]
+    heard = Heard()
     logger = logging.getLogger("taskyard.run")
-    logger.addHandler(heard)
-    try:
-        with (
-            LocalCluster(n_workers=0, processes=False, dashboard_address=None) as cluster,
-            Client(cluster, set_as_default=False) as client,
-        ):
-            bringing = threading.Thread(target=bring_workers)
-            bringing.start()
-            done = run(abs, 3, on=client, workers=1)
-            bringing.join()
-    finally:
-        logger.removeHandler(heard)
-    assert heard.told.is_set()
-    assert done.results() == [0, 1, 2]
+    with ExitStack() as stack:
+
+        def bring_one() -> None:
+            if heard.told.wait(60):
+                stack.enter_context(_running([*worker, "--no-dashboard"], tmp_path))
+
+        logger.addHandler(heard)
+        stack.callback(logger.removeHandler, heard)
+        stack.enter_context(_running([*scheduler, "--no-dashboard"], tmp_path))
+        client = stack.enter_context(Client(address, timeout=60, set_as_default=False))
+        bringing = threading.Thread(target=bring_one)
+        bringing.start()
+        done = run(abs, 3, on=client, workers=1, runtime=90, grace=0)
+        bringing.join()
+        assert heard.told.is_set()
+        assert done.results() == [0, 1, 2]

@@ -24,6 +24,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
+from logging.handlers import BufferingHandler
 from multiprocessing import reduction, resource_tracker
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
@@ -421,9 +422,8 @@ def _nursery_main(
 def _forget_records() -> None:
     """Forget what the program has logged and not shown yet, or each process would show it, too."""
     for reference in getattr(logging, "_handlerList", ()):
-        buffer = getattr(reference(), "buffer", None)
-        if isinstance(buffer, list):  # of a logging.handlers.BufferingHandler
-            buffer.clear()
+        if isinstance(handler := reference(), BufferingHandler):
+            handler.buffer.clear()
 
 
 class _Forking:

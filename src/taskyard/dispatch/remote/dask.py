@@ -49,7 +49,7 @@ PATIENCE = 10.0
 """Seconds to connect to a scheduler."""
 CANCELLING = 2.0
 """Seconds for a cluster to hear that what was sent is not wanted any more."""
-SILENCE = 5.0
+SILENCE = 2.0
 """Seconds in which nothing ends, after which it is looked whether there are workers at all."""
 
 log = logging.getLogger("taskyard.run")
@@ -348,7 +348,6 @@ class DaskEngine(RemoteEngine[_Sent]):
     # Collecting.
 
     def _collect_all(self) -> None:
-        self._look_for_workers()
         while (key := self._next_ended()) is not None:
             with self._room:
                 sent = self._sent.pop(key, None)  # so that nobody else tells of it, too
@@ -369,7 +368,7 @@ class DaskEngine(RemoteEngine[_Sent]):
 
     def _look_for_workers(self) -> None:
         """Say it if there are none: Dask keeps calls until one comes, and does not tell."""
-        if self._is_empty() and self._all_sent:
+        if not self._sent:
             return
         try:
             alone = not self._client.nthreads()
