@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -18,8 +19,10 @@ import pytest
 from tests.dispatch.processes import functions
 from tests.dispatch.processes.listening import Listener, listening
 
+from taskyard.dispatch.engine import Job
 from taskyard.dispatch.processes.child import Given
 from taskyard.dispatch.processes.member import Lot, Member
+from taskyard.dispatch.processes.nursery import begin
 from taskyard.dispatch.processes.wire import Line
 from taskyard.dispatch.run import run
 
@@ -224,3 +227,26 @@ def test_classes_of_a_main_module_that_cannot_be_imported(
         check=False,
     )
     assert (done.stdout, done.stderr) == ("[(True, 3), (True, 6)]\n", "")
+
+
+# Ends
+
+
+def test_what_was_watched_is_open_until_its_end_was_heard() -> None:
+    job = Job(function=functions.double, workers=1)
+    births = begin(job, 0.0, "spawn")
+    member = Member(1, 1, births)
+    (fd,) = births.watched()
+    births.kill(1)
+    ends = []
+    while not ends:
+        select.select([fd], [], [])
+        for end in births.hear():
+            assert births.watched() == []
+            os.fstat(fd)  # it could be the number of a socket that is registered next
+            ends.append((end.number, end.code))
+    assert ends == [(1, -signal.SIGKILL)]
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+    member.close()
+    births.close()

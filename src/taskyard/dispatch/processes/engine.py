@@ -274,15 +274,19 @@ class ProcessEngine:
                 if mask & selectors.EVENT_READ:
                     self._hear(member)
         for end in self._begun().hear():
+            self._watch_births()
             self._bury(end)
 
-    def _watch(self) -> None:
+    def _watch_births(self) -> None:
         wanted = set(self._begun().watched())
         for gone in self._watched - wanted:
             self._selector.unregister(gone)
         for new in wanted - self._watched:
             self._selector.register(new, selectors.EVENT_READ)
         self._watched = wanted
+
+    def _watch(self) -> None:
+        self._watch_births()
         for member in self._members.values():
             if member.line.ended:
                 with contextlib.suppress(KeyError):

@@ -113,7 +113,11 @@ class Births(Protocol):
         ...
 
     def hear(self) -> Iterator[Ends]:
-        """What has happened since."""
+        """What has happened since.
+
+        What was watched for a process is closed after its end was given: its number may be that of
+        another file then, so it is to be watched no longer.
+        """
         ...
 
     def close(self) -> None:
@@ -265,8 +269,10 @@ class _Spawned:
             if code is not None:
                 del self._processes[number]
                 self._waiting.unregister(fd)
-                _unwatch(process, fd)
-                yield Ends(number, code)
+                try:
+                    yield Ends(number, code)
+                finally:  # whoever watches it has let go of it
+                    _unwatch(process, fd)
 
     def close(self) -> None:
         self._at_exit.cancel()
