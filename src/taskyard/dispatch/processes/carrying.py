@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing.process
+import os
 import pickle
+import sys
 from typing import Any
 
 from taskyard.dispatch.processes.wire import dump_whole
 from taskyard.errors import MissingExtra, WorkerError
 
-__all__ = ["carried", "unpacked"]
+__all__ = ["carried", "main_is_importable", "unpacked"]
 
 ADVICE = (
     "define it at the top of a module, install cloudpickle (pip install 'taskyard[processes]'), or "
@@ -58,6 +61,20 @@ def _whole(job: Any, function: Any, because: Exception | None) -> bytes:
             f"pickled ({type(error).__name__}: {error}): use start_method='fork', or let it make "
             f"what it needs when it is called"
         ) from error
+
+
+def main_is_importable() -> bool:
+    """Whether processes that are no copies of this one have its main module, too.
+
+    That of an interactive session, of `python -c`, of a program that is read from stdin and of
+    `python -m package` they do not have.
+    """
+    main = sys.modules["__main__"]
+    if (spec := getattr(main, "__spec__", None)) is not None:
+        return not f".{spec.name}".endswith(".__main__")
+    file = getattr(main, "__file__", None)
+    begun_in = getattr(multiprocessing.process, "ORIGINAL_DIR", None) or ""
+    return file is not None and os.path.exists(os.path.join(begun_in, file))
 
 
 def unpacked(job: bytes) -> Any:

@@ -173,6 +173,7 @@ class _Child:
         self._handing = threading.Lock()
         self._due = 0.0  # when a thread hands over next
         self._stopped = threading.Event()
+        self._parent = os.getppid()
         self._copied = False
 
     def run(self) -> None:
@@ -363,6 +364,8 @@ class _Child:
         orders = Reader(self._orders)
         while True:
             try:
+                if os.getppid() != self._parent:
+                    break  # other processes that it has forked hold copies of its ends of sockets
                 if is_readable(self._orders, CLERK_EVERY):
                     if (order := orders.read()) is None:
                         break

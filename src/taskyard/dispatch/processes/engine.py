@@ -51,6 +51,10 @@ TICK = 0.005
 one has nothing to do."""
 STUCK = 0.1
 """Seconds after which it is called stuck while others are busy, too; longer if calls are slow."""
+RECEIVING = 1.0
+"""The same of a process that has a thread to spare: it takes in what it was given."""
+RECEIVED = 1e7
+"""Bytes of items per second that it takes in, at the least."""
 LEAD = 0.02
 """Seconds before its instant that a planned call is given to a process."""
 STARTS = 3
@@ -270,6 +274,7 @@ class ProcessEngine:
                 if mask & selectors.EVENT_READ:
                     self._hear(member)
         for end in self._begun().hear():
+            self._watch_births()
             self._bury(end)
         self._watch_births()  # forgets what is closed, before a new process gets its number
 
@@ -553,12 +558,24 @@ class ProcessEngine:
                 rest = duration * unbegun / member.threads
                 if idle and rest > TICK / 2 and not self._job.open_loop:
                     member.recall()
+            elif member.unsent != (unsent := member.line.unsent):
+                member.unsent, member.seen = unsent, (reached, now)  # it takes in what it was sent
             elif (
-                now - member.seen[1] >= patience
+                now - member.seen[1] >= max(patience, self._reception(member, unbegun))
                 and not member.waits()
                 and (idle or self._others(member))
             ):
                 member.recall()
+
+    def _reception(self, member: Member, unbegun: int) -> float:
+        """Seconds that a process with a thread to spare gets until it has calls in hand.
+
+        Items may be large, or slow to unpickle. Each time that this was not enough it is doubled,
+        or they would be sent to and fro for ever.
+        """
+        if not member.receives():
+            return 0.0
+        return (RECEIVING + self._pace.size * unbegun / RECEIVED) * 2.0 ** min(member.moves(), 20)
 
     def _others(self, member: Member) -> bool:
         return any(

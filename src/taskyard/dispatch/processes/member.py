@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from taskyard.dispatch.engine import Finished
 from taskyard.dispatch.outcome import CallError, Status
+from taskyard.dispatch.processes.carrying import main_is_importable
 from taskyard.dispatch.processes.cells import Cells
 from taskyard.dispatch.processes.child import Given, Handed, LotSent
 from taskyard.dispatch.processes.nursery import Births, Post
@@ -39,10 +40,22 @@ class Lot:
         attempt: which attempt it is.
         started: when the first attempt began, of a single call that is tried again.
         deaths: how many processes died that had been given it and had begun none of it.
+        moves: how often it was taken back, not begun.
         base: the serial of the first, in the process that has it.
     """
 
-    __slots__ = ("attempt", "base", "deaths", "gone", "ids", "items", "left", "planned", "started")
+    __slots__ = (
+        "attempt",
+        "base",
+        "deaths",
+        "gone",
+        "ids",
+        "items",
+        "left",
+        "moves",
+        "planned",
+        "started",
+    )
 
     def __init__(
         self,
@@ -53,6 +66,7 @@ class Lot:
         attempt: int = 1,
         started: float | None = None,
         deaths: int = 0,
+        moves: int = 0,
     ) -> None:
         self.ids = ids
         self.items = items
@@ -60,6 +74,7 @@ class Lot:
         self.attempt = attempt
         self.started = started
         self.deaths = deaths
+        self.moves = moves
         self.base = 0
         self.left = len(items)
         self.gone = bytearray(len(items))  # by position: whether it ended, or was given back
@@ -78,9 +93,10 @@ class Lot:
             attempt=self.attempt,
             started=self.started,
             deaths=self.deaths,
+            moves=self.moves,
         )
 
-    def picked(self, places: Iterable[int], *, deaths: int = 0) -> Lot:
+    def picked(self, places: Iterable[int], *, deaths: int = 0, moves: int = 0) -> Lot:
         """The calls at these positions."""
         chosen = list(places)
         return Lot(
@@ -90,6 +106,7 @@ class Lot:
             attempt=self.attempt,
             started=self.started,
             deaths=deaths,
+            moves=moves,
         )
 
 
@@ -149,6 +166,7 @@ class Member:
         retired: whether it is given nothing more, as a call in it takes too long.
         idle_since: when it was seen to be in no call that is waited for, being retired.
         seen: how far it had come when that was looked at last, and since when.
+        unsent: bytes that waited to be sent to it then.
     """
 
     def __init__(self, number: int, threads: int, births: Births) -> None:
@@ -161,8 +179,10 @@ class Member:
         self.retired = False
         self.idle_since: float | None = None
         self.seen = (0, 0.0)
+        self.unsent = 0
         self._serial = 1
         self._stopped = False
+        self._whole = births.apart and not main_is_importable()
         self._dropped: set[int] = set()  # serials of calls that are waited for no longer
         self._lots: dict[int, Lot] = {}  # by base, in the order in which they were sent
         with ExitStack() as ours, ExitStack() as lent:
@@ -187,7 +207,7 @@ class Member:
         Returns:
             How many bytes their items have, and what cannot be sent at all.
         """
-        packed = pack(lot.items, "the item")
+        packed = pack(lot.items, "the item", whole=self._whole)
         refused = None
         if isinstance(packed, list):
             lot, packed, refused = _without_refused(lot, packed)
@@ -196,6 +216,11 @@ class Member:
             lot.base = self._serial
             self._serial += len(lot.items)
             self._lots[lot.base] = lot
+            if not self.open:
+                self.seen = (
+                    self.seen[0],
+                    monotonic(),
+                )  # until now there was nothing to get on with
             self.open += len(lot.items)
             planned = None if lot.planned is None else array("d", lot.planned).tobytes()
             ids = lot.ids if with_ids else None
@@ -309,14 +334,22 @@ class Member:
                 at for at in range(len(lot.items)) if not lot.gone[at] and is_taken(lot.base + at)
             ]
             if places:
-                back.append(lot.picked(places, deaths=lot.deaths))
+                back.append(lot.picked(places, deaths=lot.deaths, moves=lot.moves + 1))
                 for at in places:
                     self._gone(lot, at, 1)
         return back
 
     def unbegun(self) -> int:
         """How many of its calls are not begun, about."""
-        return max(0, self._serial - 1 - self.cells.reached())
+        return max(0, min(self.open, self._serial - 1 - self.cells.reached()))
+
+    def receives(self) -> bool:
+        """Whether a thread of it is in no call: it takes in what was sent, if anything was."""
+        return len(self.cells.running()) < self.threads
+
+    def moves(self) -> int:
+        """How often what it holds was taken back from others, at most."""
+        return max((lot.moves for lot in self._lots.values()), default=0)
 
     def waits(self) -> bool:
         """Whether a thread of it waits for the instant of a planned call."""
@@ -434,4 +467,5 @@ def _without_refused(
         failures,
     )
     kept = [at for at, one in enumerate(packed) if not isinstance(one, CallError)]
-    return lot.picked(kept, deaths=lot.deaths), [packed[at] for at in kept], finished
+    kept_lot = lot.picked(kept, deaths=lot.deaths, moves=lot.moves)
+    return kept_lot, [packed[at] for at in kept], finished

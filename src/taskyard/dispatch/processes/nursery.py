@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import multiprocessing
 import os
 import select
@@ -23,13 +24,14 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
+from logging.handlers import BufferingHandler
 from multiprocessing import reduction, resource_tracker
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
 from typing import Any, Literal, NamedTuple, Protocol
 
 from taskyard.dispatch.engine import Job, StartMethod
-from taskyard.dispatch.processes.carrying import carried, unpacked
+from taskyard.dispatch.processes.carrying import carried, main_is_importable, unpacked
 from taskyard.dispatch.processes.child import deafen, run_child
 from taskyard.dispatch.processes.wire import Line, dump, is_readable, send
 from taskyard.errors import MissingExtra, WorkerError
@@ -49,6 +51,9 @@ _CROWDED = (errno.EAGAIN, errno.ETOOMANYREFS)
 """The socket's buffer is full; more descriptors are under way than one may have open."""
 _CROWDED_FOR = 0.005
 """Seconds after which it is tried again."""
+
+_PARENT_EVERY = 250
+"""Milliseconds after which it is looked whether the parent is still there."""
 
 SAID: tuple[StartMethod, ...] = ("spawn", "forkserver")
 """What a program tells `multiprocessing.set_start_method` on purpose; "fork" comes by itself."""
@@ -87,7 +92,13 @@ class Ends(NamedTuple):
 
 
 class Births(Protocol):
-    """Starts worker processes, and knows of their ends."""
+    """Starts worker processes, and knows of their ends.
+
+    Attributes:
+        apart: whether they are no copies of this process, and import what they need.
+    """
+
+    apart: bool
 
     def start(self, post: Post) -> None:
         """Start a process; the caller closes what it was given."""
@@ -102,7 +113,11 @@ class Births(Protocol):
         ...
 
     def hear(self) -> Iterator[Ends]:
-        """What has happened since."""
+        """What has happened since.
+
+        What was watched for a process is closed after its end was given: its number may be that of
+        another file then, so it is to be watched no longer.
+        """
         ...
 
     def close(self) -> None:
@@ -171,16 +186,38 @@ def _choose(job: Job, known: list[str]) -> tuple[StartMethod, bytes | None]:
         return "fork", None
 
 
-def _start(process: BaseProcess) -> None:
+def _start(process: BaseProcess, how: contextlib.AbstractContextManager[None]) -> None:
     """Start a process that hears no signal until it has said what to do with it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
-        with warnings.catch_warnings():
-            # Of threads in a process that forks: `begin` says when that is done, and why.
-            warnings.simplefilter("ignore", DeprecationWarning)
+        with how:
             process.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _forking() -> Iterator[None]:
+    """Without the warning of threads in a process that forks: `begin` says when, and why.
+
+    Not around other things: it would undo, for a moment, what other threads do about warnings.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
+@contextlib.contextmanager
+def _spawning() -> Iterator[None]:
+    """Without the file of a main module that came from stdin, which multiprocessing would run."""
+    main = sys.modules["__main__"]
+    from_stdin = getattr(main, "__spec__", None) is None and not main_is_importable()
+    file = main.__dict__.pop("__file__", None) if from_stdin else None
+    try:
+        yield
+    finally:
+        if file is not None:
+            main.__file__ = file
 
 
 # Fresh interpreters
@@ -198,6 +235,8 @@ class _Spawned:
         self._job = job
         self._offset = offset
         self._processes: dict[int, tuple[BaseProcess, int]] = {}
+        self._waiting = select.poll()
+        self.apart = True
         self._at_exit = Finalize(None, self.close, exitpriority=100)
 
     def start(self, post: Post) -> None:
@@ -208,8 +247,10 @@ class _Spawned:
             daemon=True,
         )
         resource_tracker.ensure_running()  # as that would unblock signals
-        _start(process)
-        self._processes[post.number] = (process, _watch(process))
+        _start(process, _spawning())
+        fd = _watch(process)
+        self._processes[post.number] = (process, fd)
+        self._waiting.register(fd, select.POLLIN)
 
     def kill(self, number: int) -> None:
         if number in self._processes:
@@ -219,13 +260,19 @@ class _Spawned:
         return [fd for _, fd in self._processes.values()]
 
     def hear(self) -> Iterator[Ends]:
+        ended = {fd for fd, _ in self._waiting.poll(0)}
         for number, (process, fd) in list(self._processes.items()):
             # Its sentinel would not do: a process that the function forked holds that too.
+            if fd not in ended and fd != process.sentinel:
+                continue
             code = process.exitcode
             if code is not None:
                 del self._processes[number]
-                _unwatch(process, fd)
-                yield Ends(number, code)
+                self._waiting.unregister(fd)
+                try:
+                    yield Ends(number, code)
+                finally:  # whoever watches it has let go of it
+                    _unwatch(process, fd)
 
     def close(self) -> None:
         self._at_exit.cancel()
@@ -305,10 +352,11 @@ class _Nursery:
             try:
                 if method == "spawn":
                     resource_tracker.ensure_running()  # as that would unblock signals
-                _start(self._process)
+                _start(self._process, _spawning() if method == "spawn" else _forking())
             except BaseException:
                 ours.close()
                 raise
+        self.apart = method == "spawn"
         self._line = Line(ours)
         self._heard: list[tuple[int, int | None, str]] = []
         self._told = False
@@ -365,6 +413,7 @@ def _nursery_main(
 ) -> None:
     if parents is not None:
         parents.close()
+        _forget_records()
     signal.set_wakeup_fd(-1)  # that of the program that was forked
     deafen()
     try:
@@ -376,6 +425,13 @@ def _nursery_main(
     os._exit(0)
 
 
+def _forget_records() -> None:
+    """Forget what the program has logged and not shown yet, or each process would show it, too."""
+    for reference in getattr(logging, "_handlerList", ()):
+        if isinstance(handler := reference(), BufferingHandler):
+            handler.buffer.clear()
+
+
 class _Forking:
     """The nursery, in its own process."""
 
@@ -385,6 +441,7 @@ class _Forking:
         self._line = line
         self._numbers: dict[int, int] = {}  # by the id of the process
         self._woken, self._waking = os.pipe()
+        self._parent = os.getppid()
 
     def run(self) -> None:
         """Fork when told to, and tell of ends, until the parent is gone."""
@@ -394,8 +451,9 @@ class _Forking:
         waiting = select.poll()  # unlike select, it takes descriptors of any number
         waiting.register(self._line, select.POLLIN)
         waiting.register(self._woken, select.POLLIN)
-        while True:
-            readable = {fd for fd, _ in waiting.poll()}
+        # Its line stays open behind it, if another process that it has forked has a copy.
+        while os.getppid() == self._parent:
+            readable = {fd for fd, _ in waiting.poll(_PARENT_EVERY)}
             if self._woken in readable:
                 os.read(self._woken, 4096)
                 self._bury()
@@ -420,8 +478,7 @@ class _Forking:
         return True
 
     def _fork(self, number: int, threads: int, fds: list[int]) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of threads of a library
+        with _forking():  # there may be threads of a library
             try:
                 pid = os.fork()
             except OSError as error:

@@ -79,7 +79,9 @@ def dump_whole(value: Any) -> bytes:
     return pickled
 
 
-def pack(values: Sequence[Any], what: str) -> bytes | list[bytes | CallError]:
+def pack(
+    values: Sequence[Any], what: str, *, whole: bool = False
+) -> bytes | list[bytes | CallError]:
     """Pickle many values, so that one that cannot be pickled spoils no other.
 
     Values of Python's own kinds are pickled together. Others are pickled one by one, as each may
@@ -88,6 +90,8 @@ def pack(values: Sequence[Any], what: str) -> bytes | list[bytes | CallError]:
     Arguments:
         values: they.
         what: what they are, for an error: "the result", "the item".
+        whole: whether what is of the main module takes its class along, as that module cannot be
+            imported where they go to.
     """
     buffer = io.BytesIO()
     pickler = _Watching(buffer, pickle.HIGHEST_PROTOCOL)
@@ -97,12 +101,16 @@ def pack(values: Sequence[Any], what: str) -> bytes | list[bytes | CallError]:
         pickler.foreign = True
     if not pickler.foreign:
         return buffer.getvalue()
-    return [_pack_one(value, what) for value in values]
+    return [_pack_one(value, what, whole) for value in values]
 
 
-def _pack_one(value: Any, what: str) -> bytes | CallError:
+def _pack_one(value: Any, what: str, whole: bool) -> bytes | CallError:
     try:
-        return dump(value)
+        data = dump(value)
+        if whole and b"__main__" in data:
+            with contextlib.suppress(Exception):  # then by its name, which may do
+                return dump_whole(value)
+        return data
     except BaseException as error:  # noqa: BLE001 - whatever a class's __reduce__ does
         first = error
     try:
@@ -238,9 +246,15 @@ class Line:
         """Whether something waits until the socket takes more."""
         return bool(self._out)
 
+    @property
+    def unsent(self) -> int:
+        """How many bytes wait."""
+        return sum(map(len, self._out))
+
     def send(self, data: bytes) -> None:
         """Send a frame, or what of it goes at once; `push` sends the rest."""
-        self._out.append(memoryview(_HEAD.pack(len(data)) + data))
+        head = _HEAD.pack(len(data))
+        self._out.extend(map(memoryview, (head + data,) if len(data) <= _JOINED else (head, data)))
         self.push()
 
     def push(self) -> None:
@@ -302,7 +316,9 @@ class Line:
             self.sock.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        """Close the socket."""
+        """Close the connection, also if a process that was forked meanwhile has a copy of it."""
         self.ended = True
         self._out.clear()
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
         self.sock.close()

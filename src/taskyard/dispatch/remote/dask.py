@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import pickle
 import threading
 import time
 from array import array
 from collections.abc import Sequence
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -48,6 +49,10 @@ PATIENCE = 10.0
 """Seconds to connect to a scheduler."""
 CANCELLING = 2.0
 """Seconds for a cluster to hear that what was sent is not wanted any more."""
+SILENCE = 2.0
+"""Seconds in which nothing ends, after which it is looked whether there are workers at all."""
+
+log = logging.getLogger("taskyard.run")
 
 
 def connected(address: str) -> DaskTarget:
@@ -221,6 +226,7 @@ class DaskEngine(RemoteEngine[_Sent]):
         self._numbers = itertools.count(1)
         self._sent: dict[str, _Sent] = {}
         self._ended: SimpleQueue[str | None] = SimpleQueue()
+        self._alone = False  # it was said that there are no workers
 
     def prepare(self) -> None:
         """Look whether the function can be sent; its workers are there already, or they are not.
@@ -342,7 +348,7 @@ class DaskEngine(RemoteEngine[_Sent]):
     # Collecting.
 
     def _collect_all(self) -> None:
-        while (key := self._ended.get()) is not None:
+        while (key := self._next_ended()) is not None:
             with self._room:
                 sent = self._sent.pop(key, None)  # so that nobody else tells of it, too
                 self._held += 1
@@ -352,6 +358,25 @@ class DaskEngine(RemoteEngine[_Sent]):
                 self._held -= 1
                 self._room.notify_all()
             self._end_if_idle()
+
+    def _next_ended(self) -> str | None:
+        while True:
+            try:
+                return self._ended.get(timeout=SILENCE)
+            except Empty:
+                self._look_for_workers()
+
+    def _look_for_workers(self) -> None:
+        """Say it if there are none: Dask keeps calls until one comes, and does not tell."""
+        if not self._sent:
+            return
+        try:
+            alone = not self._client.nthreads()
+        except Exception:  # noqa: BLE001 - whatever it is: `tend` looks whether the cluster is gone
+            return
+        if alone and not self._alone:
+            log.warning("the Dask cluster has no workers: calls wait there until one comes")
+        self._alone = alone
 
     def _settle_or_leave(self, sent: _Sent) -> None:
         try:
