@@ -140,7 +140,8 @@ def name_of(function: Callable[..., Any]) -> str:
         at = at.func
     if not hasattr(at, "__qualname__"):
         at = getattr(at, "function", type(at))  # of a task, its handler
-    return f"{at.__module__}:{at.__qualname__}"
+    module = getattr(at, "__module__", None) or type(at).__module__  # a built-in method has none
+    return f"{module}:{at.__qualname__}"
 
 
 def is_async(function: Callable[..., Any]) -> bool:

@@ -158,9 +158,15 @@ class Stream:
 
     def _begun(self, loop: asyncio.AbstractEventLoop | None) -> Conductor:
         if self._conductor is None:
-            self._conductor = Conductor(self._plan, keep=False, hold=True, loop=loop)
-            self._sorter.skip = self._conductor.earlier
-            self._conductor.begin()
+            conductor = Conductor(self._plan, keep=False, hold=True, loop=loop)
+            try:
+                conductor.begin()
+            except BaseException:
+                self._closed = True  # there is no end to wait for
+                conductor.close()
+                raise
+            self._sorter.skip = conductor.earlier
+            self._conductor = conductor
         return self._conductor
 
     def _note(self, came: list[Outcome] | None) -> None:

@@ -14,7 +14,7 @@ from tests.dispatch.processes.background import Background
 from tests.dispatch.processes.listening import Listener, listening
 from tests.worker.support import until
 
-from taskyard import run
+from taskyard import run, stream
 from taskyard.dispatch.outcome import Status
 from taskyard.dispatch.pace import Trace
 from taskyard.dispatch.processes import engine
@@ -189,6 +189,16 @@ def test_a_function_that_cannot_be_loaded_there_is_an_error() -> None:
         run(function, 10, workers=1, kind="processes", start_method="spawn")
     with pytest.raises(WorkerError, match="cannot load the function"):  # before the plan begins
         run(function, 10, workers=1, kind="processes", start_method="forkserver", rate=10)
+
+
+def test_a_stream_that_cannot_start_is_over_at_once() -> None:
+    outcomes = stream(
+        functions.Unloadable(), 10, workers=1, kind="processes", start_method="forkserver", rate=10
+    )
+    with pytest.raises(WorkerError, match="cannot load the function"), outcomes:
+        next(outcomes)
+    assert outcomes.snapshot() is None, "nothing began, so there is no end to wait for"
+    assert list(outcomes) == []
 
 
 def test_without_cloudpickle(monkeypatch: pytest.MonkeyPatch) -> None:

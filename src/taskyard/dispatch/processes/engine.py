@@ -274,9 +274,8 @@ class ProcessEngine:
                 if mask & selectors.EVENT_READ:
                     self._hear(member)
         for end in self._begun().hear():
-            self._watch_births()
+            self._watch_births()  # forgets what is closed, before a new process gets its number
             self._bury(end)
-        self._watch_births()  # forgets what is closed, before a new process gets its number
 
     def _watch_births(self) -> None:
         wanted = set(self._begun().watched())

@@ -216,11 +216,8 @@ class Member:
             lot.base = self._serial
             self._serial += len(lot.items)
             self._lots[lot.base] = lot
-            if not self.open:
-                self.seen = (
-                    self.seen[0],
-                    monotonic(),
-                )  # until now there was nothing to get on with
+            if not self.open:  # until now there was nothing to get on with
+                self.seen = (self.seen[0], monotonic())
             self.open += len(lot.items)
             planned = None if lot.planned is None else array("d", lot.planned).tobytes()
             ids = lot.ids if with_ids else None
