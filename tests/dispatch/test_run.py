@@ -411,7 +411,7 @@ def test_functions_of_all_kinds() -> None:
     run = taskyard.run(functools.partial(max, 1), 3)
     assert run.results() == [1, 1, 2]
     assert run.info.function == "builtins:max"
-    assert taskyard.run("a".__add__, "bc").info.function == "builtins:str.__add__"
+    assert taskyard.run("a".__add__, ["b"]).info.function == "builtins:str.__add__"
     assert taskyard.run(str, 2).results() == ["0", "1"]
 
 

@@ -1,8 +1,7 @@
 """The engine of processes, and of processes with threads.
 
 One thread of the parent, the *loop*, hands calls to worker processes, hears what has ended, and
-replaces those that die. Another one, the *feeder*, asks the source, as the caller's iterator may
-take its time. What either knows is in `_stock` and `_wanted`.
+replaces those that die. Another one sees to it that there are calls at hand: see `stock.Stock`.
 
 **Sharing out.** A process holds some milliseconds' worth of calls, of slow ones no more than it is
 in. If a process is idle while another one holds calls that it does not get to, these are recalled
@@ -42,6 +41,7 @@ from taskyard.dispatch.processes.nursery import (
     ending,
 )
 from taskyard.dispatch.processes.sizing import Pace, held, shares
+from taskyard.dispatch.processes.stock import Stock
 from taskyard.errors import WorkerError
 
 __all__ = ["ProcessEngine", "threads_of"]
@@ -100,14 +100,7 @@ class ProcessEngine:
         self._full = False  # no process can be given anything more
         self._full_until = 0.0
         self._dealt = 0  # the number of the last planned call that was given out
-        # Between the loop and the feeder, which adds to the stock under the lock.
-        self._stock: deque[Lot] = deque()
-        self._wanted = 0
-        self._hungry = True  # a process is to be given more than there is
-        self._dry = False  # the source has no more
-        self._changes = 0  # how often the source may have changed its mind
-        self._supplying = threading.Condition()
-        # The loop's own.
+        self._stock = Stock(self._wake)
         self._again: list[tuple[float, int, Lot]] = []  # to be tried again, by when
         self._selector = selectors.DefaultSelector()
         self._watched: set[Any] = set()
@@ -115,7 +108,6 @@ class ProcessEngine:
         self._stopped = False
         self._abandoned = False
         self._ending = False  # processes are made to end
-        self._ended = False
         self._ticked = 0.0
         self._error: BaseException | None = None
         self._loop: threading.Thread | None = None
@@ -143,10 +135,9 @@ class ProcessEngine:
 
     def start(self, source: Source, sink: Sink) -> None:
         self._source, self._sink = source, sink
-        source.on_change(self._note_change)
         self._loop = threading.Thread(target=self._run, name="taskyard-crew", daemon=True)
         self._loop.start()
-        threading.Thread(target=self._feed, name="taskyard-feeder", daemon=True).start()
+        self._stock.start(source)
 
     def tend(self) -> None:
         """The loop does all that by itself."""
@@ -176,50 +167,6 @@ class ProcessEngine:
         with contextlib.suppress(OSError):  # full: it will wake; closed: it has ended
             os.write(self._waking, b".")
 
-    # The feeder
-
-    def _note_change(self) -> None:
-        with self._supplying:
-            self._changes += 1
-            self._supplying.notify_all()
-
-    def _feed(self) -> None:
-        limit = 1_000_000
-        try:
-            while not self._ended:
-                with self._supplying:
-                    if not self._wanted:
-                        self._supplying.wait(0.5)
-                    wanted, changes = min(self._wanted, limit), self._changes
-                if not wanted or self._ended:
-                    continue
-                began = monotonic()
-                chunk = self._source.poll(wanted)
-                if chunk is None:
-                    break
-                if chunk is False:
-                    with self._supplying:
-                        if changes == self._changes:
-                            self._supplying.wait(0.05)
-                    continue
-                # An iterator that takes its time is not asked for much at once.
-                elapsed, number = monotonic() - began, len(chunk.ids)
-                limit = max(1, int(number * TICK / elapsed)) if elapsed > TICK else limit * 2 + 1
-                self._supply(chunk)
-        except BaseException as error:  # noqa: BLE001 - told to the sink
-            self._error = self._error or error
-            self._stopped = True
-        self._dry = True
-        self._wake()
-
-    def _supply(self, chunk: Any) -> None:
-        with self._supplying:
-            self._wanted = max(0, self._wanted - len(chunk.ids))
-            self._stock.append(Lot(chunk.ids, chunk.items, chunk.planned))
-            hungry = self._hungry
-        if hungry:
-            self._wake()
-
     # The loop
 
     def _run(self) -> None:
@@ -234,16 +181,16 @@ class ProcessEngine:
             self._give_up_rest()
         except BaseException as error:  # noqa: BLE001 - told to the sink
             self._error = self._error or error
-        self._ended = True
-        self._note_change()
+        self._stock.close()
         self._sink.end(self._error)
 
     def _is_over(self) -> bool:
+        self._error = self._error or self._stock.error
         if self._error is not None or self._abandoned:
             return True
         if any(member.open for member in self._members.values()):
             return False
-        return self._stopped or (self._dry and not self._stock and not self._again)
+        return self._stopped or (self._stock.dry and not self._stock and not self._again)
 
     def _patience(self) -> float:
         now = monotonic()
@@ -253,10 +200,10 @@ class ProcessEngine:
         if any(member.recalling for member in self._members.values()):
             times.append(TICK)
         elif any(member.unbegun() for member in self._members.values()):
-            times.append(TICK if self._hungry else STUCK / 2)
+            times.append(TICK if self._stock.hungry else STUCK / 2)
         if self._again:
             times.append(self._again[0][0] - now)
-        first = self._first_instant()
+        first = self._stock.first_instant()
         if first is not None and first - LEAD > now:
             times.append(first - LEAD - now)
         return max(0.0, min(times))
@@ -310,7 +257,7 @@ class ProcessEngine:
             self._check_timeouts(self._job.timeout, now)
         for member in self._members.values():
             if member.recalling and now - member.recalled_at >= TICK:
-                self._stock.extendleft(reversed(member.take_back()))
+                self._stock.put_back(member.take_back())
         self._recall_stuck(now)
 
     # Handing out
@@ -320,7 +267,7 @@ class ProcessEngine:
             return
         now = monotonic()
         while self._again and self._again[0][0] <= now:
-            self._stock.appendleft(heapq.heappop(self._again)[2])
+            self._stock.put_back([heapq.heappop(self._again)[2]])
         self._hire_as_needed()
         members = [one for one in self._members.values() if one.ready and not self._is_held(one)]
         planned = self._job.open_loop
@@ -332,7 +279,7 @@ class ProcessEngine:
             else 0
             for want, member in zip(wants, members, strict=True)
         ]
-        self._want(sum(rooms), sum(wants))
+        self._stock.want(sum(rooms), max(len(self._threads), sum(wants) // 2))
         if not any(room > 0 for room in rooms):
             self._full = self._full or bool(members)  # also while the last one is replaced
             return
@@ -347,38 +294,16 @@ class ProcessEngine:
     def _is_held(member: Member) -> bool:
         return member.retired or member.recalling
 
-    def _want(self, rooms: int, held_in_all: int) -> None:
-        """Have the feeder see to it that there is something at hand when calls end."""
-        reserve = max(len(self._threads), held_in_all // 2)
-        with self._supplying:
-            stock = self._in_stock()
-            self._hungry = rooms > stock
-            before = self._wanted
-            if rooms > stock or stock < reserve // 2:
-                self._wanted = rooms + reserve - stock
-            if self._wanted and not before:
-                self._supplying.notify_all()
-
-    def _in_stock(self) -> int:
-        return sum(len(lot.items) for lot in self._stock)
-
     def _share(self, members: list[Member], wants: list[int], rooms: list[int]) -> None:
         ready = [at for at, room in enumerate(rooms) if room > 0]
-        with self._supplying:
-            available = self._in_stock()
+        available = self._stock.count()
         given = shares([members[at].open for at in ready], [wants[at] for at in ready], available)
         for at, number in zip(ready, given, strict=True):
             left = number
             while left > 0 and self._stock:
-                lot = self._next_lot(left)
+                lot = self._stock.take(left)
                 left -= len(lot.items)
                 self._give(members[at], lot)
-
-    def _next_lot(self, most: int) -> Lot:
-        lot, rest = self._stock.popleft().cut(most)
-        if rest is not None:
-            self._stock.appendleft(rest)
-        return lot
 
     def _deal(self, members: list[Member], wants: list[int], now: float) -> None:
         """Give planned calls that are due soon one by one, each to who has the least to do."""
@@ -386,11 +311,11 @@ class ProcessEngine:
         holds = [member.open for member in members]
         while self._stock:
             free = [at for at, want in enumerate(wants) if holds[at] < want]
-            first = self._first_instant()
+            first = self._stock.first_instant()
             if not free or (first is not None and first - LEAD > now):
                 break
             at = min(free, key=lambda at: holds[at] / members[at].threads)
-            lot = self._next_lot(1)
+            lot = self._stock.take(1)
             if lot.ids[0] > self._dealt:  # the first time: later ones are retries, or taken back
                 self._dealt = lot.ids[0]
                 self.limited += first is not None and first < self._full_until
@@ -400,12 +325,6 @@ class ProcessEngine:
         for at, lots in hands.items():
             for lot in _joined(lots):
                 self._give(members[at], lot)
-
-    def _first_instant(self) -> float | None:
-        with contextlib.suppress(IndexError):
-            planned = self._stock[0].planned
-            return None if planned is None else planned[0]
-        return None
 
     def _give(self, member: Member, lot: Lot) -> None:
         size, refused = member.send(lot, with_ids=self._job.context)
@@ -423,8 +342,7 @@ class ProcessEngine:
                     self._note_pace(finished, member.threads)
                     self._sink.put(finished)
             elif name == "given":
-                for lot in reversed(member.given_back(told)):
-                    self._stock.appendleft(lot)
+                self._stock.put_back(member.given_back(told))
             elif name == "ready":
                 member.ready = True
                 self._failed_starts = 0
@@ -443,10 +361,9 @@ class ProcessEngine:
 
     def _hire_as_needed(self) -> None:
         """Start processes for what is at hand, as far as those that start will not do."""
-        with self._supplying:
-            waiting = self._in_stock()
+        waiting = self._stock.count()
         if not self._members:
-            waiting = max(waiting, 0 if self._dry and not self._again else 1)
+            waiting = max(waiting, 0 if self._stock.dry and not self._again else 1)
         coming = sum(member.threads for member in self._members.values() if not member.ready)
         free = sum(
             member.threads - member.open
@@ -454,7 +371,7 @@ class ProcessEngine:
             if member.ready and not self._is_held(member) and member.open < member.threads
         )
         waiting -= coming + free
-        if self._job.open_loop and not (self._dry and not self._stock):
+        if self._job.open_loop and not (self._stock.dry and not self._stock):
             # They are to be there when they are needed.
             waiting += max(SPARE, len(self._members) // 4)
             if len(self._members) < EAGER:
@@ -518,22 +435,20 @@ class ProcessEngine:
         for lot, at in unknown:
             self._sink.put(outcome(lot, at, now, status=Status.UNKNOWN))
         blamed = member.ready and not (lost or unknown or member.retired)
-        for lot in reversed(rest[1:] if blamed else rest):
-            self._stock.appendleft(lot)
+        self._stock.put_back(rest[1:] if blamed else rest)
         if blamed and rest:
             self._suspect(rest[0])
 
     def _suspect(self, lot: Lot) -> None:
         """A process died before it began these calls: maybe of an item, that it could not hold."""
         if len(lot.items) > 1:
-            singles = [lot.picked([at], deaths=1) for at in range(len(lot.items))]
-            self._stock.extendleft(reversed(singles))
+            self._stock.put_back(lot.picked([at], deaths=1) for at in range(len(lot.items)))
             return
         lot.deaths += 1
         if lot.deaths >= DEATHS:
             self._sink.put(outcome(lot, 0, monotonic(), status=Status.LOST))
         else:
-            self._stock.appendleft(lot)
+            self._stock.put_back([lot])
 
     # What does not get on
 
@@ -661,7 +576,7 @@ def _processors() -> int:
 
 def _joined(lots: list[Lot]) -> list[Lot]:
     """Make one lot of those that are alike."""
-    if len(lots) == 1 or any(lot.attempt > 1 or lot.deaths for lot in lots):
+    if len(lots) == 1 or any(lot.attempt > 1 or lot.deaths or lot.moves for lot in lots):
         return lots
     ids = [id_ for lot in lots for id_ in lot.ids]
     items = [item for lot in lots for item in lot.items]
