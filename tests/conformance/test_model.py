@@ -733,7 +733,7 @@ def hold_against_the_model(maker: MakeBroker, broker: str, examples: int, steps:
 
 @pytest.mark.parametrize("broker", OTHERS)
 def test_a_broker_is_observed_like_the_model(maker: MakeBroker, broker: str) -> None:
-    hold_against_the_model(maker, broker, examples=140, steps=40)
+    hold_against_the_model(maker, broker, examples=70, steps=40)
 
 
 @pytest.mark.long
@@ -745,4 +745,4 @@ def test_a_broker_is_observed_like_the_model_for_long(maker: MakeBroker, broker:
 
 def test_the_model_is_observed_like_itself(maker: MakeBroker) -> None:
     """Holds the invariants against the model alone, and the machine against mistakes."""
-    hold_against_the_model(maker, "memory", examples=60, steps=40)
+    hold_against_the_model(maker, "memory", examples=40, steps=40)

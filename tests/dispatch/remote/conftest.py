@@ -52,7 +52,7 @@ def _running(command: list[str], folder: Path) -> Iterator[subprocess.Popen[byte
             process.wait()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # it is never quite idle
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder, port = tmp_path_factory.mktemp("dask"), free_port()
     address = f"tcp://127.0.0.1:{port}"
