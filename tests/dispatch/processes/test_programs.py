@@ -149,3 +149,35 @@ def test_functions_of_a_program_that_has_no_file() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=40, check=True
     )
     assert done.stdout == "[1, 2, 3]\n"
+
+
+CHILDREN = """
+import os, signal
+
+def reap(*of):
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+
+ways = {
+    "ignores": lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN),
+    "reaps": lambda: signal.signal(signal.SIGCHLD, reap),
+    "blocks": lambda: signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD]),
+}
+
+if __name__ == "__main__":
+    ways[sys.argv[2]]()
+    for _ in range(2):
+        counts = run(functions.die, [1, "kill", 3], **options).counts
+        print(counts.lost, counts.completed + counts.unknown)
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("way", ["ignores", "reaps", "blocks"])
+def test_what_a_program_does_about_the_ends_of_its_children(
+    tmp_path: Path, way: str, method: str
+) -> None:
+    assert output(started(tmp_path, CHILDREN, method, way)) == "1 2\n1 2\n"

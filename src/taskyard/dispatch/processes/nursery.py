@@ -265,8 +265,8 @@ class _Spawned:
             # Its sentinel would not do: a process that the function forked holds that too.
             if fd not in ended and fd != process.sentinel:
                 continue
-            code = process.exitcode
-            if code is not None:
+            if _has_ended(process):
+                code = process.exitcode
                 del self._processes[number]
                 self._waiting.unregister(fd)
                 try:
@@ -308,6 +308,28 @@ def _watch(process: BaseProcess) -> int:
 def _unwatch(process: BaseProcess, fd: int) -> None:
     if fd != process.sentinel:
         os.close(fd)
+    _forget(process)
+
+
+def _has_ended(process: BaseProcess) -> bool:
+    """Whether it has; also if nobody will know how.
+
+    That is so if the program ignores SIGCHLD, as daemons do, or waits for whatever ends, as what is
+    the first process of a container does.
+    """
+    if process.exitcode is not None:
+        return True
+    try:
+        os.kill(process.pid or 0, 0)
+    except OSError as error:
+        return isinstance(error, ProcessLookupError)
+    return False
+
+
+def _forget(process: Any) -> None:
+    """Close a process that has ended, and was waited for."""
+    if process.exitcode is None:  # by the program: multiprocessing would hold it for running
+        process._popen.returncode = 255
     process.close()
 
 
@@ -402,10 +424,10 @@ class _Nursery:
         self._at_exit.cancel()
         self._line.close()
         self._process.join(5)
-        if self._process.is_alive():
+        if not _has_ended(self._process):
             self._process.kill()
             self._process.join()
-        self._process.close()
+        _forget(self._process)
 
 
 def _nursery_main(
@@ -448,6 +470,7 @@ class _Forking:
         os.set_blocking(self._waking, False)
         signal.set_wakeup_fd(self._waking, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, _notice)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGCHLD,))  # as the program left it
         waiting = select.poll()  # unlike select, it takes descriptors of any number
         waiting.register(self._line, select.POLLIN)
         waiting.register(self._woken, select.POLLIN)
