@@ -485,11 +485,13 @@ class ProcessEngine:
         """Seconds that a process with a thread to spare gets until it has calls in hand.
 
         Items may be large, or slow to unpickle. Each time that this was not enough it is doubled,
-        or they would be sent to and fro for ever.
+        or they would be sent to and fro for ever. If it is in other calls, one of them may hold the
+        interpreter, so that it does not come to it.
         """
         if not member.receives():
             return 0.0
-        return (RECEIVING + self._pace.size * unbegun / RECEIVED) * 2.0 ** min(member.moves(), 20)
+        least = RECEIVING + self._pace.size * unbegun / RECEIVED
+        return (TICK if member.cells.running() else least) * 2.0 ** min(member.moves(), 20)
 
     def _others(self, member: Member) -> bool:
         return any(
