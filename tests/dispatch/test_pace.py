@@ -10,7 +10,7 @@ from fractions import Fraction
 from itertools import islice, pairwise
 
 import pytest
-from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from taskyard.dispatch.pace import (
@@ -26,8 +26,6 @@ from taskyard.dispatch.pace import (
 )
 from taskyard.errors import PolicyError
 
-UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-"""A busy machine is no finding."""
 MANY = 10_000_000
 RATES = st.floats(0.01, 1e6)
 LENGTHS = st.floats(0.01, 1e5)
@@ -157,7 +155,6 @@ def test_plans_in_words(pace: Pace, text: str) -> None:
 # What holds of all
 
 
-@UNHURRIED
 @given(PACES)
 @example(Ramp(1e6, 0, 1e5))
 @example(Ramp(0, 1e6, 0.01))
@@ -168,7 +165,6 @@ def test_instants_never_fall_nor_are_before_the_start(pace: Pace) -> None:
     assert all(map(math.isfinite, instants))
 
 
-@UNHURRIED
 @given(RATED, st.integers(0, MANY))
 @example(Constant(3), MANY)
 @example(Constant(0.1), MANY)
@@ -183,7 +179,6 @@ def test_the_kth_call_is_due_when_the_rate_has_summed_up_to_k(pace: Rated, numbe
     assert min(due, earlier) <= number <= later or abs(due - number) <= Fraction(number, 10**14)
 
 
-@UNHURRIED
 @given(RATED, st.floats(0, 1))
 def test_by_any_time_so_many_are_due_as_the_rate_sums_up_to(pace: Rated, part: float) -> None:
     """The number of arrivals is the integral of the rate, to the next whole number."""
@@ -219,7 +214,6 @@ def test_ten_million_calls_one_after_the_other_end_where_they_should() -> None:
     assert last == MANY / 3
 
 
-@UNHURRIED
 @given(st.floats(0, 1), RATES, RATES, LENGTHS)
 @example(1 - 1e-6, 2.0, 0.01, 1e5)
 @example(1 - 1e-6, 0.01, 2.0, 1e5)

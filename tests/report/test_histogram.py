@@ -33,7 +33,6 @@ def test_its_buckets_are_those_of_hdrhistogram(nanoseconds: list[int]) -> None:
     assert round(ours.percentiles([100.0])[0] * 1e9) == highest
 
 
-@settings(deadline=None)
 @given(st.lists(durations, max_size=200))
 def test_counting_many_is_counting_one_by_one(many: list[float]) -> None:
     one_by_one = Histogram()
@@ -43,7 +42,6 @@ def test_counting_many_is_counting_one_by_one(many: list[float]) -> None:
     assert one_by_one.count == len(many)
 
 
-@settings(deadline=None)
 @given(st.lists(durations, min_size=1, max_size=200))
 def test_percentiles_are_exact_to_three_digits(many: list[float]) -> None:
     rising = sorted(many)
@@ -52,7 +50,6 @@ def test_percentiles_are_exact_to_three_digits(many: list[float]) -> None:
         assert exact - 1e-9 <= found <= exact * 1.001 + 2e-9
 
 
-@settings(deadline=None)
 @given(st.lists(durations, max_size=50), st.lists(durations, max_size=50))
 def test_merged_is_as_if_counted_together(some: list[float], others: list[float]) -> None:
     whole, merged = (

@@ -52,7 +52,7 @@ one has nothing to do."""
 STUCK = 0.1
 """Seconds after which it is called stuck while others are busy, too; longer if calls are slow."""
 RECEIVING = 1.0
-"""The same of a process that has a thread to spare: it takes in what it was given."""
+"""The same of a process that is in no call: it takes in what it was given."""
 RECEIVED = 1e7
 """Bytes of items per second that it takes in, at the least."""
 LEAD = 0.02
@@ -488,10 +488,11 @@ class ProcessEngine:
         or they would be sent to and fro for ever. If it is in other calls, one of them may hold the
         interpreter, so that it does not come to it.
         """
-        if not member.receives():
+        running = len(member.cells.running())
+        if running == member.threads:
             return 0.0
-        least = RECEIVING + self._pace.size * unbegun / RECEIVED
-        return (TICK if member.cells.running() else least) * 2.0 ** min(member.moves(), 20)
+        least = TICK if running else RECEIVING + self._pace.size * unbegun / RECEIVED
+        return least * 2.0 ** min(member.moves(), 20)
 
     def _others(self, member: Member) -> bool:
         return any(

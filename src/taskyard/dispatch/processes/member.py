@@ -340,10 +340,6 @@ class Member:
         """How many of its calls are not begun, about."""
         return max(0, min(self.open, self._serial - 1 - self.cells.reached()))
 
-    def receives(self) -> bool:
-        """Whether a thread of it is in no call: it takes in what was sent, if anything was."""
-        return len(self.cells.running()) < self.threads
-
     def moves(self) -> int:
         """How often what it holds was taken back from others, at most."""
         return max((lot.moves for lot in self._lots.values()), default=0)
