@@ -1,8 +1,9 @@
-"""Plugins of all tests, how many of them run at once, and how patient Hypothesis is."""
+"""What holds for all tests: plugins, Ctrl-C, how many run at once, how patient Hypothesis is."""
 
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -26,6 +27,13 @@ def pytest_configure(config: pytest.Config) -> None:
         derandomize=config.option.markexpr == "not long",
     )
     settings.load_profile("taskyard")
+    _heed_ctrl_c()
+
+
+def _heed_ctrl_c() -> None:
+    """A shell that starts tests in the background lets them, and what they start, ignore Ctrl-C."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)

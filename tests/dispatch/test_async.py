@@ -100,12 +100,12 @@ def test_a_call_that_takes_too_long_is_cancelled() -> None:
                 raise
         return item
 
-    run = taskyard.run(call, 3, timeout=0.05)
+    run = taskyard.run(call, 3, timeout=0.5)
     assert run.results(default=None) == [0, None, 2]
     assert cancelled == [1]
     (failure,) = run.failures()
     assert failure.error is not None
-    assert failure.error.summary == "TimeoutError: it took longer than its timeout of 0.05 s"
+    assert failure.error.summary == "TimeoutError: it took longer than its timeout of 0.5 s"
 
 
 def test_a_timeout_of_the_functions_own_is_told_apart() -> None:

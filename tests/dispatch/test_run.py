@@ -252,15 +252,15 @@ def test_a_call_that_takes_too_long_fails_and_its_thread_is_replaced() -> None:
         return item
 
     try:
-        run = taskyard.run(call, 20, workers=1, timeout=0.1)
+        run = taskyard.run(call, 20, workers=1, timeout=0.5)
     finally:
         release.set()
     assert (run.counts.completed, run.counts.failed) == (19, 1)
     (failure,) = run.failures()
     assert failure.id == 2
     assert failure.error is not None
-    assert failure.error.summary == "TimeoutError: it took longer than its timeout of 0.1 s"
-    assert failure.duration >= 0.1
+    assert failure.error.summary == "TimeoutError: it took longer than its timeout of 0.5 s"
+    assert failure.duration >= 0.5
 
 
 def test_a_call_that_took_too_long_is_tried_again() -> None:
@@ -273,7 +273,7 @@ def test_a_call_that_took_too_long_is_tried_again() -> None:
         return "second"
 
     try:
-        run = taskyard.run(call, 1, timeout=0.1, retries=1)
+        run = taskyard.run(call, 1, timeout=0.5, retries=1)
     finally:
         release.set()
     assert run.results() == ["second"]
@@ -633,7 +633,7 @@ def test_a_thread_that_was_left_does_not_end_the_run() -> None:
         first[0].join(20)
         return 0.0
 
-    run = taskyard.run(call, 10, workers=1, timeout=0.05, retries=Retry(1, backoff=decide))
+    run = taskyard.run(call, 10, workers=1, timeout=0.5, retries=Retry(1, backoff=decide))
     assert run.results() == list(range(10))
 
 

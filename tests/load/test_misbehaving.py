@@ -157,5 +157,6 @@ def test_items_without_end_are_taken_no_further_than_needed(kind: str) -> None:
     function = acall if kind == "async" else partial(abs)
     made = taskyard.run(function, items(), kind=kind, workers=2, rate=50, runtime=2, window=50)
     assert made.info.interrupted in {"", "runtime"}
-    assert made.counts.completed + made.counts.undispatched <= taken <= 100 + 50
-    assert made.counts.completed > 0
+    # Calls that were due while items were waited for are undispatched, though not taken.
+    assert made.counts.completed + made.counts.undispatched <= 100
+    assert 0 < made.counts.completed <= taken <= 100 + 50

@@ -462,7 +462,9 @@ def test_errors_are_logged_once_and_lose_nothing(
         yard.run_worker(burst=True, concurrency=1)
     assert sorted(ran) == [0, 1, 2, 3]
     assert [results[index].status() for index in range(4)] == [State.DONE] * 3 + [State.DEAD]
-    assert sorted(behind.states) == [State.DEAD] + [State.DONE] * 3
+    # Those behind a call that takes its time may be given back, and are claimed once more.
+    ended = [state for state in behind.states if state is not State.WAITING]
+    assert sorted(ended) == [State.DEAD] + [State.DONE] * 3
     assert behind.errors.count(ValueError) == 1
     assert set(failing.calls) == {"claimed", "run", "settled"}
     texts = [r.getMessage() for r in caplog.records if r.name == "taskyard.middleware"]

@@ -31,16 +31,16 @@ def test_a_task_is_run_as_often_as_its_limit_allows(yard: Yard, clock: Clock) ->
 
     limited.enqueue_many(range(6))
     free.enqueue()
-    yard.run_worker(burst=True)
+    yard.run_worker(burst=True, concurrency=1)
     assert ran == [0, 1, 2]
     clock.forward(30)
-    yard.run_worker(burst=True)
+    yard.run_worker(burst=True, concurrency=1)
     assert ran == [0, 1, 2]
     clock.forward(31)
-    yard.run_worker(burst=True)
+    yard.run_worker(burst=True, concurrency=1)
     assert ran == [0, 1, 2, 3]
     clock.forward(3600)
-    yard.run_worker(burst=True)
+    yard.run_worker(burst=True, concurrency=1)
     assert ran == [0, 1, 2, 3, 4, 5]
 
 

@@ -269,7 +269,7 @@ def test_what_ended_before_a_call_that_takes_too_long_is_handed_over(
     items = [*range(5), "hang", *range(5)]
     # Forked, so that it holds for the processes, too.
     options: Any = {"kind": "processes", "start_method": "fork"}
-    done = run(functions.hang, items, workers=1, timeout=0.1, **options)
+    done = run(functions.hang, items, workers=1, timeout=1.0, **options)
     assert by_status(done)[Status.FAILED] == [6]
     assert done.counts.completed == 10
 
