@@ -664,7 +664,7 @@ def test_a_thread_that_was_left_in_another_attempt_takes_no_more_calls() -> None
 
     try:
         run = taskyard.run(
-            call, items(), workers=2, timeout=0.05, retries=Retry(5, backoff=decide), runtime=20
+            call, items(), workers=2, timeout=0.5, retries=Retry(5, backoff=decide), runtime=20
         )
     finally:
         release.set()
