@@ -156,12 +156,10 @@ def test_results_as_completed() -> None:
 
     def call(item: int) -> int:
         if item == 0:
-            assert first_may_end.wait(10)
-        else:
-            first_may_end.set()
+            assert first_may_end.wait(30)
         return item
 
-    run = taskyard.run(call, 2, workers=2)
+    run = taskyard.run(call, 2, workers=2, on_result=lambda _: first_may_end.set())
     assert run.results(order="completed") == [1, 0]
     assert run.results() == [0, 1]
 
