@@ -35,6 +35,23 @@ def test_again_when_allowed() -> None:
     check(line("start", "a", 1), *again, line("lost", "a", 1), line("end", "a", 1), *last)
 
 
+def test_one_call_may_begin_late_where_a_process_was_paused() -> None:
+    pause = Event("pause", 1)
+    late = [line("start", "a", 1), line("end", "a", 1)]
+    again = [line("start", "a", 2, 2, 2), line("end", "a", 2, 2)]
+    last = [line("start", "b", 2, 2, 2), line("end", "b", 2, 2)]
+    check(pause, *again, *late, *last)
+    check(pause, again[0], *late, again[1], *last)
+    check(pause, *again, last[0], *late, last[1])
+    with pytest.raises(AssertionError, match="ran again"):
+        check(*again, *late, *last)
+    with pytest.raises(AssertionError, match="not marked as redelivered"):
+        check(pause, again[0]._replace(delivery=1), again[1], *late, *last)
+    late_too = [line("start", "b", 1)._replace(at=9), line("end", "b", 1)]
+    with pytest.raises(AssertionError, match="begun when lost"):
+        check(pause, *again, *late, *last, *late_too)
+
+
 def test_again_after_a_failover() -> None:
     failover = Event("failover", 0, at=1)
     check(*WELL[:2], failover, *WELL)
